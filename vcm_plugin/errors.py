@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The one exception that every bad input ends in."""
+
+
+class InputError(Exception):
+    """Bad input: a picture, config, checkpoint, bitstream, data set or missing program.
+
+    The message is one line that says what was expected, what was found and what repairs it.
+    The library raises it (or a subclass); only the CLI prints it, and exits with code 2.
+    """

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What NN-Part1 hands to a codec and a codec hands to NN-Part2: a named set of feature layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vcm_plugin.errors import InputError
+
+# Layers of each split point, in bitstream order, with their strides to the padded network input.
+SPLIT_POINTS: dict[str, dict[str, int]] = {
+    "fpn": {"p2": 4, "p3": 8, "p4": 16, "p5": 32},
+    "c2": {"c2": 4, "c3": 8, "c4": 16, "c5": 32},
+    "r2": {"r2": 4},
+}
+
+
+@dataclass(frozen=True)
+class FeaturePyramid:
+    """The features of one picture at one split point.
+
+    layers: name -> float32 tensor (C, h, w); names are exactly those of one entry of SPLIT_POINTS.
+    source_size: (height, width) of the picture in pixels, before the detector's resize.
+    input_size: (height, width) of the network input after the resize, before the padding.
+
+    Raises InputError where names, ranks, types or grid sizes do not fit each other.
+    """
+
+    layers: dict[str, torch.Tensor]
+    source_size: tuple[int, int]
+    input_size: tuple[int, int]
+
+    def __post_init__(self):
+        strides = SPLIT_POINTS[self.split_point]
+        finest = next(iter(strides))
+        base_h, base_w = (n * strides[finest] for n in self.layers[finest].shape[-2:])
+        for name, layer in self.layers.items():
+            if layer.ndim != 3 or layer.dtype != torch.float32:
+                raise InputError(
+                    f"layer {name}: expected a float32 tensor (C, h, w), "
+                    f"found {layer.dtype} {tuple(layer.shape)}"
+                )
+            expected = (-(-base_h // strides[name]), -(-base_w // strides[name]))
+            if tuple(layer.shape[-2:]) != expected:
+                raise InputError(
+                    f"layer {name}: expected a {expected[0]}x{expected[1]} grid beside {finest} of "
+                    f"{tuple(self.layers[finest].shape[-2:])}, found {tuple(layer.shape[-2:])}"
+                )
+        in_h, in_w = self.input_size
+        if not (0 < in_h <= base_h and 0 < in_w <= base_w):
+            raise InputError(
+                f"network input size {self.input_size} does not fit a padded input of "
+                f"({base_h}, {base_w})"
+            )
+
+    @property
+    def split_point(self) -> str:
+        """Name of the split point: "fpn", "c2" or "r2"."""
+        for name, strides in SPLIT_POINTS.items():
+            if list(self.layers) == list(strides):
+                return name
+        known = "; ".join(", ".join(strides) for strides in SPLIT_POINTS.values())
+        raise InputError(f"expected the layers {known}, in this order; found {', '.join(self.layers)}")
+
+    def require_finite(self) -> "FeaturePyramid":
+        """Return self; raise InputError where a layer holds NaN or infinity."""
+        for name, layer in self.layers.items():
+            if not torch.isfinite(layer).all():
+                raise InputError(f"layer {name} holds NaN or infinite values; no codec can carry them")
+        return self
