@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is installed: the packages, cfg/ as `vcm_plugin.cfg`, the weights and the command."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "vcm_plugin/__init__.py").read_text())[1]
+README = ROOT / "README.md"
+
+
+def cfg_packages() -> list[str]:
+    """cfg/ and its folders under the names that they have once installed."""
+    folders = [path for path in sorted((ROOT / "cfg").rglob("*")) if path.is_dir()]
+    names = [".".join(folder.relative_to(ROOT).parts) for folder in folders]
+    return ["vcm_plugin.cfg", *(f"vcm_plugin.{name}" for name in names if "__" not in name)]
+
+
+setup(
+    name="vcm-plugin",
+    version=VERSION,
+    description="The feature codec Diff-FCHM, its VVC anchors and the common test conditions",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    author="the vcm-plugin contributors",
+    python_requires=">=3.10",
+    packages=find_packages(include=["vcm_plugin*", "anchors*"]) + cfg_packages(),
+    package_dir={"vcm_plugin.cfg": "cfg"},
+    package_data={
+        "vcm_plugin": ["weights/*"],
+        "vcm_plugin.cfg": ["*.yaml", "**/*.yaml"],
+        "anchors": ["reference/*.json"],
+    },
+    install_requires=[
+        "torch",
+        "torchvision",
+        "compressai",
+        "diffusers",
+        "accelerate",
+        "numpy",
+        "scipy",
+        "pillow",
+        "pyyaml",
+        "safetensors",
+        "ffmpeg-python",
+        "imageio-ffmpeg>=0.8",
+        "pycocotools",
+        "bjontegaard",
+        "matplotlib",
+        "rich",
+    ],
+    extras_require={"test": ["pytest", "pytest-xdist", "ruff"]},
+    entry_points={"console_scripts": ["vcm-plugin = vcm_plugin.cli:main"]},
+)
