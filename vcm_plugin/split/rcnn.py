@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How Detectron2's FPN R-CNN is put together from torchvision's modules, number for number.
+
+torchvision's R-CNN and Detectron2's are siblings that differ in details: anchors (rounded there,
+not here; strides guessed from sizes there, fixed here), RoI pooling (half-pixel aligned here), the
+level a box is pooled from, the scores that order proposals, and what is filtered before the
+non-maximum suppression. Each class below overrides exactly one such detail, so that training is
+torchvision's own and inference is Detectron2's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import (
+    FeaturePyramidNetwork,
+    FrozenBatchNorm2d,
+    MultiScaleRoIAlign,
+    batched_nms,
+    clip_boxes_to_image,
+    roi_align,
+)
+
+from vcm_plugin.split.config import DetectorConfig
+
+LEVELS = ("p2", "p3", "p4", "p5")
+STRIDES = (4, 8, 16, 32, 64)  # p2..p6
+SIZE_DIVISIBILITY = 32
+
+
+def build_rcnn(config: DetectorConfig) -> GeneralizedRCNN:
+    """The detector of `config` with fresh weights, in training mode.
+
+    Input: a list of float32 pictures (3, h, w), 0..255, channels in config.input_format order,
+    already at the network's size; the model normalises and pads them, and never resizes.
+    In training mode it takes torchvision's targets (boxes, labels with 0 = background, masks) and
+    returns torchvision's dict of losses. `dataclasses.replace(config, norm="BN")` trains the batch
+    normalisation; "FrozenBN" applies it.
+    """
+    rpn = DetectronRpn(
+        DetectronAnchors(config),
+        RPNHead(config.fpn_channels, len(config.anchor_sizes[0]) * len(config.anchor_ratios[0])),
+        fg_iou_thresh=config.rpn_iou_thresholds[1],
+        bg_iou_thresh=config.rpn_iou_thresholds[0],
+        batch_size_per_image=config.rpn_batch_size,
+        positive_fraction=config.rpn_positive_fraction,
+        pre_nms_top_n=dict(zip(("training", "testing"), config.rpn_pre_nms_topk)),
+        post_nms_top_n=dict(zip(("training", "testing"), config.rpn_post_nms_topk)),
+        nms_thresh=config.rpn_nms_thresh,
+    )
+    rpn.min_size = config.rpn_min_size
+    rpn.box_coder.weights = config.rpn_box_weights
+    model = GeneralizedRCNN(ResNetFpn(config), rpn, _roi_heads(config), NormaliseAndPad(config))
+    _initialise(model)
+    return model
+
+
+class ResNetFpn(nn.Module):
+    """ResNet res2..res5 under a feature pyramid p2..p6, cut where the split points are."""
+
+    def __init__(self, config: DetectorConfig):
+        super().__init__()
+        norm = FrozenBatchNorm2d if config.norm == "FrozenBN" else nn.BatchNorm2d
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, config.stem_out_channels, 7, stride=2, padding=3, bias=False),
+            norm(config.stem_out_channels),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
+        channels = config.stem_out_channels
+        widths = [config.res2_out_channels * 2**i for i in range(4)]
+        for i, (width, blocks) in enumerate(zip(widths, config.num_blocks)):
+            stage = _stage(config, norm, channels, width, blocks, stride=1 if i == 0 else 2)
+            self.add_module(f"res{i + 2}", stage)
+            channels = width
+        self.fpn = FeaturePyramidNetwork(widths, config.fpn_channels)
+
+    def bottom_up(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Padded network input (N, 3, h, w) -> r2..r5, the outputs of the residual stages."""
+        return self.stages_above_r2(self.res2(self.stem(x)))
+
+    def stages_above_r2(self, r2: torch.Tensor) -> dict[str, torch.Tensor]:
+        """r2 -> r2..r5."""
+        r3 = self.res3(r2)
+        r4 = self.res4(r3)
+        return {"r2": r2, "r3": r3, "r4": r4, "r5": self.res5(r4)}
+
+    def laterals(self, stages: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """r2..r5 -> c2..c5, the lateral 1x1 convolutions of the feature pyramid."""
+        blocks = zip(("c2", "c3", "c4", "c5"), self.fpn.inner_blocks, stages.values())
+        return {name: block(stage) for name, block, stage in blocks}
+
+    def top_down(self, laterals: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """c2..c5 -> p2..p5."""
+        pyramid, coarser = {}, None
+        for name, block in reversed(list(zip(laterals, self.fpn.layer_blocks))):
+            merged = laterals[name]
+            if coarser is not None:
+                merged = merged + F.interpolate(coarser, scale_factor=2.0, mode="nearest")
+            pyramid["p" + name[1:]] = block(merged)
+            coarser = merged
+        return {name: pyramid[name] for name in LEVELS}
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return with_p6(self.top_down(self.laterals(self.bottom_up(x))))
+
+
+def with_p6(pyramid: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """p2..p5 -> p2..p6: every second sample of p5, from the first on."""
+    return {**pyramid, "p6": F.max_pool2d(pyramid["p5"], kernel_size=1, stride=2)}
+
+
+class NormaliseAndPad(GeneralizedRCNNTransform):
+    """(picture - mean) / std, then zeros to the right and below; never a resize."""
+
+    def __init__(self, config: DetectorConfig):
+        super().__init__(
+            config.min_size_test,
+            config.max_size_test,
+            list(config.pixel_mean),
+            list(config.pixel_std),
+            size_divisible=SIZE_DIVISIBILITY,
+        )
+
+    def resize(self, image, target=None):
+        return image, target
+
+
+class DetectronAnchors(AnchorGenerator):
+    """Unrounded anchors on grids of fixed strides."""
+
+    def __init__(self, config: DetectorConfig):
+        super().__init__(config.anchor_sizes, config.anchor_ratios)
+        self.offset = config.anchor_offset
+        self.cell_anchors = [
+            torch.tensor([_centred_box(s, r) for s in sizes for r in ratios])
+            for sizes, ratios in zip(config.anchor_sizes, config.anchor_ratios)
+        ]
+
+    def forward(self, image_list, feature_maps):
+        self.set_cell_anchors(torch.float32, feature_maps[0].device)
+        anchors = []
+        for cell, stride, layer in zip(self.cell_anchors, STRIDES, feature_maps):
+            rows, columns = (
+                (torch.arange(n, device=layer.device, dtype=torch.float32) + self.offset) * stride
+                for n in layer.shape[-2:]
+            )
+            y, x = torch.meshgrid(rows, columns, indexing="ij")
+            shifts = torch.stack((x, y, x, y), dim=-1).reshape(-1, 1, 4)
+            anchors.append((shifts + cell).reshape(-1, 4))
+        return [torch.cat(anchors) for _ in image_list.image_sizes]
+
+
+class DetectronRpn(RegionProposalNetwork):
+    """Proposals are ordered by their logits, and only empty ones are dropped."""
+
+    def filter_proposals(self, proposals, objectness, image_shapes, num_anchors_per_level):
+        objectness = objectness.detach().reshape(proposals.shape[0], -1)
+        top = self._get_top_n_idx(objectness, num_anchors_per_level)
+        counts = torch.tensor(num_anchors_per_level, device=proposals.device)
+        levels = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        results = []
+        for boxes, logits, index, shape in zip(proposals, objectness, top, image_shapes):
+            boxes, logits, level = boxes[index], logits[index], levels[index]
+            finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(logits)
+            boxes = clip_boxes_to_image(boxes, shape)
+            sides = boxes[:, 2:] - boxes[:, :2]
+            keep = finite & (sides > self.min_size).all(dim=1)
+            boxes, logits, level = boxes[keep], logits[keep], level[keep]
+            keep = batched_nms(boxes, logits, level, self.nms_thresh)[: self.post_nms_top_n()]
+            results.append((boxes[keep], logits[keep]))
+        return [boxes for boxes, _ in results], [logits for _, logits in results]
+
+
+class DetectronRoiAlign(MultiScaleRoIAlign):
+    """Half-pixel aligned pooling; the level rule of Detectron2; fixed strides."""
+
+    def __init__(self, resolution: int, sampling_ratio: int):
+        super().__init__(list(LEVELS), resolution, sampling_ratio)
+
+    def forward(self, x, boxes, image_shapes):
+        batch = torch.cat([torch.full_like(b[:, :1], i) for i, b in enumerate(boxes)])
+        rois = torch.cat((batch, torch.cat(boxes)), dim=1)  # (n, 5)
+        sides = rois[:, 3:] - rois[:, 1:3]
+        size = torch.sqrt(sides[:, 0] * sides[:, 1])
+        level = torch.floor(self.canonical_level + torch.log2(size / self.canonical_scale + 1e-8))
+        level = level.clamp(min=2, max=5)
+        pooled = x["p2"].new_zeros((len(rois), x["p2"].shape[1], *self.output_size))
+        for i, (name, stride) in enumerate(zip(LEVELS, STRIDES)):
+            here = torch.where(level == i + 2)[0]
+            layer, ratio = x[name], self.sampling_ratio
+            part = roi_align(layer, rois[here], self.output_size, 1 / stride, ratio, aligned=True)
+            pooled = pooled.index_put((here,), part.to(pooled.dtype))
+        return pooled
+
+
+class DetectronRoiHeads(RoIHeads):
+    """Filter by score, then suppress per class; class 0 is background here, as in torchvision."""
+
+    def postprocess_detections(self, class_logits, box_regression, proposals, image_shapes):
+        counts = [len(p) for p in proposals]
+        boxes = self.box_coder.decode(box_regression, proposals).split(counts)
+        scores = F.softmax(class_logits, dim=-1).split(counts)
+        results = [
+            self._one_picture(b.reshape(n, -1, 4), s, shape)
+            for b, s, n, shape in zip(boxes, scores, counts, image_shapes)
+        ]
+        return tuple(list(column) for column in zip(*results))
+
+    def _one_picture(self, boxes, scores, shape):
+        finite = torch.isfinite(boxes).flatten(1).all(dim=1) & torch.isfinite(scores).all(dim=1)
+        boxes, scores = clip_boxes_to_image(boxes[finite], shape)[:, 1:], scores[finite][:, 1:]
+        candidate, label = torch.where(scores > self.score_thresh)
+        boxes, scores = boxes[candidate, label], scores[candidate, label]
+        keep = batched_nms(boxes, scores, label, self.nms_thresh)[: self.detections_per_img]
+        return boxes[keep], scores[keep], label[keep] + 1
+
+
+def _roi_heads(config: DetectorConfig) -> DetectronRoiHeads:
+    pool = DetectronRoiAlign(config.box_pool_resolution, config.box_pool_sampling)
+    heads = DetectronRoiHeads(
+        pool,
+        TwoMLPHead(config.fpn_channels * config.box_pool_resolution**2, config.box_fc_dim),
+        FastRCNNPredictor(config.box_fc_dim, config.num_classes + 1),
+        fg_iou_thresh=config.roi_iou_threshold,
+        bg_iou_thresh=config.roi_iou_threshold,
+        batch_size_per_image=config.roi_batch_size,
+        positive_fraction=config.roi_positive_fraction,
+        bbox_reg_weights=config.box_weights,
+        score_thresh=config.score_thresh,
+        nms_thresh=config.nms_thresh,
+        detections_per_img=config.detections_per_image,
+    )
+    if config.mask_on:
+        dim = config.mask_conv_dim
+        heads.mask_roi_pool = DetectronRoiAlign(
+            config.mask_pool_resolution, config.mask_pool_sampling
+        )
+        heads.mask_head = MaskRCNNHeads(config.fpn_channels, [dim] * config.mask_num_conv, 1)
+        in_channels = dim if config.mask_num_conv else config.fpn_channels
+        heads.mask_predictor = MaskRCNNPredictor(in_channels, dim, config.num_classes + 1)
+    return heads
+
+
+def _stage(config, norm, in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+    """Residual blocks of one resolution; the first one changes the stride and the channels."""
+    basic = config.depth < 50
+    planes = width if basic else width // Bottleneck.expansion
+    # torchvision counts the width of a group relative to a res2 of 256 channels.
+    base_width = 64 if basic else config.width_per_group * 256 / config.res2_out_channels
+    layers = []
+    for i in range(blocks):
+        first = stride if i == 0 else 1
+        shortcut = None
+        if in_channels != width:
+            shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, width, 1, stride=first, bias=False), norm(width)
+            )
+        kind, groups = (BasicBlock, 1) if basic else (Bottleneck, config.num_groups)
+        block = kind(in_channels, planes, first, shortcut, groups, base_width, 1, norm)
+        if config.stride_in_1x1 and not basic:
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)
+        layers.append(block)
+        in_channels = width
+    return nn.Sequential(*layers)
+
+
+def _centred_box(size: float, ratio: float) -> list[float]:
+    """An anchor of area size^2 and height/width = ratio around the origin."""
+    width = math.sqrt(size**2 / ratio)
+    height = ratio * width
+    return [-width / 2, -height / 2, width / 2, height / 2]
+
+
+def _initialise(model: GeneralizedRCNN) -> None:
+    """Detectron2's initial weights; the feature pyramid and the RPN have theirs already."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d) and "backbone." in name and ".fpn." not in name:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    heads = model.roi_heads
+    for layer in (heads.box_head.fc6, heads.box_head.fc7):
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.zeros_(layer.bias)
+    predictions = [(heads.box_predictor.cls_score, 0.01), (heads.box_predictor.bbox_pred, 0.001)]
+    if heads.has_mask():
+        predictions.append((heads.mask_predictor.mask_fcn_logits, 0.001))
+    for layer, std in predictions:
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
