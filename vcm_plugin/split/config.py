@@ -12,6 +12,7 @@ import ast
 import difflib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,7 @@ NUM_BLOCKS = {
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """A Faster or Mask R-CNN on a ResNet FPN, value by value; sizes in pixels of the network input.
-
-    Pairs (train, test) hold what differs between training and inference.
-    """
+    """A Faster or Mask R-CNN on a ResNet FPN, value by value; sizes are pixels of the input."""
 
     num_classes: int = 80
     mask_on: bool = False
@@ -58,8 +56,10 @@ class DetectorConfig:
     anchor_ratios: tuple[tuple[float, ...], ...] = ((0.5, 1.0, 2.0),) * 5
     anchor_offset: float = 0.0
     rpn_box_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    rpn_pre_nms_topk: tuple[int, int] = (12000, 6000)  # (train, test), per level
-    rpn_post_nms_topk: tuple[int, int] = (2000, 1000)  # (train, test), per picture
+    rpn_pre_nms_topk_train: int = 12000  # per level
+    rpn_pre_nms_topk_test: int = 6000
+    rpn_post_nms_topk_train: int = 2000  # per picture
+    rpn_post_nms_topk_test: int = 1000
     rpn_nms_thresh: float = 0.7
     rpn_min_size: float = 0.0
     rpn_iou_thresholds: tuple[float, float] = (0.3, 0.7)
@@ -70,7 +70,7 @@ class DetectorConfig:
     box_pool_resolution: int = 7
     box_pool_sampling: int = 0
     box_weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
-    roi_iou_threshold: float = 0.5
+    roi_iou_thresholds: tuple[float] = (0.5,)
     roi_batch_size: int = 512
     roi_positive_fraction: float = 0.25
     score_thresh: float = 0.05
@@ -88,13 +88,19 @@ class DetectorConfig:
         return NUM_BLOCKS[self.depth]
 
     def sha256(self) -> str:
-        """Hash of the values, wherever they were read from."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Hash of the values that affect inference, wherever they were read from."""
+        values = {name: v for name, v in asdict(self).items() if name not in _TRAINING}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-# Field of DetectorConfig -> key of Detectron2 (a pair of keys for train and test), and
-# Detectron2's default of that key.
-_KEYS: dict[str, tuple[Any, Any]] = {
+# Fields that only training reads; batch normalisation is frozen at inference in any case.
+_TRAINING = (
+    "norm rpn_pre_nms_topk_train rpn_post_nms_topk_train rpn_iou_thresholds rpn_batch_size "
+    "rpn_positive_fraction roi_iou_thresholds roi_batch_size roi_positive_fraction"
+).split()
+
+# Field of DetectorConfig -> key of Detectron2, and Detectron2's default of that key.
+_KEYS: dict[str, tuple[str, Any]] = {
     "num_classes": ("MODEL.ROI_HEADS.NUM_CLASSES", 80),
     "mask_on": ("MODEL.MASK_ON", False),
     "input_format": ("INPUT.FORMAT", "BGR"),
@@ -114,12 +120,10 @@ _KEYS: dict[str, tuple[Any, Any]] = {
     "anchor_ratios": ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0, 2.0]]),
     "anchor_offset": ("MODEL.ANCHOR_GENERATOR.OFFSET", 0.0),
     "rpn_box_weights": ("MODEL.RPN.BBOX_REG_WEIGHTS", [1.0, 1.0, 1.0, 1.0]),
-    "rpn_pre_nms_topk": (
-        ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", "MODEL.RPN.PRE_NMS_TOPK_TEST"), (12000, 6000)
-    ),
-    "rpn_post_nms_topk": (
-        ("MODEL.RPN.POST_NMS_TOPK_TRAIN", "MODEL.RPN.POST_NMS_TOPK_TEST"), (2000, 1000)
-    ),
+    "rpn_pre_nms_topk_train": ("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 12000),
+    "rpn_pre_nms_topk_test": ("MODEL.RPN.PRE_NMS_TOPK_TEST", 6000),
+    "rpn_post_nms_topk_train": ("MODEL.RPN.POST_NMS_TOPK_TRAIN", 2000),
+    "rpn_post_nms_topk_test": ("MODEL.RPN.POST_NMS_TOPK_TEST", 1000),
     "rpn_nms_thresh": ("MODEL.RPN.NMS_THRESH", 0.7),
     "rpn_min_size": ("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 0),
     "rpn_iou_thresholds": ("MODEL.RPN.IOU_THRESHOLDS", [0.3, 0.7]),
@@ -129,7 +133,7 @@ _KEYS: dict[str, tuple[Any, Any]] = {
     "box_pool_resolution": ("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14),
     "box_pool_sampling": ("MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0),
     "box_weights": ("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", [10.0, 10.0, 5.0, 5.0]),
-    "roi_iou_threshold": ("MODEL.ROI_HEADS.IOU_THRESHOLDS", [0.5]),
+    "roi_iou_thresholds": ("MODEL.ROI_HEADS.IOU_THRESHOLDS", [0.5]),
     "roi_batch_size": ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 512),
     "roi_positive_fraction": ("MODEL.ROI_HEADS.POSITIVE_FRACTION", 0.25),
     "score_thresh": ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.05),
@@ -149,7 +153,8 @@ _FIXED: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "MODEL.KEYPOINT_ON": (False, (False,)),
     "MODEL.LOAD_PROPOSALS": (False, (False,)),
     "MODEL.BACKBONE.NAME": (
-        "build_resnet_backbone", ("build_resnet_fpn_backbone", "build_vcm_resnet_fpn_backbone")
+        "build_resnet_backbone",
+        ("build_resnet_fpn_backbone", "build_vcm_resnet_fpn_backbone"),
     ),
     "MODEL.RESNETS.OUT_FEATURES": (["res4"], (_RES,)),
     "MODEL.RESNETS.RES5_DILATION": (1, (1,)),
@@ -218,7 +223,7 @@ def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable detector configuration: {reason}") from error
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected a Detectron2 YAML of keys such as MODEL, found {tree!r}")
+        raise InputError(f"{path}: expected Detectron2's YAML (MODEL: ...), found {tree!r:.80}")
     base = tree.pop("_BASE_", None)
     if base is None:
         return tree
@@ -229,8 +234,8 @@ def from_tree(tree: dict[str, Any], name: str) -> DetectorConfig:
     """The values of a nested Detectron2 configuration; `name` stands in the error messages."""
     flat = dict(_flatten(tree))
     _refuse_unknown(flat, name)
-    mask_on = flat.get("MODEL.MASK_ON", False)
-    for key, (default, allowed) in {**_FIXED, **(_FIXED_MASK if mask_on else {})}.items():
+    fixed = {**_FIXED, **(_FIXED_MASK if flat.get("MODEL.MASK_ON") else {})}
+    for key, (default, allowed) in fixed.items():
         found = flat.get(key, default)
         if found not in allowed:
             wanted = " or ".join(repr(value) for value in allowed)
@@ -239,27 +244,23 @@ def from_tree(tree: dict[str, Any], name: str) -> DetectorConfig:
                 "use runtime: detectron2"
             )
     values = {}
-    for field, (key, default) in _KEYS.items():
-        if isinstance(key, tuple):
-            values[field] = tuple(flat.get(k, d) for k, d in zip(key, default))
-        else:
-            values[field] = _frozen(flat.get(key, default))
-    values["roi_iou_threshold"] = values["roi_iou_threshold"][0]
-    for field in ("anchor_sizes", "anchor_ratios"):
-        values[field] = _per_level(values[field], field, name)
+    for field in fields(DetectorConfig):
+        key, default = _KEYS[field.name]
+        value = flat.get(key, default)
+        if field.name.startswith("anchor_") and isinstance(value, list):
+            value = _per_level(value)
+        try:
+            values[field.name] = _typed(value, field.default)
+        except TypeError as error:
+            raise InputError(
+                f"{name}: {key}: expected a value such as {_thawed(field.default)}, found {value!r}"
+            ) from error
     return _checked(DetectorConfig(**values), name)
 
 
 def to_tree(config: DetectorConfig) -> dict[str, Any]:
     """The nested Detectron2 configuration that says what `config` says."""
-    flat: dict[str, Any] = {}
-    for field, (key, _) in _KEYS.items():
-        value = getattr(config, field)
-        if isinstance(key, tuple):
-            flat.update(zip(key, value))
-        else:
-            flat[key] = _thawed(value)
-    flat["MODEL.ROI_HEADS.IOU_THRESHOLDS"] = [config.roi_iou_threshold]
+    flat = {key: _thawed(getattr(config, field)) for field, (key, _) in _KEYS.items()}
     flat.update({key: allowed[-1] for key, (_, allowed) in {**_FIXED, **_FIXED_MASK}.items()})
     tree: dict[str, Any] = {"VERSION": 2}
     for key, value in flat.items():
@@ -272,34 +273,41 @@ def to_tree(config: DetectorConfig) -> dict[str, Any]:
 
 
 def _checked(config: DetectorConfig, name: str) -> DetectorConfig:
-    """Refuse values that are of the wrong type or name no known architecture."""
-    for field in fields(DetectorConfig):
-        value, default = getattr(config, field.name), field.default
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        if isinstance(value, (int, float)) != number if number else type(value) is not type(default):
-            key = _KEYS[field.name][0]
-            raise InputError(f"{name}: {key}: expected a value such as {default!r}, found {value!r}")
-    if config.depth not in NUM_BLOCKS:
-        raise InputError(
-            f"{name}: MODEL.RESNETS.DEPTH: expected {sorted(NUM_BLOCKS)}, found {config.depth}"
-        )
-    if config.norm not in ("FrozenBN", "BN", "SyncBN"):
-        raise InputError(
-            f"{name}: MODEL.RESNETS.NORM is {config.norm!r}; the torchvision runtime does 'BN' or "
-            "'FrozenBN' only: use runtime: detectron2"
-        )
-    if config.input_format not in ("BGR", "RGB"):
-        raise InputError(f"{name}: INPUT.FORMAT: expected BGR or RGB, found {config.input_format!r}")
-    if len({len(s) * len(r) for s, r in zip(config.anchor_sizes, config.anchor_ratios)}) != 1:
-        raise InputError(f"{name}: MODEL.ANCHOR_GENERATOR: every level needs as many anchors")
+    """Refuse values of the right type that name no architecture."""
+    levels = list(zip(config.anchor_sizes, config.anchor_ratios, strict=False))
+    checks = [
+        ("MODEL.RESNETS.DEPTH", config.depth, sorted(NUM_BLOCKS), config.depth in NUM_BLOCKS),
+        (
+            "MODEL.RESNETS.NORM",
+            config.norm,
+            "BN or FrozenBN, or runtime: detectron2",
+            config.norm in ("FrozenBN", "BN", "SyncBN"),
+        ),
+        ("INPUT.FORMAT", config.input_format, "BGR or RGB", config.input_format in ("BGR", "RGB")),
+        (
+            "MODEL.ANCHOR_GENERATOR.SIZES",
+            _thawed(config.anchor_sizes),
+            "1 or 5 lists (p2..p6), all with as many anchors",
+            len(config.anchor_sizes) == len(config.anchor_ratios) == 5
+            and len({len(sizes) * len(ratios) for sizes, ratios in levels}) == 1,
+        ),
+        ("MODEL.PIXEL_MEAN", config.pixel_mean, "3 channels", len(config.pixel_mean) == 3),
+        (
+            "MODEL.PIXEL_STD",
+            config.pixel_std,
+            "3 channels, none of them 0",
+            len(config.pixel_std) == 3 and all(config.pixel_std),
+        ),
+    ]
+    for key, found, expected, good in checks:
+        if not good:
+            raise InputError(f"{name}: {key}: expected {expected}, found {found!r}")
     return config
 
 
 def _refuse_unknown(flat: dict[str, Any], name: str) -> None:
     """Raise where a key of a section that this file reads is none of Detectron2's."""
-    known = {*_FIXED, *_FIXED_MASK, *_IGNORED}
-    for key, _ in _KEYS.values():
-        known.update(key if isinstance(key, tuple) else (key,))
+    known = {*_FIXED, *_FIXED_MASK, *_IGNORED, *(key for key, _ in _KEYS.values())}
     for key in flat:
         if key in known or any(key == s or key.startswith(s + ".") for s in _IGNORED_SECTIONS):
             continue
@@ -307,18 +315,27 @@ def _refuse_unknown(flat: dict[str, Any], name: str) -> None:
         raise InputError(f"{name}: unknown key {key}; did you mean {nearest}?")
 
 
-def _per_level(value: Any, field: str, name: str) -> tuple[tuple[float, ...], ...]:
+def _per_level(value: list[Any]) -> list[Any]:
     """One entry per level p2..p6, as Detectron2 broadcasts them."""
-    if value and not isinstance(value[0], tuple):
-        value = (value,)
-    value = value * 5 if len(value) == 1 else value
-    if len(value) != 5:
-        key = _KEYS[field][0]
-        raise InputError(f"{name}: {key}: expected 1 or 5 lists (p2..p6), found {len(value)}")
-    return tuple(tuple(float(v) for v in level) for level in value)
+    if value and not isinstance(value[0], (list, tuple)):
+        value = [value]
+    return value * 5 if len(value) == 1 else value
 
 
-def _flatten(tree: dict[str, Any], prefix: str = ""):
+def _typed(value: Any, like: Any) -> Any:
+    """`value` as the type of `like`: lists become tuples, whole numbers floats where floats are."""
+    if isinstance(like, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        return tuple(_typed(v, like[0]) for v in value)
+    if type(like) is float and type(value) is int:
+        return float(value)
+    if type(value) is not type(like):
+        raise TypeError
+    return value
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values; strings such as "(0.5, 1.0)" are read as Detectron2 reads them."""
     for key, value in tree.items():
         if isinstance(value, dict):
@@ -339,10 +356,6 @@ def _overlay(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _overlay(merged[key], value) if both else value
     return merged
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
 def _thawed(value: Any) -> Any:

@@ -55,8 +55,14 @@ def build_rcnn(config: DetectorConfig) -> GeneralizedRCNN:
         bg_iou_thresh=config.rpn_iou_thresholds[0],
         batch_size_per_image=config.rpn_batch_size,
         positive_fraction=config.rpn_positive_fraction,
-        pre_nms_top_n=dict(zip(("training", "testing"), config.rpn_pre_nms_topk)),
-        post_nms_top_n=dict(zip(("training", "testing"), config.rpn_post_nms_topk)),
+        pre_nms_top_n={
+            "training": config.rpn_pre_nms_topk_train,
+            "testing": config.rpn_pre_nms_topk_test,
+        },
+        post_nms_top_n={
+            "training": config.rpn_post_nms_topk_train,
+            "testing": config.rpn_post_nms_topk_test,
+        },
         nms_thresh=config.rpn_nms_thresh,
     )
     rpn.min_size = config.rpn_min_size
@@ -80,7 +86,7 @@ class ResNetFpn(nn.Module):
         )
         channels = config.stem_out_channels
         widths = [config.res2_out_channels * 2**i for i in range(4)]
-        for i, (width, blocks) in enumerate(zip(widths, config.num_blocks)):
+        for i, (width, blocks) in enumerate(zip(widths, config.num_blocks, strict=True)):
             stage = _stage(config, norm, channels, width, blocks, stride=1 if i == 0 else 2)
             self.add_module(f"res{i + 2}", stage)
             channels = width
@@ -98,17 +104,17 @@ class ResNetFpn(nn.Module):
 
     def laterals(self, stages: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """r2..r5 -> c2..c5, the lateral 1x1 convolutions of the feature pyramid."""
-        blocks = zip(("c2", "c3", "c4", "c5"), self.fpn.inner_blocks, stages.values())
-        return {name: block(stage) for name, block, stage in blocks}
+        convs = zip(stages, self.fpn.inner_blocks, strict=True)
+        return {"c" + name[1:]: conv(stages[name]) for name, conv in convs}
 
     def top_down(self, laterals: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """c2..c5 -> p2..p5."""
         pyramid, coarser = {}, None
-        for name, block in reversed(list(zip(laterals, self.fpn.layer_blocks))):
+        for name, conv in reversed(list(zip(laterals, self.fpn.layer_blocks, strict=True))):
             merged = laterals[name]
             if coarser is not None:
                 merged = merged + F.interpolate(coarser, scale_factor=2.0, mode="nearest")
-            pyramid["p" + name[1:]] = block(merged)
+            pyramid["p" + name[1:]] = conv(merged)
             coarser = merged
         return {name: pyramid[name] for name in LEVELS}
 
@@ -145,13 +151,13 @@ class DetectronAnchors(AnchorGenerator):
         self.offset = config.anchor_offset
         self.cell_anchors = [
             torch.tensor([_centred_box(s, r) for s in sizes for r in ratios])
-            for sizes, ratios in zip(config.anchor_sizes, config.anchor_ratios)
+            for sizes, ratios in zip(config.anchor_sizes, config.anchor_ratios, strict=True)
         ]
 
     def forward(self, image_list, feature_maps):
         self.set_cell_anchors(torch.float32, feature_maps[0].device)
         anchors = []
-        for cell, stride, layer in zip(self.cell_anchors, STRIDES, feature_maps):
+        for cell, stride, layer in zip(self.cell_anchors, STRIDES, feature_maps, strict=True):
             rows, columns = (
                 (torch.arange(n, device=layer.device, dtype=torch.float32) + self.offset) * stride
                 for n in layer.shape[-2:]
@@ -171,8 +177,8 @@ class DetectronRpn(RegionProposalNetwork):
         counts = torch.tensor(num_anchors_per_level, device=proposals.device)
         levels = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
         results = []
-        for boxes, logits, index, shape in zip(proposals, objectness, top, image_shapes):
-            boxes, logits, level = boxes[index], logits[index], levels[index]
+        for i, shape in enumerate(image_shapes):
+            boxes, logits, level = proposals[i][top[i]], objectness[i][top[i]], levels[top[i]]
             finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(logits)
             boxes = clip_boxes_to_image(boxes, shape)
             sides = boxes[:, 2:] - boxes[:, :2]
@@ -197,10 +203,11 @@ class DetectronRoiAlign(MultiScaleRoIAlign):
         level = torch.floor(self.canonical_level + torch.log2(size / self.canonical_scale + 1e-8))
         level = level.clamp(min=2, max=5)
         pooled = x["p2"].new_zeros((len(rois), x["p2"].shape[1], *self.output_size))
-        for i, (name, stride) in enumerate(zip(LEVELS, STRIDES)):
-            here = torch.where(level == i + 2)[0]
-            layer, ratio = x[name], self.sampling_ratio
-            part = roi_align(layer, rois[here], self.output_size, 1 / stride, ratio, aligned=True)
+        for number, name in enumerate(LEVELS, start=2):
+            here = torch.where(level == number)[0]
+            part = roi_align(
+                x[name], rois[here], self.output_size, 2.0**-number, self.sampling_ratio, True
+            )
             pooled = pooled.index_put((here,), part.to(pooled.dtype))
         return pooled
 
@@ -210,13 +217,13 @@ class DetectronRoiHeads(RoIHeads):
 
     def postprocess_detections(self, class_logits, box_regression, proposals, image_shapes):
         counts = [len(p) for p in proposals]
-        boxes = self.box_coder.decode(box_regression, proposals).split(counts)
+        boxes = self.box_coder.decode(box_regression, proposals)
+        boxes = boxes.reshape(sum(counts), -1, 4).split(counts)
         scores = F.softmax(class_logits, dim=-1).split(counts)
         results = [
-            self._one_picture(b.reshape(n, -1, 4), s, shape)
-            for b, s, n, shape in zip(boxes, scores, counts, image_shapes)
+            self._one_picture(*each) for each in zip(boxes, scores, image_shapes, strict=True)
         ]
-        return tuple(list(column) for column in zip(*results))
+        return tuple(list(column) for column in zip(*results, strict=True))
 
     def _one_picture(self, boxes, scores, shape):
         finite = torch.isfinite(boxes).flatten(1).all(dim=1) & torch.isfinite(scores).all(dim=1)
@@ -233,8 +240,8 @@ def _roi_heads(config: DetectorConfig) -> DetectronRoiHeads:
         pool,
         TwoMLPHead(config.fpn_channels * config.box_pool_resolution**2, config.box_fc_dim),
         FastRCNNPredictor(config.box_fc_dim, config.num_classes + 1),
-        fg_iou_thresh=config.roi_iou_threshold,
-        bg_iou_thresh=config.roi_iou_threshold,
+        fg_iou_thresh=config.roi_iou_thresholds[0],
+        bg_iou_thresh=config.roi_iou_thresholds[0],
         batch_size_per_image=config.roi_batch_size,
         positive_fraction=config.roi_positive_fraction,
         bbox_reg_weights=config.box_weights,
