@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a test condition says: one flat YAML file -> TestCondition."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from vcm_plugin.environment import PACKAGE, cfg_folder
+from vcm_plugin.errors import InputError
+
+
+@dataclass(frozen=True)
+class TestCondition:
+    """One test condition, key by key as in its YAML file; accuracy in percent.
+
+    Every number may be followed by a `<key>_source` that says where it comes from; these notes are
+    not read. The data set is either `minictc` (a split of the built-in test set) or `images` and
+    `annotations`, relative to the YAML file or to the data root.
+    """
+
+    __test__: typing.ClassVar[bool] = False  # the name is no test of pytest
+
+    name: str
+    model: str
+    class_names: tuple[str, ...]
+    tasks: tuple[str, ...]
+    minictc: str | None = None
+    images: str | None = None
+    annotations: str | None = None
+    limit: int | None = None
+    weights: str | None = None
+    runtime: str = "auto"
+    split_point: str = "fpn"
+    threads_per_job: int = 1
+    expected_box_ap: float | None = None
+    expected_mask_ap: float | None = None
+    expected_tolerance: float | None = None
+    score_threshold: float | None = None
+    iou_threshold: float | None = None
+    vvc_feature_qps: tuple[int, ...] = ()
+    vvc_feature_preset: str | None = None
+    vvc_feature_range: str | tuple[float, ...] | None = None
+    vvc_remote_qps: tuple[int, ...] = ()
+    vvc_remote_sizes: tuple[int, ...] = ()
+    vvc_remote_preset: str | None = None
+    vtm_feature_qps: tuple[int, ...] = ()
+    vtm_feature_range: str | tuple[float, ...] | None = None
+    vtm_remote_qps: tuple[int, ...] = ()
+    vtm_remote_sizes: tuple[int, ...] = ()
+    folder: Path = dataclasses.field(default=Path("."), compare=False)
+
+    def require(self, key: str) -> typing.Any:
+        """The value of a key that a command needs; raises InputError where it is not set."""
+        value = getattr(self, key)
+        if value is None or value == ():
+            raise InputError(f"test condition {self.name}: expected the key {key}, found none; add it")
+        return value
+
+    def model_path(self) -> str:
+        """The Detectron2 YAML of the detector: a name of cfg/models, a path or a model-zoo name."""
+        bundled = cfg_folder() / "models" / f"{self.model}.yaml"
+        return str(bundled) if bundled.is_file() else self._relative(self.model)
+
+    def weights_path(self) -> str | None:
+        """The checkpoint of the detector: a file of vcm_plugin/weights, a path or a URL."""
+        if self.weights is None:
+            return None
+        bundled = PACKAGE / "weights" / self.weights
+        return str(bundled) if bundled.is_file() else self._relative(self.weights)
+
+    def dataset_name(self) -> str:
+        """What the test set is called in results; no path."""
+        if self.minictc is not None:
+            return f"mini-CTC {self.minictc}"
+        return "/".join(Path(self.require("annotations")).parts[-2:])
+
+    def expected(self) -> dict[str, float]:
+        """The uncompressed accuracy that the condition states, in percent."""
+        stated = {"box_ap": self.expected_box_ap, "mask_ap": self.expected_mask_ap}
+        return {name: value for name, value in stated.items() if value is not None}
+
+    def _relative(self, name: str) -> str:
+        beside = self.folder / Path(name).expanduser()
+        return str(beside) if beside.exists() else name
+
+
+_TYPES = typing.get_type_hints(TestCondition)
+KEYS = tuple(field.name for field in dataclasses.fields(TestCondition) if field.name != "folder")
+
+
+def load_condition(name: str | Path) -> TestCondition:
+    """Read a test condition: a name of cfg/ctc (such as `minictc`) or a path to a YAML file."""
+    path = _find(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable test condition: {reason}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a YAML of keys such as name and model, found {values!r}")
+    values = {key: value for key, value in values.items() if not str(key).endswith("_source")}
+    return _build(values, path)
+
+
+def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCondition:
+    """The condition with other values; the expected accuracy goes where the test itself changes."""
+    changes = {key: value for key, value in changes.items() if value is not None}
+    if {"images", "annotations", "minictc", "limit", "model", "weights"} & set(changes):
+        changes |= {"expected_box_ap": None, "expected_mask_ap": None}
+    if {"images", "annotations"} & set(changes):
+        changes |= {"minictc": None}
+    return dataclasses.replace(condition, **changes)
+
+
+def _find(name: str | Path) -> Path:
+    path = Path(name).expanduser()
+    bundled = cfg_folder() / "ctc" / f"{name}.yaml"
+    if path.suffix not in (".yaml", ".yml") and bundled.is_file():
+        return bundled
+    if path.is_file():
+        return path
+    known = ", ".join(sorted(p.stem for p in (cfg_folder() / "ctc").glob("*.yaml")))
+    raise InputError(f"test condition {name}: expected one of {known}, or a path to a YAML file")
+
+
+def _build(values: dict[str, typing.Any], path: Path) -> TestCondition:
+    for key in values:
+        if key not in KEYS:
+            nearest = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)[0]
+            raise InputError(f"{path}: unknown key {key}; did you mean {nearest}?")
+    for field in dataclasses.fields(TestCondition):
+        required = field.default is dataclasses.MISSING
+        if required and field.name not in values:
+            raise InputError(f"{path}: expected the key {field.name}, found none; add it")
+    checked = {key: _checked(key, value, _TYPES[key], path) for key, value in values.items()}
+    return TestCondition(**checked, folder=path.parent)
+
+
+def _checked(key: str, value: typing.Any, kind: typing.Any, path: Path) -> typing.Any:
+    """The value as the type of its field; a list becomes a tuple, an integer may stand for a float."""
+    for option in typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
+        if typing.get_origin(option) is tuple:
+            item = typing.get_args(option)[0]
+            if isinstance(value, list) and all(_is(v, item) for v in value):
+                return tuple(item(v) for v in value)
+        elif _is(value, option):
+            return option(value) if option is not types.NoneType else None
+    wanted = kind.__name__ if isinstance(kind, type) else str(kind)
+    wanted = wanted.replace("tuple[", "list[").replace(", ...", "").replace("None", "null")
+    raise InputError(f"{path}: {key}: expected {wanted}, found {value!r}")
+
+
+def _is(value: typing.Any, kind: type) -> bool:
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which pictures and which ground truth: COCO-layout test sets, read as Detectron2 reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vcm_plugin import minictc
+from vcm_plugin.conditions import TestCondition
+from vcm_plugin.environment import cache_folder
+from vcm_plugin.errors import InputError
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PictureError(InputError):
+    """A picture that cannot be read: the one bad input that `--keep-going` passes over."""
+
+
+@dataclass(frozen=True)
+class PictureEntry:
+    """One picture of a test set: its COCO id, its file and its annotated size in pixels."""
+
+    image_id: int
+    path: Path
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """A COCO-layout test set.
+
+    coco: the ground truth of exactly these pictures, as in the annotation file.
+    category_ids: COCO category id of each class of the detector; None where the set lacks it.
+    """
+
+    pictures: tuple[PictureEntry, ...]
+    categories: tuple[dict, ...]
+    coco: dict
+    category_ids: tuple[int | None, ...]
+    has_masks: bool
+
+    def without(self, image_ids: Collection[int]) -> CocoDataset:
+        """The test set less some pictures and their ground truth."""
+        return _restricted(self, [p for p in self.pictures if p.image_id not in image_ids])
+
+    def files_sha256(self) -> str:
+        """sha256 over the picture files and the ground truth."""
+        digest = hashlib.sha256(json.dumps(self.coco, sort_keys=True).encode())
+        for entry in self.pictures:
+            try:
+                digest.update(hashlib.sha256(entry.path.read_bytes()).digest())
+            except OSError:  # the picture is unreadable: `read_picture` says so in due time
+                digest.update(b"unreadable")
+        return digest.hexdigest()
+
+
+def open_dataset(condition: TestCondition, data_root: Path | None = None) -> CocoDataset:
+    """The test set of a condition; relative paths start at data_root or at the condition's YAML."""
+    if condition.minictc is not None:
+        folder = _drawn(condition.minictc, condition.limit)
+        images, annotations = folder / "images", folder / "instances.json"
+    else:
+        root = data_root or condition.folder
+        images = root / Path(condition.require("images")).expanduser()
+        annotations = root / Path(condition.require("annotations")).expanduser()
+    return load_coco(images, annotations, condition.limit, condition.class_names)
+
+
+def load_coco(
+    images: Path,
+    annotations: Path,
+    limit: int | None = None,
+    class_names: Sequence[str] | None = None,
+) -> CocoDataset:
+    """Read a COCO annotation file whose pictures lie in the folder `images`.
+
+    limit: the first so many pictures of the file. class_names: the classes of the detector, which
+    are matched with the categories by name; without them, class i is the i-th category id.
+    Raises InputError where the file does not hold what it should or a picture is missing.
+    """
+    coco = _read_annotations(annotations)
+    entries = [
+        PictureEntry(image["id"], images / image["file_name"], image["height"], image["width"])
+        for image in coco["images"][:limit]
+    ]
+    missing = [entry.path.name for entry in entries if not entry.path.is_file()]
+    if missing:
+        named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InputError(
+            f"{annotations}: {len(missing)} of {len(entries)} pictures are not in {images}: {named}; "
+            "give the folder that holds them (--images) or remove them from the annotations"
+        )
+    category_ids = _category_ids(coco["categories"], class_names, annotations)
+    whole = CocoDataset((), tuple(coco["categories"]), coco, category_ids, False)
+    return _restricted(whole, entries)
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """Read a picture as Detectron2's `read_image` does, in RGB: uint8 (H, W, 3).
+
+    EXIF orientation is applied; grey, palette, RGBA and 16-bit pictures become 8-bit RGB as Pillow
+    converts them. Raises PictureError, which names the file, where it is unreadable or truncated.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = _upright(image)
+            return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
+    except Exception as error:  # Pillow's decoders raise many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError(
+            f"{path}: expected a readable picture, found: {reason}; repair or remove the file, "
+            "or pass over it with --keep-going"
+        ) from error
+
+
+def read_entry(entry: PictureEntry) -> np.ndarray:
+    """Read a picture of a test set; raises InputError where its size is not the annotated one."""
+    picture = read_picture(entry.path)
+    if picture.shape[:2] != (entry.height, entry.width):
+        raise InputError(
+            f"{entry.path}: annotated as {entry.height}x{entry.width} (height x width), found "
+            f"{picture.shape[0]}x{picture.shape[1]}; correct the size in the annotations"
+        )
+    return picture
+
+
+def _drawn(split: str, limit: int | None) -> Path:
+    """The folder of a drawn split in the cache; drawn once, its index checked at every use."""
+    version = hashlib.sha256(Path(minictc.__file__).read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / "minictc" / f"{split}-{limit or 'all'}-{version}"
+    index, checksum = folder / "instances.json", folder / "instances.sha256"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
+            drawn = minictc.generate(split, Path(draft) / "set", limit)
+            found = hashlib.sha256(drawn.read_bytes()).hexdigest()
+            (drawn.parent / checksum.name).write_text(found)
+            try:
+                os.rename(drawn.parent, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process has drawn it meanwhile
+                    raise
+    if not index.is_file() or hashlib.sha256(index.read_bytes()).hexdigest() != checksum.read_text():
+        raise InputError(f"{folder}: the drawn test set is damaged; delete this folder to redraw it")
+    return folder
+
+
+def _read_annotations(path: Path) -> dict:
+    try:
+        coco = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable COCO annotations: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
+            raise InputError(f"{path}: expected COCO annotations with a list {key!r}, found none")
+    _require_keys(coco["images"], {"id": int, "file_name": str, "height": int, "width": int}, path)
+    _require_keys(coco["categories"], {"id": int, "name": str}, path)
+    _require_keys(coco["annotations"], {"id": int, "image_id": int, "category_id": int}, path)
+    for what in ("images", "categories", "annotations"):
+        ids, found = Counter(item["id"] for item in coco[what]).most_common(1), len(coco[what])
+        if found and ids[0][1] > 1:
+            raise InputError(f"{path}: {what}: id {ids[0][0]} stands {ids[0][1]} times; make it unique")
+    if not coco["images"]:
+        raise InputError(f"{path}: expected at least one picture, found none")
+    _check_annotations(coco, path)
+    return coco
+
+
+def _check_annotations(coco: dict, path: Path) -> None:
+    pictures = {image["id"] for image in coco["images"]}
+    categories = {category["id"] for category in coco["categories"]}
+    for item in coco["annotations"]:
+        if item["image_id"] not in pictures or item["category_id"] not in categories:
+            raise InputError(
+                f"{path}: annotation {item['id']} names picture {item['image_id']} and category "
+                f"{item['category_id']}; expected both in the file, correct or remove it"
+            )
+        box = item.get("bbox")
+        numbers = isinstance(box, list) and all(isinstance(v, (int, float)) for v in box)
+        if not numbers or len(box) != 4 or not np.isfinite(box).all():
+            raise InputError(f"{path}: annotation {item['id']}: expected bbox [x, y, width, height]")
+        item.setdefault("iscrowd", 0)
+        item.setdefault("area", box[2] * box[3])
+
+
+def _require_keys(items: list, kinds: dict[str, type], path: Path) -> None:
+    for number, item in enumerate(items):
+        for key, kind in kinds.items():
+            if not isinstance(item, dict) or not isinstance(item.get(key), kind):
+                raise InputError(f"{path}: entry {number}: expected {key!r} ({kind.__name__}) in {item}")
+
+
+def _category_ids(
+    categories: list[dict], class_names: Sequence[str] | None, path: Path
+) -> tuple[int | None, ...]:
+    if class_names is None:
+        return tuple(sorted(category["id"] for category in categories))
+    by_name = {category["name"].strip().lower(): category["id"] for category in categories}
+    if len(by_name) != len(categories):
+        raise InputError(f"{path}: two categories have the same name; rename one")
+    classes = [name.strip().lower() for name in class_names]
+    foreign = sorted(set(by_name) - set(classes))
+    if foreign:
+        raise InputError(
+            f"{path}: categories {', '.join(foreign)} are none of the detector's classes "
+            f"({', '.join(classes)}); rename or remove them"
+        )
+    return tuple(by_name.get(name) for name in classes)
+
+
+def _restricted(dataset: CocoDataset, entries: list[PictureEntry]) -> CocoDataset:
+    kept = {entry.image_id for entry in entries}
+    annotations = [a for a in dataset.coco["annotations"] if a["image_id"] in kept]
+    images = [image for image in dataset.coco["images"] if image["id"] in kept]
+    coco = {"images": images, "annotations": annotations, "categories": list(dataset.categories)}
+    has_masks = bool(annotations) and all(a.get("segmentation") for a in annotations)
+    return dataclasses.replace(dataset, pictures=tuple(entries), coco=coco, has_masks=has_masks)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # broken EXIF data: Detectron2 takes the picture as it is
+        orientation = None
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image

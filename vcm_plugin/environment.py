@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What ran a result, where our own files lie, and how a run is made repeatable."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import vcm_plugin
+
+PACKAGE = Path(vcm_plugin.__file__).parent
+# Sources that cannot change a result: what is typed, how results are shown, how models are trained.
+NOT_IN_RESULTS = ("cli.py", "doctor.py", "tables.py", "report", "training", "crosscheck.py")
+
+
+def make_deterministic(threads: int, seed: int = 0) -> None:
+    """Fix all that makes torch and numpy repeatable: thread count, algorithms, seeds.
+
+    Float results depend on the thread count, so it is part of the test condition.
+    """
+    import numpy as np
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+
+
+def describe(device: str) -> dict[str, str]:
+    """Versions and device that a result depends on; nothing in it names a host."""
+    described = {"vcm_plugin": vcm_plugin.__version__, "code_sha256": code_sha256()}
+    described |= {name: version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+    described |= {"pycocotools": version("pycocotools"), "python": platform.python_version()}
+    return described | {"device": describe_device(device)}
+
+
+def describe_device(device: str) -> str:
+    """The device by its kind, for instance "cpu x86_64 AVX512"."""
+    import torch
+
+    if device.startswith("cuda"):
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def version(distribution: str) -> str:
+    """Version of an installed package without its local label, or "not installed"."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+@functools.cache
+def code_sha256() -> str:
+    """sha256 over the sources that a result depends on: the same in a checkout and a wheel."""
+    digest = hashlib.sha256()
+    for package in (PACKAGE, PACKAGE.parent / "anchors"):
+        for path in sorted(package.rglob("*.py")):
+            parts = path.relative_to(package.parent).parts
+            if parts[1] not in NOT_IN_RESULTS:
+                digest.update("/".join(parts).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def commit() -> str:
+    """Commit of the checkout, "" outside one; code_sha256 also sees changes after it."""
+    git = PACKAGE.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = head.removeprefix("ref: ")
+        if (git / reference).is_file():
+            return (git / reference).read_text().strip()
+        packed = (git / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(f" {reference}")), "")
+    except OSError:
+        return ""
+
+
+def cfg_folder() -> Path:
+    """The folder of the test conditions and models: in the installed package or the checkout."""
+    installed = PACKAGE / "cfg"
+    return installed if installed.is_dir() else PACKAGE.parent / "cfg"
+
+
+def cache_folder() -> Path:
+    """Where drawn test sets and features are kept: VCM_CACHE, or the user's cache folder."""
+    if "VCM_CACHE" in os.environ:
+        return Path(os.environ["VCM_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vcm-plugin"

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where features of NN-Part1 are kept between runs: a bounded folder, least recently used first out.
+
+Storing float32 features loses nothing, so a result does not depend on whether they were cached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from vcm_plugin.features import SPLIT_POINTS, FeaturePyramid
+from vcm_plugin.results import write_bytes
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """At most limit_bytes of feature files in a folder, shared by any number of processes."""
+
+    folder: Path
+    limit_bytes: int
+
+    def get(self, key: str) -> FeaturePyramid | None:
+        """The features under a key, or None where there are none (any more)."""
+        path = self.folder / f"{key}.safetensors"
+        try:
+            os.utime(path)  # the time of use, by which the oldest are found
+            with safe_open(path, framework="pt") as stored:
+                sizes = json.loads(stored.metadata()["sizes"])
+                names = SPLIT_POINTS[stored.metadata()["split_point"]]
+                layers = {name: stored.get_tensor(name) for name in names}
+        except (OSError, SafetensorError):
+            return None
+        return FeaturePyramid(layers, tuple(sizes[0]), tuple(sizes[1]))
+
+    def put(self, key: str, features: FeaturePyramid) -> None:
+        """Keep features under a key, atomically; drops those that were not used for longest."""
+        size = sum(layer.numel() * 4 for layer in features.layers.values())
+        if size > self.limit_bytes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_room(size)
+        layers = {name: layer.contiguous().cpu() for name, layer in features.layers.items()}
+        sizes = json.dumps([features.source_size, features.input_size])
+        data = save(layers, {"sizes": sizes, "split_point": features.split_point})
+        write_bytes(self.folder / f"{key}.safetensors", data)
+
+    def _make_room(self, size: int) -> None:
+        files = []
+        for item in os.scandir(self.folder):
+            try:
+                stat = item.stat()
+            except FileNotFoundError:  # another process has just dropped it
+                continue
+            files.append((stat.st_mtime_ns, stat.st_size, item.path))
+        total = sum(file[1] for file in files)
+        for _, freed, path in sorted(files):
+            if total + size <= self.limit_bytes:
+                return
+            Path(path).unlink(missing_ok=True)
+            total -= freed

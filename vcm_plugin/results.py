@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where a run keeps its results: a folder that survives kills and is never mixed up.
+
+    RUN/run.json                     what the results depend on; another value is refused
+    RUN/ground_truth.json            the annotations that the accuracy was measured against
+    RUN/<point>/pictures.jsonl       one flushed line per picture: bits, predictions, seconds
+    RUN/<point>/bitstreams/<id>.*    the files whose sizes are the bits
+    RUN/<point>/predictions.json     COCO results of all pictures
+    RUN/<point>/point.json           bits and accuracy of a complete point
+    RUN/result.json                  deterministic values only, written when all is there
+    RUN/timings.json                 seconds of every stage
+
+A point is a rate point or `uncompressed`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vcm_plugin.errors import InputError
+
+FORMAT, VERSION = "vcm-plugin result", 1
+UNCOMPRESSED = "uncompressed"
+
+
+def load_result(run: Path) -> dict[str, Any]:
+    """The result.json of a run folder; raises InputError where it is missing or foreign."""
+    path = run / "result.json"
+    if not path.is_file():
+        state = "the run is not complete: repeat `vcm-plugin run`" if run.is_dir() else "no folder"
+        raise InputError(f"{run}: expected a run folder with result.json, found none ({state})")
+    result = read_json(path)
+    found = (result.get("format"), result.get("version")) if isinstance(result, dict) else None
+    if found != (FORMAT, VERSION):
+        raise InputError(f"{path}: expected {FORMAT} {VERSION}, found {found}")
+    return result
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises InputError where it is unreadable."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable JSON: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: after a kill the file is the old one or the new one."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically, its folder included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(data)
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(value: Any) -> str:
+    """sha256 of a JSON-able value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder, which is made where missing; the lock goes with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: another run works in this folder; wait for it or give another with -o"
+            ) from error
+        yield
+
+
+def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None:
+    """Make a locked folder the run folder of these inputs, or go on in it where it is already.
+
+    Raises InputError where it holds the results of other inputs, or no results but other files.
+    """
+    path = folder / "run.json"
+    for draft in folder.rglob(".*.[0-9]*"):  # what a kill left of a file that was being written
+        draft.unlink(missing_ok=True)
+    if overwrite and path.is_file():
+        path.rename(folder / "run.json.old")  # a kill from here on leaves a folder that is refused
+        for item in folder.iterdir():
+            if item.is_dir():
+                shutil.rmtree(item)
+            elif item.name not in (".lock", "run.json.old"):
+                item.unlink()
+        (folder / "run.json.old").unlink()
+    if path.is_file():
+        differing = "; ".join(_differences(read_json(path), inputs))
+        if differing:
+            raise InputError(
+                f"{folder} holds results of another test: {differing}; give another folder with -o, "
+                "or --overwrite to delete these results"
+            )
+    elif any(item.name != ".lock" for item in folder.iterdir()):
+        raise InputError(f"{folder}: expected an empty or a run folder, found other files; use -o")
+    else:
+        write_json(path, inputs)
+
+
+class Journal:
+    """The lines of one point, one per picture, in the order in which they were written.
+
+    A line counts once it ends in a newline: one that a kill tore off is dropped when read.
+    records: image id -> line, without its predictions, which `read_predictions` reads.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / "pictures.jsonl"
+        self.records: dict[int, dict[str, Any]] = {}
+        self._whole = 0
+        for line in _whole_lines(self.path):
+            record = _parsed(line, self.path)
+            self._whole += len(line)
+            self.records[record["image_id"]] = _without_predictions(record)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a line and flush it."""
+        line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        with open(self.path, "ab") as handle:
+            handle.truncate(self._whole)
+            handle.write(line)
+        self._whole += len(line)
+        self.records[record["image_id"]] = _without_predictions(record)
+
+    def reopen(self) -> None:
+        """Make the folder ready for more lines: a point that was complete is so no more."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "point.json").unlink(missing_ok=True)
+
+    def has(self, image_id: int, kind: str) -> bool:
+        """Whether a picture has its line and its bitstream; kind is that of the codec."""
+        path = bitstream_path(self.folder, image_id, kind)
+        record = self.records.get(image_id)
+        return record is not None and path.is_file() and 8 * path.stat().st_size == record["bits"]
+
+
+def read_predictions(folder: Path, image_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """The predictions of these pictures, in this order, from the journal of a point."""
+    path = folder / "pictures.jsonl"
+    records = (_parsed(line, path) for line in _whole_lines(path))
+    found = {record["image_id"]: record["predictions"] for record in records}
+    return [prediction for image_id in image_ids for prediction in found[image_id]]
+
+
+def bitstream_path(folder: Path, image_id: int, kind: str) -> Path:
+    """The bitstream of a picture in the folder of its point; kind is that of the codec."""
+    return folder / "bitstreams" / f"{image_id}.{'fcm' if kind == 'feature' else 'vvc'}"
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    if path.is_file():
+        with open(path, "rb") as handle:
+            yield from (line for line in handle if line.endswith(b"\n"))
+
+
+def _parsed(line: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: a line is no JSON ({error}); delete the file to repeat this point"
+        ) from error
+
+
+def _without_predictions(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "predictions"}
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """What another test differs in, one short phrase per value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+    elif old != new:
+        yield f"{name} is {_short(old)} there and {_short(new)} now"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text[:12] + "..." if len(text) == 64 else text
