@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Train the detector of a model config on the mini-CTC or on a COCO-layout data set.
+
+The built-in weights were made by
+
+    scripts/train_detector.py minictc_mask_rcnn -o runs/train/minictc
+    scripts/train_detector.py bccd_faster_rcnn -o runs/train/bccd --images BCCD/train \
+        --annotations BCCD/instances_train.json --init runs/train/minictc/model.pth \
+        --iterations 1200 --crop 352 448 --learning-rate 0.0005
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from vcm_plugin.datasets import load_coco, load_minictc
+from vcm_plugin.split.config import load_detector_config
+from vcm_plugin.training.detector import DetectorTraining, train
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="name in cfg/models or path of a Detectron2 YAML")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder; resumed")
+    parser.add_argument("--images", type=Path, help="pictures; default: the mini-CTC train split")
+    parser.add_argument("--annotations", type=Path, help="COCO instances JSON of --images")
+    parser.add_argument("--init", type=Path, help="Detectron2-format checkpoint to start from")
+    defaults = DetectorTraining()
+    parser.add_argument("--iterations", type=int, default=defaults.iterations)
+    parser.add_argument("--batch-size", type=int, default=defaults.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--crop", type=int, nargs=2, default=defaults.crop, metavar=("H", "W"))
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.images:
+        dataset = load_coco(options.images, options.annotations)
+    else:
+        dataset = load_minictc("train")
+    schedule = DetectorTraining(
+        iterations=options.iterations,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        crop=tuple(options.crop),
+        seed=options.seed,
+    )
+    config = load_detector_config(options.model)
+    path = train(
+        config,
+        dataset,
+        schedule,
+        options.output,
+        init_weights=options.init,
+        report=lambda line: print(line, flush=True),
+    )
+    print(f"Detectron2-format checkpoint: {path}")
+
+
+if __name__ == "__main__":
+    main()
