@@ -1,2 +1,94 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which detector, in which runtime, cut at which split point."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vcm_plugin.errors import InputError
+from vcm_plugin.split.checkpoint import read_checkpoint
+from vcm_plugin.split.config import DetectorConfig, load_config, read_tree
+from vcm_plugin.split.detections import Detections
+from vcm_plugin.split.torchvision import TorchvisionDetector
+
+if TYPE_CHECKING:
+    from vcm_plugin.split.detectron2 import Detectron2Detector
+
+__all__ = ["Detections", "DetectorConfig", "detectron2_is_installed", "load_split_model"]
+
+Runtime = Literal["auto", "detectron2", "torchvision"]
+
+
+def load_split_model(
+    detector: DetectorConfig | str | Path,
+    weights: str | Path | None = None,
+    split_point: str = "fpn",
+    runtime: Runtime = "auto",
+    device: str = "cpu",
+) -> TorchvisionDetector | Detectron2Detector:
+    """A detector with nn_part1(picture) -> FeaturePyramid and nn_part2(features) -> Detections.
+
+    detector: a Detectron2 YAML file, a DetectorConfig, or, where Detectron2 is installed, a name of
+    its model zoo. weights: a checkpoint file or, where Detectron2 is installed, a URL that it can
+    fetch; without weights, MODEL.WEIGHTS of the file or the model zoo's own.
+    runtime: "auto" takes Detectron2 where it is installed. Raises InputError for bad input.
+    """
+    if runtime not in ("auto", "detectron2", "torchvision"):
+        raise InputError(f"runtime: expected auto, detectron2 or torchvision, found {runtime!r}")
+    if runtime == "auto":
+        runtime = "detectron2" if detectron2_is_installed() else "torchvision"
+    checkpoint = read_checkpoint(_weights_path(detector, weights))
+    if runtime == "torchvision":
+        config = detector if isinstance(detector, DetectorConfig) else load_config(_file(detector))
+        return TorchvisionDetector(config, checkpoint, split_point, device)
+    split = _detectron2(f"runtime: detectron2 for {detector}")
+    return split.Detectron2Detector(split.read_config(detector), checkpoint, split_point, device)
+
+
+def detectron2_is_installed() -> bool:
+    """Whether Detectron2 can be found; it is not imported."""
+    return importlib.util.find_spec("detectron2") is not None
+
+
+def _file(detector: str | Path) -> Path:
+    """The YAML file of a detector given as path or model-zoo name."""
+    path = Path(detector).expanduser()
+    if path.is_file():
+        return path
+    if path.is_absolute() or not detectron2_is_installed():
+        raise InputError(
+            f"{detector}: no such detector configuration; give a YAML file (names of the model zoo "
+            "need Detectron2)"
+        )
+    return _detectron2(f"the model-zoo name {detector}").zoo_config(str(detector))
+
+
+def _weights_path(detector: DetectorConfig | str | Path, weights: str | Path | None) -> Path:
+    """The checkpoint: the one given, MODEL.WEIGHTS of the YAML file, or the model zoo's own."""
+    by_name = not isinstance(detector, DetectorConfig) and not Path(detector).expanduser().is_file()
+    if weights is None and by_name:
+        _file(detector)
+        return _detectron2(f"the weights of {detector}").local_weights(None, str(detector))
+    if weights is None and not isinstance(detector, DetectorConfig):
+        weights = read_tree(Path(detector)).get("MODEL", {}).get("WEIGHTS")
+        if weights and "://" not in weights:
+            weights = Path(detector).expanduser().parent / weights
+    if not weights:
+        raise InputError(f"{detector}: no weights given; name a checkpoint file of this detector")
+    if "://" in str(weights):
+        return _detectron2(f"the weights {weights}").local_weights(str(weights), str(detector))
+    return Path(weights).expanduser()
+
+
+def _detectron2(purpose: str):
+    """The Detectron2 side of this package; raises InputError where Detectron2 does not import."""
+    try:
+        from vcm_plugin.split import detectron2
+    except ImportError as error:
+        raise InputError(
+            f"{purpose} needs Detectron2, which does not import here: {error}; install it, or use "
+            "runtime: torchvision with local files"
+        ) from error
+    return detectron2
