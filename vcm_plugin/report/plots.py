@@ -4,6 +4,7 @@
 Curves differ in marker, line style and lightness, so that a grey print stays readable.
 """
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,16 +16,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from vcm_plugin.tables import Curve, Report
 
 TASKS = {"box_ap": "Detection", "mask_ap": "Instance segmentation"}
-AXES = {"box_ap": "box AP [.5:.95] (%)", "mask_ap": "mask AP [.5:.95] (%)"}
+AXES = {"box_ap": "box AP@[.5:.95] (%)", "mask_ap": "mask AP@[.5:.95] (%)"}
 INK = "#333333"
-# colour, marker, line style: dark to light, so that they differ in grey too
+# colour, marker, line style; neighbours differ in lightness, so in grey too
 STYLES = (
     ("#0b3c6f", "o", "-"),
-    ("#c8501e", "s", "--"),
-    ("#3a9a74", "^", "-."),
-    ("#9a5fb0", "D", (0, (6, 1, 1, 1, 1, 1))),
-    ("#d9a21b", "v", (0, (8, 2))),
-    ("#5aa9d6", "P", (0, (3, 1))),
+    ("#dd6b20", "s", "--"),
+    ("#1f7a5a", "^", "-."),
+    ("#b583cc", "D", (0, (6, 1, 1, 1, 1, 1))),
+    ("#7a1f3d", "v", (0, (8, 2))),
+    ("#d9b13b", "P", (0, (3, 1))),
 )
 SETTINGS = {
     "font.family": "DejaVu Sans",
@@ -55,23 +56,23 @@ def draw(report: Report, metric: str) -> Figure:
     """One figure: all curves, uncompressed as a dashed line, the near-lossless band under it."""
     figure = Figure(figsize=(7.6, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    styles = dict(zip([run.name for run in report.runs], STYLES * len(report.runs), strict=False))
+    names = [run.name for run in report.runs]
+    styles = dict(zip(names, STYLES * len(names), strict=False))
     for curve in report.curves:
-        _draw_curve(axes, curve, metric, styles[curve.points[0].codec], report)
+        derived = curve.name not in names
+        _draw_curve(axes, curve, metric, styles[curve.points[0].codec], derived)
+    _name_points(axes, [curve for curve in report.curves if curve.name in names], metric, styles)
     _draw_uncompressed(axes, report, metric)
     _dress(axes, report, metric)
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, metric: str, style: tuple, report: Report) -> None:
+def _draw_curve(axes: Axes, curve: Curve, metric: str, style: tuple, derived: bool) -> None:
     colour, marker, line = style
     chosen = curve.chosen(metric)
-    rates = [point.bpp for point in chosen]
-    values = [point.accuracy[metric] for point in chosen]
-    derived = curve.name not in {run.name for run in report.runs}
     axes.plot(
-        rates,
-        values,
+        [point.bpp for point in chosen],
+        [point.accuracy[metric] for point in chosen],
         color=colour,
         marker=marker,
         linestyle=":" if derived else line,
@@ -96,22 +97,25 @@ def _draw_curve(axes: Axes, curve: Curve, metric: str, style: tuple, report: Rep
             linewidth=0.8,
             zorder=2,
         )
-    for point, rate, value in zip(chosen, rates, values, strict=True):
-        if not derived:
-            _name_point(axes, point.rate_point, rate, value, colour)
 
 
-def _name_point(axes: Axes, name: str, rate: float, value: float, colour: str) -> None:
-    axes.annotate(
-        name,
-        (rate, value),
-        xytext=(-5, 6),
-        textcoords="offset points",
-        ha="right",
-        fontsize=7.5,
-        color=colour,
-        zorder=5,
-    )
+def _name_points(axes: Axes, curves: Sequence[Curve], metric: str, styles: dict) -> None:
+    """Rate points beside their markers: left of the cheapest curve, right of the others."""
+    middle = {c.name: statistics.median(p.bpp for p in c.chosen(metric)) for c in curves}
+    cheapest = min(middle, key=middle.__getitem__)
+    for curve in curves:
+        left = curve.name == cheapest
+        for point in curve.chosen(metric):
+            axes.annotate(
+                point.rate_point,
+                (point.bpp, point.accuracy[metric]),
+                xytext=(-6, 5) if left else (7, -9),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                fontsize=7.5,
+                color=styles[curve.name][0],
+                zorder=5,
+            )
 
 
 def _draw_uncompressed(axes: Axes, report: Report, metric: str) -> None:
@@ -133,7 +137,8 @@ def _dress(axes: Axes, report: Report, metric: str) -> None:
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=20))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.margins(x=0.07, y=0.09)
+    axes.margins(x=0.09, y=0.09)
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     axes.set_xlabel("rate (bits per pixel of the source picture, log scale)")
     axes.set_ylabel(AXES[metric])
     pictures = report.dataset.get("pictures", report.points[0].pictures)

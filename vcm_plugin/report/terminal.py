@@ -3,11 +3,12 @@
 
 import io
 
+from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
 from vcm_plugin.metrics import BdRate, Interval
-from vcm_plugin.tables import Curve, Report
+from vcm_plugin.tables import Comparison, Curve, Report
 
 TITLES = {
     "box_ap": "box AP",
@@ -34,7 +35,7 @@ def rd_table_text(report: Report, width: int = 100) -> str:
 
 def rate_accuracy_table(report: Report) -> Table:
     """bpp and accuracy of every curve; of a hull only its points."""
-    table = Table(title=f"Rate and accuracy: {report.condition}", title_justify="left")
+    table = _table(f"Rate and accuracy in percent: {report.condition}")
     table.add_column("curve")
     table.add_column("rate point", justify="right")
     for title in ("bpp", "bits", *(TITLES[metric] for metric in report.ap_metrics)):
@@ -56,20 +57,20 @@ def rate_accuracy_table(report: Report) -> Table:
 
 
 def bd_rate_table(report: Report) -> Table:
-    """BD-rate in percent with its 95 % interval over pictures; negative = fewer bits."""
-    table = Table(title="BD-rate in percent (negative = fewer bits)", title_justify="left")
+    """BD-rate with its 95 % interval over pictures, raw and after the monotone fit."""
+    table = _table("BD-rate in percent, (95 % interval over pictures); negative = fewer bits")
     for title in ("test", "anchor", "metric"):
         table.add_column(title)
-    for title in ("BD-rate", "95 %", "after monotone fit", "95 %", "overlap"):
+    for title in ("BD-rate", "after monotone fit", "overlap"):
         table.add_column(title, justify="right")
-    for found in report.comparisons:
-        overlap = found.fit.overlap or found.raw.overlap
+    for found in _main(report):
+        overlap = found.raw.overlap or found.fit.overlap
         table.add_row(
             found.test,
             found.anchor,
             TITLES[found.metric],
-            *_cells(found.raw, found.raw_interval),
-            *_cells(found.fit, found.fit_interval),
+            _cell(found.raw, found.raw_interval),
+            _cell(found.fit, found.fit_interval),
             f"{overlap[0]:.1f} .. {overlap[1]:.1f}" if overlap else "none",
         )
     return table
@@ -78,7 +79,7 @@ def bd_rate_table(report: Report) -> Table:
 def near_lossless_table(report: Report) -> Table:
     """bpp at a stated loss below uncompressed."""
     loss = report.rules.near_lossless
-    table = Table(title=f"bpp at {loss:g} AP below uncompressed", title_justify="left")
+    table = _table(f"Bits per pixel at {loss:g} AP below uncompressed")
     table.add_column("curve")
     for metric in report.ap_metrics:
         table.add_column(TITLES[metric], justify="right")
@@ -99,24 +100,37 @@ def _listed(curve: Curve, report: Report) -> list:
     return sorted((p for p in curve.points if id(p) in kept), key=lambda point: point.bits)
 
 
-def _cells(result: BdRate, interval: Interval) -> tuple[str, str]:
+def _table(title: str) -> Table:
+    style = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD}
+    return Table(title=title, **style)
+
+
+def _main(report: Report) -> list[Comparison]:
+    """The comparisons on box and mask AP; those on AP50 are in the files."""
+    return [found for found in report.comparisons if not found.metric.endswith("50")]
+
+
+def _cell(result: BdRate, interval: Interval) -> str:
     if result.percent is None:
-        return "refused", ""
+        return "refused"
     if interval.low_high is None:
-        return f"{result.percent:+.1f}", "none"
+        return f"{result.percent:+.1f} (none)"
     low, high = interval.low_high
-    return f"{result.percent:+.1f}", f"{low:+.1f} .. {high:+.1f}"
+    return f"{result.percent:+.1f} ({low:+.1f} .. {high:+.1f})"
 
 
 def _notes(report: Report) -> list[str]:
     """Why a figure was refused, and what the tables leave out."""
-    notes = [
-        f"{found.test} against {found.anchor}, {TITLES[found.metric]}, {result.method}: "
-        f"refused, {result.reason}."
-        for found in report.comparisons
-        for result in (found.raw, found.fit)
-        if result.reason
-    ]
+    reasons: dict[str, list[str]] = {}
+    for found in _main(report):
+        for result in (found.raw, found.fit):
+            if result.reason:
+                line = f"{found.test} against {found.anchor} refused: {result.reason}"
+                reasons.setdefault(line, []).append(f"{TITLES[found.metric]}, {result.method}")
+    notes = [f"{line} ({'; '.join(cases)})." for line, cases in reasons.items()]
+    intervals = [i for found in _main(report) for i in (found.raw_interval, found.fit_interval)]
+    if any(interval.low_high is None for interval in intervals):
+        notes.append("No interval where over a fifth of the resamples are refused themselves.")
     hulls = [curve.name for curve in report.curves if curve.hull]
     if hulls:
         notes.append(f"{', '.join(hulls)}: points on the convex hull over all picture sizes only.")
