@@ -45,6 +45,10 @@ PICTURE_PARAMETERS = {
     "MCTF": 0,
     "BIM": 0,
     "LookAhead": 0,
+    # What VVenC falls back to, or does not use, for one intra picture. Unless it is told so it
+    # warns on stdout, which is where the stream goes.
+    "ALFSpeed": 0,
+    "MaxMTTDepth": 1,
     # Dependent quantisation and full RDOQ, which presets from fast upwards have: they make
     # "faster" about 4 % better at the same speed.
     "DepQuant": 1,
@@ -96,7 +100,7 @@ class VVenC:
         raw = b"".join(plane.astype("<u2").tobytes() for plane in planes)
         command = self.encode_command(height, width, qp, luma_only)
         try:
-            return run([ffmpeg_program(), *command], stdin=raw, repair=FFMPEG_REPAIR).stdout
+            data = run([ffmpeg_program(), *command], stdin=raw, repair=FFMPEG_REPAIR).stdout
         except ProcessError as error:
             if error.exit_status is None:
                 raise
@@ -105,6 +109,11 @@ class VVenC:
                 f"fit {height * width} bytes; a higher QP makes it smaller): {error}",
                 error.exit_status,
             ) from None
+        message = re.search(rb"[ -~\n]{24,}\Z", data)  # no stream ends in so much plain text
+        if message:
+            text = " ".join(message[0].decode().split())
+            raise ProcessError(f"VVenC wrote a message into its stream: {text}")
+        return data
 
     def encode_command(
         self, height: int | str, width: int | str, qp: int | str, luma_only: bool
@@ -295,7 +304,7 @@ def _sha256(path: Path) -> str:
 
 def parse_qp(text: str) -> int:
     """A QP of VVC, 0 .. 63."""
-    if not re.fullmatch(r"\d{1,2}", text) or int(text) > 63:
+    if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > 63:
         raise InputError(f"expected a QP from 0 to 63 as rate point, found {text!r}")
     return int(text)
 

@@ -18,6 +18,9 @@ from vcm_plugin.bitstream import BitstreamError, Header, Unit
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 
+# Deblocking would smooth each tile's edge with a neighbour that is another channel.
+FEATURE_PARAMETERS = (("LoopFilterDisable", 1),)
+
 
 @dataclass(frozen=True)
 class VvcFeatureCodec:
@@ -62,7 +65,9 @@ class VvcFeatureCodec:
         return {
             "codec": self.name,
             "bitstream": f"fcm {bitstream.VERSION}",
-            "value_range": self.value_range or "of each picture, as 16-bit floats",
+            "value_range": (
+                list(self.value_range) if self.value_range else "of each picture, 16-bit floats"
+            ),
             "inner_codec": self.encoder.identity(),
         }
 
@@ -109,10 +114,6 @@ class VvcFeatureCodec:
         layers = packing.unpack(picture[: frame.height, : frame.width], shapes, header.value_range)
         tensors = {name: torch.from_numpy(layer) for name, layer in layers.items()}
         return FeaturePyramid(tensors, header.source_size, header.input_size)
-
-
-# Deblocking would smooth each tile's edge with a neighbour that is another channel.
-FEATURE_PARAMETERS = (("LoopFilterDisable", 1),)
 
 
 def picture_range(layers: dict[str, np.ndarray]) -> tuple[float, float]:
