@@ -4,6 +4,8 @@
 import csv
 import json
 import math
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -170,7 +172,7 @@ def test_the_terminal_shows_the_figures_and_the_library_prints_nothing(written, 
             assert f"{point.bpp:.4f}" in text and f"{point.accuracy['box_ap']:.2f}" in text
     for found in report.comparisons:
         if found.metric == "box_ap" and found.raw.percent is not None:
-            assert f"{found.raw.percent:+.1f}" in text
+            assert f"{found.raw.percent:+.{1 if abs(found.raw.percent) < 100 else 0}f} (" in text
     assert "convex hull" in text
     assert capsys.readouterr().out == ""
 
@@ -190,6 +192,16 @@ def test_an_unknown_format_is_refused_before_anything_is_written(runs, tmp_path)
         write_report(runs, [], tmp_path / "out", ["csv", "pdf"])
     assert not (tmp_path / "out").exists()
     assert FORMATS == ("csv", "json", "png", "svg")
+
+
+def test_a_report_needs_no_torch():
+    code = "import sys, vcm_plugin.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_tables_fit_a_terminal_of_a_hundred_columns(written):
+    assert max(map(len, rd_table_text(written[0]).splitlines())) <= 100
+    assert "vvc_remote_100" in rd_table_text(written[0])
 
 
 def test_report_numbers_are_finite(written):

@@ -71,7 +71,7 @@ def bd_rate_table(report: Report) -> Table:
             TITLES[found.metric],
             _cell(found.raw, found.raw_interval),
             _cell(found.fit, found.fit_interval),
-            f"{overlap[0]:.1f} .. {overlap[1]:.1f}" if overlap else "none",
+            f"{overlap[0]:.0f} .. {overlap[1]:.0f}" if overlap else "none",
         )
     return table
 
@@ -101,8 +101,14 @@ def _listed(curve: Curve, report: Report) -> list:
 
 
 def _table(title: str) -> Table:
-    style = {"title_justify": "left", "title_style": "bold", "box": box.SIMPLE_HEAD}
-    return Table(title=title, **style)
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _main(report: Report) -> list[Comparison]:
@@ -114,9 +120,13 @@ def _cell(result: BdRate, interval: Interval) -> str:
     if result.percent is None:
         return "refused"
     if interval.low_high is None:
-        return f"{result.percent:+.1f} (none)"
+        return f"{_percent(result.percent)} (none)"
     low, high = interval.low_high
-    return f"{result.percent:+.1f} ({low:+.1f} .. {high:+.1f})"
+    return f"{_percent(result.percent)} ({_percent(low)} .. {_percent(high)})"
+
+
+def _percent(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) < 100 else f"{value:+.0f}"
 
 
 def _notes(report: Report) -> list[str]:
