@@ -19,7 +19,8 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 
 # Deblocking would smooth each tile's edge with a neighbour that is another channel.
-FEATURE_PARAMETERS = (("LoopFilterDisable", 1),)
+# Its encoder-side search goes with it.
+FEATURE_PARAMETERS = (("LoopFilterDisable", 1), ("EncDbOpt", 0))
 
 
 @dataclass(frozen=True)

@@ -88,17 +88,24 @@ class VvcRemoteCodec:
 
     def decode(self, data: bytes) -> np.ndarray:
         """The RGB picture of a VVC stream, at the size that its source had."""
-        kind, payload = (vvc.nal_units(data) or [(None, b"")])[0]
-        announced = _read_source_size(payload) if kind == vvc.UNSPECIFIED_NAL else None
+        source, resized = source_size(data)
         planes = self.encoder.decode(data)
         if len(planes) != 3:
             raise BitstreamError("expected a VVC picture in 4:2:0, found luma only")
-        source, resized = announced or (planes[0].shape, False)
         if not resized and vvc.coded_size(*source) != planes[0].shape:
             raise BitstreamError(
                 f"a coded picture of {planes[0].shape} cannot be cropped to the source's {source}"
             )
         return to_picture(planes, source, resized)
+
+
+def source_size(data: bytes) -> tuple[tuple[int, int], bool]:
+    """(height, width) of the source of a stream, and whether it was resampled to its coded size."""
+    kind, payload = (vvc.nal_units(data) or [(None, b"")])[0]
+    if kind == vvc.UNSPECIFIED_NAL:
+        return _read_source_size(payload)
+    coded = vvc.read_format(data)
+    return (coded.height, coded.width), False
 
 
 def parse_rate_point(text: str) -> tuple[int, int]:
@@ -107,8 +114,8 @@ def parse_rate_point(text: str) -> tuple[int, int]:
     >>> parse_rate_point("32"), parse_rate_point("27@50")
     ((32, 100), (27, 50))
     """
-    qp, _, percent = text.partition("@")
-    if percent and percent not in map(str, PERCENTS):
+    qp, at, percent = text.partition("@")
+    if at and percent not in map(str, PERCENTS):
         raise InputError(
             f"expected a rate point QP or QP@percent with one of {PERCENTS} percent, found {text!r}"
         )
