@@ -12,6 +12,8 @@ from PIL import Image
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+import vcm_plugin
+from vcm_plugin import minictc
 from vcm_plugin.split.checkpoint import Checkpoint
 from vcm_plugin.split.config import DetectorConfig, load_config
 from vcm_plugin.split.detections import Detections
@@ -19,6 +21,8 @@ from vcm_plugin.split.names import to_detectron2_state_dict
 from vcm_plugin.split.rcnn import build_rcnn
 from vcm_plugin.split.torchvision import network_input
 
+WEIGHTS = Path(vcm_plugin.__file__).parent / "weights"
+torch.set_num_threads(1)  # the networks here are too small to share among threads
 MODELS = Path(__file__).parents[1] / "cfg" / "models"
 
 
@@ -48,6 +52,13 @@ def drawn_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
         h, w = rng.integers(4, max(5, height // 3)), rng.integers(4, max(5, width // 3))
         picture[y : y + h, x : x + w] = rng.integers(0, 256, 3)
     return picture
+
+
+def drawn_scene(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A picture of the mini-CTC's validation split, resized."""
+    picture, _ = minictc.draw_picture(minictc.FIRST_SEED["val"] + seed)
+    resized = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(resized)
 
 
 def random_checkpoint(config: DetectorConfig, picture: np.ndarray | None = None) -> Checkpoint:
@@ -130,3 +141,19 @@ def compare(ours: Detections, theirs: Detections) -> Difference:
             mask_pixels += int((ours.masks[i] != theirs.masks[j]).sum())
             mask_area += int(theirs.masks[j].sum())
     return Difference(len(ours), boxes, scores, mask_pixels, mask_area)
+
+
+def drawn_cells(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A blood smear as a microscope shows it, roughly: reddish cells, pale inside, on grey."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    picture = np.full((height, width, 3), (190.0, 200.0, 195.0))
+    radius = 0.1 * min(height, width)
+    for _ in range(int(height * width / (5 * radius**2))):
+        cy, cx = rng.uniform(0, height), rng.uniform(0, width)
+        distance = np.hypot(y - cy, (x - cx) * rng.uniform(0.85, 1.15)) / radius
+        rim = np.clip((1 - distance) * 8, 0, 1) * (0.55 + 0.45 * np.clip(distance * 1.4, 0, 1))
+        colour = np.array([185.0, 140.0, 140.0]) + rng.normal(0, 6)
+        picture += (colour - picture) * (0.8 * rim)[..., None]
+    picture += rng.normal(0, 3, picture.shape)
+    return np.clip(picture, 0, 255).astype(np.uint8)

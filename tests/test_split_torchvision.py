@@ -16,8 +16,9 @@ from split_parity import MODELS, drawn_picture, random_checkpoint, tiny_config
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.split import load_split_model
+from vcm_plugin.split.backbone import with_p6
 from vcm_plugin.split.geometry import network_input_size, padded_size
-from vcm_plugin.split.rcnn import DetectronAnchors, build_rcnn, with_p6
+from vcm_plugin.split.rcnn import DetectronAnchors, build_rcnn
 from vcm_plugin.split.torchvision import TorchvisionDetector, network_input, paste_masks
 
 CONFIG = tiny_config()
@@ -283,3 +284,18 @@ def test_training_takes_a_step():
 def test_the_torchvision_runtime_never_imports_detectron2():
     code = "import sys, vcm_plugin.split; sys.exit('detectron2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_detectron2_its_runtime_is_refused_and_auto_is_torchvision(
+    monkeypatch, tmp_path, checkpoint
+):
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    monkeypatch.delitem(sys.modules, "vcm_plugin.split.detectron2", raising=False)
+    torch.save({"model": checkpoint.weights}, tmp_path / "a.pth")
+    assert load_split_model(CONFIG, tmp_path / "a.pth").runtime.startswith("torchvision")
+    with pytest.raises(InputError, match="runtime: detectron2: needs Detectron2"):
+        load_split_model(CONFIG, tmp_path / "a.pth", runtime="detectron2")
+    with pytest.raises(InputError, match="names of the model zoo need Detectron2"):
+        load_split_model("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml")
+    with pytest.raises(InputError, match="needs Detectron2"):
+        load_split_model(CONFIG, "https://weights.example/a.pth")
