@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How one 10-bit picture becomes a VVC byte stream and a picture again: VVenC or VTM.
 
-Both classes have `encode(planes, qp) -> bytes`, `decode(bytes) -> planes` and `identity()`.
+Both classes have encode(planes, qp) -> bytes, decode(bytes) -> planes and identity(luma_only).
 Planes are uint16 arrays of 10-bit samples: (luma,) is coded as 4:0:0, (luma, cb, cr) as 4:2:0.
 QP is the QP of the (only, intra) slice. `coded_size` says which sizes can be coded.
 """
@@ -149,16 +149,15 @@ class VVenC:
             raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
         return _split_planes(done.stdout, picture)
 
-    def identity(self) -> dict:
-        """What determines the stream: versions and the command line of a 4:2:0 picture."""
-        command = self.encode_command("H", "W", "QP", luma_only=False)
+    def identity(self, luma_only: bool) -> dict:
+        """What determines the stream: versions and command line (not the number of threads)."""
+        command = self.encode_command("H", "W", "QP", luma_only)
         command[command.index("-threads") + 1] = "N"
         return {
             **vvenc_versions(),
             "preset": self.preset,
+            "chroma_format": "4:0:0" if luma_only else "4:2:0",
             "command": " ".join(["ffmpeg", *command]),
-            "luma_only": {"format": "4:0:0", "added parameters": LUMA_PARAMETERS},
-            "samples": "4:0:0 for one plane, 4:2:0 for three",
         }
 
 
@@ -270,16 +269,16 @@ class Vtm:
                 raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
             return _split_planes(_read_output(output, "VTM's decoder"), picture)
 
-    def identity(self) -> dict:
+    def identity(self, luma_only: bool) -> dict:
         """What determines the stream: digests of encoder and configuration, and the command."""
         names = {"encoder": self.encoder, "config": self.config}
         placeholder = Vtm(Path("EncoderAppStatic"), Path(), Path("CONFIG"))
-        command = placeholder.encode_command("IN", "OUT", "H", "W", "QP", luma_only=True)
+        command = placeholder.encode_command("IN", "OUT", "H", "W", "QP", luma_only)
         return {
             "encoder": "VTM",
             **{f"{name}_sha256": _sha256(path) for name, path in names.items()},
+            "chroma_format": "4:0:0" if luma_only else "4:2:0",
             "command": " ".join(command),
-            "samples": "4:0:0 for one plane, 4:2:0 for three",
         }
 
 
