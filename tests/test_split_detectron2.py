@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 
@@ -10,13 +11,18 @@ import numpy as np
 import pytest
 import torch
 from split_parity import (
+    ANSWER_SIZES,
+    ANSWERS,
     MODELS,
     WEIGHTS,
+    answers,
+    assert_same_answers,
     compare,
     drawn_cells,
     drawn_picture,
     drawn_scene,
     random_checkpoint,
+    reproducible_checkpoint,
     tiny_config,
 )
 
@@ -162,6 +168,14 @@ def test_the_same_detections_at_every_picture_size(size):
     difference = compare(ours.nn_part2(reference), theirs.nn_part2(reference))
     assert difference.boxes < 0.05 and difference.scores < 1e-4
     assert difference.mask_pixels <= 1e-3 * difference.mask_area
+
+
+def test_the_stored_answers_are_detectron2s():
+    """The answers that test_split_torchvision.py holds the other runtime to."""
+    config = tiny_config()
+    detector = Detectron2Detector(read_config(config), reproducible_checkpoint(config))
+    stored = json.loads(ANSWERS.read_text())
+    assert_same_answers(answers(detector, ANSWER_SIZES), stored["pictures"])
 
 
 def test_split_points_agree_between_the_runtimes():
