@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,9 @@ exit codes: 0 done; 2 bad input, one line on stderr says what was expected and w
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if not sys.warnoptions:  # warnings of other packages, in this process and in its workers
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        warnings.simplefilter("ignore")
     from vcm_plugin import commands  # here, so that --help does not wait for it
 
     try:
@@ -73,7 +77,13 @@ def _demo(commands) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="(%(default)s)"
     )
-    parser.set_defaults(condition="demo", jobs=max(1, min(2, os.cpu_count() or 1)))
+    parser.add_argument(
+        "--condition",
+        default="minictc",
+        metavar="NAME",
+        help="another test condition with both anchors: a name or a YAML file (%(default)s)",
+    )
+    parser.set_defaults(jobs=min(2, os.cpu_count() or 1))
     _add_run_options(parser)
 
 

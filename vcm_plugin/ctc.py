@@ -7,7 +7,7 @@ import errno
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vcm_plugin.inference import Plan, Worker
 from vcm_plugin.results import UNCOMPRESSED, Journal
 from vcm_plugin.workers import Workers
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 Progress = Callable[[str, int, int], None]
 
 
@@ -72,7 +73,7 @@ def run(
             results.write_json(folder / "timings.json", wall | test.timings())
             return result
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in DISK_ERRORS:
             raise
         raise InputError(
             f"{error.filename or folder}: {error.strerror}; make room or give another folder, then "
@@ -141,14 +142,16 @@ class _Test:
         """The complete points by name, evaluated where that is still to be done."""
         files = {point: self.plan.folder / point / "point.json" for point in points}
         todo = [(point, list(skipped)) for point, file in files.items() if not file.is_file()]
-        done = len(points) - len(todo)
-        for evaluated in self._counted("evaluation", "evaluate", todo, done, len(points)):
+        done, stage = len(points) - len(todo), "evaluation"
+        for evaluated in self._counted(stage, "evaluate", todo, done, len(points)):
             point, accuracy, seconds = evaluated
             self.evaluations[point] = seconds
             results.write_json(files[point], self._point(point, accuracy, skipped))
         return {point: results.read_json(file) for point, file in files.items()}
 
-    def _counted(self, stage: str, method: str, todo: list[tuple], done: int, total: int):
+    def _counted(
+        self, stage: str, method: str, todo: list[tuple], done: int, total: int
+    ) -> Iterator[Any]:
         """What the workers yield, each counted as progress."""
         self.progress(stage, done, total)
         for value in self.workers.run(method, todo):

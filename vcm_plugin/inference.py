@@ -169,18 +169,18 @@ class Worker:
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:
         """NN-Part1 of a picture, from the cache where it holds it."""
-        key = ""
-        if self.cache is not None:
-            threads = self.plan.condition.threads_per_job
-            made_by = [self.model.identity(), self.versions, threads]
-            key = results.sha256_of([made_by, picture.shape, _sha256(picture)])
-            found = self.cache.get(key)
-            if found is not None:
-                return found
+        if self.cache is None:
+            with watch("nn_part1"):
+                return self.model.nn_part1(picture)
+        made_by = [self.model.identity(), self.versions, self.plan.condition.threads_per_job]
+        key = results.sha256_of([made_by, picture.shape, _sha256(picture)])
+        found = self.cache.get(key)
+        if found is not None:
+            features, watch.seconds["nn_part1"] = found
+            return features
         with watch("nn_part1"):
             features = self.model.nn_part1(picture)
-        if self.cache is not None:
-            self.cache.put(key, features)
+        self.cache.put(key, features, watch.seconds["nn_part1"])
         return features
 
     def _predictions(self, detections: Detections, entry: PictureEntry) -> list[dict]:
