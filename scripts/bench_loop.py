@@ -69,7 +69,9 @@ def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[st
     with peak_of("nn_part1", peaks):
         features = worker.model.nn_part1(picture)
     source = features if codec.kind == "feature" else picture
-    rate_point = max(options_points(options, condition), key=lambda point: -int(point.split("@")[0]))
+    rate_point = max(
+        options_points(options, condition), key=lambda point: -int(point.split("@")[0])
+    )
     with peak_of("encode", peaks):
         data = codec.encode(source, rate_point)
     with peak_of("decode", peaks):

@@ -54,22 +54,28 @@ def test_help_does_not_wait_for_torch():
     assert done.stdout.decode().endswith("False\n")
 
 
-def test_run_and_report(typed, tiny_condition, tmp_path):
-    runs = [tmp_path / "vvc_feature", tmp_path / "vvc_remote"]
-    for folder in runs:
-        code, out, _ = typed("run", tiny_condition, "--codec", folder.name, "-o", folder)
-        assert code == 0 and "uncompressed" in out and str(folder / "result.json") in out
-    code, out, _ = typed("report", *runs, "--anchor", "vvc_remote", "-o", tmp_path / "report")
-    assert code == 0 and "BD-rate" in out
+def test_run_prints_its_points(typed, tiny_condition, tmp_path):
+    words = ("run", tiny_condition, "--codec", "vvc_feature", "-o", tmp_path / "run")
+    code, out, _ = typed(*words, "--qps", 42, "--limit", 1, "--tasks", "box")
+    assert code == 0 and "uncompressed" in out and str(tmp_path / "run" / "result.json") in out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [point["rate_point"] for point in result["points"]] == ["42"]
+    assert result["dataset"]["pictures"] == 1 and result["condition"] == "tiny-changed"
+    assert "mask_ap" not in result["uncompressed"]["accuracy"]
+
+
+def test_demo_runs_both_anchors_and_reports(typed, tiny_condition, tmp_path):
+    code, out, _ = typed("demo", "--condition", tiny_condition, "-o", tmp_path, "--jobs", 1)
+    assert code == 0 and "BD-rate" in out and str(tmp_path / "report" / "rd_box_ap.png") in out
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"report.json", "rd.csv", "rd_box_ap.png", "rd_box_ap.svg"} <= written
-
-
-def test_demo_runs_both_anchors_and_says_where_the_plot_is(typed, tiny_condition, tmp_path):
-    code, out, _ = typed("demo", "--condition", tiny_condition, "-o", tmp_path, "--limit", 1)
-    assert code == 0 and str(tmp_path / "report" / "rd_box_ap.png") in out
-    assert (tmp_path / "vvc_feature" / "result.json").is_file()
-    assert (tmp_path / "vvc_remote" / "result.json").is_file()
+    code, again, _ = typed(
+        "report", tmp_path / "vvc_feature", tmp_path / "vvc_remote", "--anchor", "vvc_remote",
+        "-o", tmp_path / "again", "--format", "csv", "json",
+    )  # fmt: skip
+    assert code == 0 and "BD-rate" in again
+    for name in ("report.json", "rd.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "report" / name).read_bytes()
 
 
 @pytest.mark.parametrize(("codec", "rate_point"), [("vvc_feature", "37"), ("vvc_remote", "37@50")])
@@ -111,7 +117,10 @@ BAD_LINES = {
         "run {condition} --codec vvc_feature --weights gone.pth -o {folder}",
         "gone.pth",
     ),
-    "bad rate point": ("encode {picture} -o x --codec vvc_remote --rate-point 99", "QP from 0 to 63"),
+    "bad rate point": (
+        "encode {picture} -o x --codec vvc_remote --rate-point 99",
+        "QP from 0 to 63",
+    ),
     "no picture": ("encode gone.png -o x --codec vvc_remote --rate-point 32", "gone.png"),
     "no bitstream": ("info gone.fcm", "gone.fcm"),
     "foreign bitstream": ("info {picture}", "expected an .fcm file or a VVC"),

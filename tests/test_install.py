@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "runs", "__pycache__")
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "build", "dist", "*.egg-info", "runs", "__pycache__"
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,14 @@ def test_the_wheel_holds_all_that_is_not_code(wheel):
 def test_the_wheel_runs_two_pictures_outside_the_checkout(wheel, tiny_condition, tmp_path):
     """Its dependencies come from the environment of the tests: the slow test installs them too."""
     python = _environment(tmp_path / "venv")
-    libraries = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
-    packages = Path(_succeed([python, "-c", "import sysconfig as s; print(s.get_path('purelib'))"], tmp_path))
+    libraries = [
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        *site.getsitepackages(),
+    ]
+    packages = Path(
+        _succeed([python, "-c", "import sysconfig as s; print(s.get_path('purelib'))"], tmp_path)
+    )
     (packages / "dependencies.pth").write_text("\n".join(dict.fromkeys(libraries)))
     _succeed([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], tmp_path)
     _run_two_pictures(python, tiny_condition, tmp_path)
@@ -63,7 +71,9 @@ def _environment(folder: Path) -> Path:
 
 
 def _run_two_pictures(python: Path, condition: Path, folder: Path) -> None:
-    where = _succeed([python, "-c", "import vcm_plugin, anchors; print(vcm_plugin.__file__)"], folder)
+    where = _succeed(
+        [python, "-c", "import vcm_plugin, anchors; print(vcm_plugin.__file__)"], folder
+    )
     assert where.startswith(str(folder)), where
     command = [python.parent / "vcm-plugin", "run", condition, "--codec", "vvc_feature"]
     out = _succeed([*command, "-o", folder / "run"], folder)

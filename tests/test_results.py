@@ -118,7 +118,10 @@ def test_a_condition_is_read_and_its_sources_are_notes(tmp_path):
 
 
 BAD_CONDITIONS = {
-    "unknown key": (MINIMAL + "vvc_feature_qp: [22]\n", "vvc_feature_qp; did you mean vvc_feature_qps"),
+    "unknown key": (
+        MINIMAL + "vvc_feature_qp: [22]\n",
+        "vvc_feature_qp; did you mean vvc_feature_qps",
+    ),
     "missing key": ("name: x\n", "expected the key model"),
     "text for number": (MINIMAL + "threads_per_job: one\n", "threads_per_job: expected int"),
     "bool for number": (MINIMAL + "threads_per_job: true\n", "threads_per_job: expected int"),
@@ -153,6 +156,7 @@ def test_another_test_has_no_expected_accuracy(tmp_path):
     condition = load_condition(write_condition(tmp_path, text))
     assert override(condition, {"limit": None}).expected() == {"box_ap": 70.0}
     assert override(condition, {"limit": 3}).expected() == {}
+    assert override(condition, {"limit": 3}).name == "x-changed"
     assert override(condition, {"images": "a", "annotations": "b"}).minictc is None
 
 

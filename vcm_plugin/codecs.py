@@ -132,9 +132,7 @@ def _vvc_remote(condition: TestCondition) -> VvcRemoteCodec:
 
 
 def _vtm_feature(condition: TestCondition) -> VvcFeatureCodec:
-    return VvcFeatureCodec(
-        value_range=_value_range(condition, "vtm_feature_range"), backend="vtm"
-    )
+    return VvcFeatureCodec(value_range=_value_range(condition, "vtm_feature_range"), backend="vtm")
 
 
 def _vtm_remote(_: TestCondition) -> VvcRemoteCodec:

@@ -33,6 +33,7 @@ def run(options: Namespace) -> None:
         "images": options.images and str(options.images.absolute()),
         "annotations": options.annotations and str(options.annotations.absolute()),
         "limit": options.limit,
+        "tasks": options.tasks and tuple(options.tasks),
         codec_entry(options.codec).qps: options.qps and tuple(options.qps),
     }
     condition = override(_condition(options), changes)

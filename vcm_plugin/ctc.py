@@ -128,7 +128,9 @@ class _Test:
         todo = []
         # Backwards: the features cached last are still there where the cache is too small for all.
         for entry in reversed(entries):
-            lacking = [p for p, journal in journals.items() if not journal.has(entry.image_id, kind)]
+            lacking = [
+                p for p, journal in journals.items() if not journal.has(entry.image_id, kind)
+            ]
             if lacking:
                 todo.append((entry, lacking))
         for point in {point for _, lacking in todo for point in lacking}:
@@ -176,7 +178,7 @@ class _Test:
         }
 
     def _check_expected(self, accuracy: dict[str, float]) -> dict[str, Any]:
-        """The expected uncompressed accuracy; raises InputError where the measured one is not it."""
+        """The expected uncompressed accuracy; raises InputError where another was measured."""
         condition = self.plan.condition
         expected = condition.expected()
         if not expected:
@@ -188,13 +190,15 @@ class _Test:
         for name, value in expected.items():
             if abs(accuracy[name] - value) > tolerance:
                 raise InputError(
-                    f"uncompressed {name} of {condition.name}: expected {value:.2f} +- {tolerance}, "
-                    f"found {accuracy[name]:.2f}; check the weights, the runtime and the pictures, "
-                    "or go on without this check: --no-expected"
+                    f"uncompressed {name} of {condition.name}: expected {value:.2f} +- {tolerance},"
+                    f" found {accuracy[name]:.2f}; check the weights, the runtime and the pictures,"
+                    " or go on without this check: --no-expected"
                 )
         return {**stated, "checked": True}
 
-    def _result(self, identity: dict, skipped: dict[int, str], expected: dict, points: dict) -> dict:
+    def _result(
+        self, identity: dict, skipped: dict[int, str], expected: dict, points: dict
+    ) -> dict:
         """The content of result.json: nothing in it depends on when or where the test ran."""
         plan = self.plan
         entries = [e for e in plan.dataset.pictures if e.image_id not in skipped]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where features of NN-Part1 are kept between runs: a bounded folder, least recently used first out.
+"""Where features of NN-Part1 are kept between runs: a bounded folder, longest unused first out.
 
 Storing float32 features loses nothing, so a result does not depend on whether they were cached.
 """

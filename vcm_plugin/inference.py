@@ -57,7 +57,12 @@ class Watch:
 
 
 def split_inference(
-    features: FeaturePyramid, rate_point: str, codec: Codec, model: SplitModel, file: Path, watch: Watch
+    features: FeaturePyramid,
+    rate_point: str,
+    codec: Codec,
+    model: SplitModel,
+    file: Path,
+    watch: Watch,
 ) -> Detections:
     """Features -> file -> features -> detections; nothing but the file passes between."""
     with watch("encode"):
@@ -143,12 +148,15 @@ class Worker:
                 detections = infer(source, point, self.codec, self.model, file, watch)
             except InputError as error:
                 raise InputError(f"{entry.path.name} at rate point {point}: {error}") from error
-            yield point, {
-                "image_id": entry.image_id,
-                "bits": 8 * file.stat().st_size,
-                "seconds": watch.seconds,
-                "predictions": self._predictions(detections, entry),
-            }
+            yield (
+                point,
+                {
+                    "image_id": entry.image_id,
+                    "bits": 8 * file.stat().st_size,
+                    "seconds": watch.seconds,
+                    "predictions": self._predictions(detections, entry),
+                },
+            )
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
         """Write the predictions of a point; yields the point, its accuracy and the seconds."""

@@ -111,8 +111,8 @@ def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None
             more = f"; {len(found) - 3} more" if len(found) > 3 else ""
             differing = "; ".join(found[:3]) + more
             raise InputError(
-                f"{folder} holds results of another test: {differing}; give another folder with -o, "
-                "or --overwrite to delete these results"
+                f"{folder} holds results of another test: {differing}; give another folder with "
+                "-o, or --overwrite to delete these results"
             )
     elif any(item.name != ".lock" for item in folder.iterdir()):
         raise InputError(f"{folder}: expected an empty or a run folder, found other files; use -o")
