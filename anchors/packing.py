@@ -30,7 +30,7 @@ MAX_SAMPLE = 1023  # 10 bits
 
 @dataclass(frozen=True)
 class Tiles:
-    """Where one layer lies in the frame: `rows` x `columns` tiles of `height` x `width` at `top`."""
+    """A layer's place in the frame: `rows` x `columns` tiles of `height` x `width`, at `top`."""
 
     name: str
     channels: int

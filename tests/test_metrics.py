@@ -57,6 +57,15 @@ def test_bd_rate_equals_the_published_h_simo_figure():
     assert result.overlap == (57.55, 78.67)
 
 
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("*.json")), ids=lambda path: path.stem)
+def test_published_points_name_their_source_and_make_a_curve(path):
+    document = json.loads(path.read_text())
+    assert (document["format"], document["version"]) == ("vcm-plugin reference", 1)
+    assert document["published"] is True and document["source"]
+    curve = reference_curve(path.name, document["metric"])
+    assert metrics.bits_at(curve, 70, "monotone").bits is not None
+
+
 def test_bd_rate_equals_the_bjontegaard_package():
     rng = np.random.default_rng(3)
     for points in (4, 5, 6, 8):

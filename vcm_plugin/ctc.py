@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vcm_plugin import environment, results
-from vcm_plugin.codecs import rate_points
+from vcm_plugin.codecs import codec_entry
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import open_dataset
 from vcm_plugin.errors import InputError
@@ -85,7 +85,7 @@ class _Test:
 
     def __init__(self, plan: Plan, options: RunOptions, workers: Workers, progress: Progress):
         self.plan, self.options, self.workers, self.progress = plan, options, workers, progress
-        self.points = rate_points(plan.codec_name, plan.condition)
+        self.points = codec_entry(plan.codec_name).rate_points(plan.condition)
         self.evaluations: dict[str, float] = {}  # seconds
 
     def run(self) -> dict[str, Any]:

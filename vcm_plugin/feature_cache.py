@@ -40,15 +40,13 @@ class FeatureCache:
 
     def put(self, key: str, features: FeaturePyramid) -> None:
         """Keep features under a key, atomically; drops those that were not used for longest."""
-        size = sum(layer.numel() * 4 for layer in features.layers.values())
-        if size > self.limit_bytes:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._make_room(size)
         layers = {name: layer.contiguous().cpu() for name, layer in features.layers.items()}
         sizes = json.dumps([features.source_size, features.input_size])
         data = save(layers, {"sizes": sizes, "split_point": features.split_point})
-        write_bytes(self.folder / f"{key}.safetensors", data)
+        if len(data) <= self.limit_bytes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(len(data))
+            write_bytes(self.folder / f"{key}.safetensors", data)
 
     def _make_room(self, size: int) -> None:
         files = []

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vcm_plugin import environment, results, tasks
-from vcm_plugin.codecs import Codec, make_codec
+from vcm_plugin.codecs import Codec, codec_entry
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, PictureEntry, PictureError, read_entry
 from vcm_plugin.errors import InputError
@@ -90,7 +90,7 @@ class Worker:
         environment.make_deterministic(condition.threads_per_job)
         self.plan = plan
         self.model = load_model(condition, plan.device)
-        self.codec = make_codec(plan.codec_name, condition, self.model)
+        self.codec = codec_entry(plan.codec_name).make(condition)
         self.versions = environment.describe(plan.device)
         cache = FeatureCache(environment.cache_folder() / "features", plan.feature_cache_bytes)
         self.cache = cache if plan.feature_cache_bytes else None
@@ -101,7 +101,7 @@ class Worker:
         yield {
             "environment": self.versions,
             "model": self.model.identity(),
-            "codec": {"name": self.codec.name, "kind": self.codec.kind, **self.codec.identity()},
+            "codec": {"kind": self.codec.kind, **self.codec.identity()},
             "test": {
                 "tasks": list(condition.tasks),
                 "score_threshold": condition.require("score_threshold"),

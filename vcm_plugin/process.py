@@ -15,7 +15,14 @@ LOG_CHARACTERS = 600  # of the end of a program's log that an error quotes
 
 
 class ProcessError(InputError):
-    """An external program is missing, could not be started, failed or was killed."""
+    """An external program is missing, could not be started, failed or was killed.
+
+    exit_status: of the program; None where it did not start or did not end.
+    """
+
+    def __init__(self, message: str, exit_status: int | None = None):
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 def run(
@@ -45,7 +52,7 @@ def run(
     except (OSError, ValueError) as error:
         raise ProcessError(_start_failure(words[0], error, repair)) from None
     if done.returncode != 0:
-        raise ProcessError(_exit_failure(name, done))
+        raise ProcessError(_exit_failure(name, done), done.returncode)
     return done
 
 

@@ -94,7 +94,7 @@ def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None
 
     Raises InputError where it holds the results of other inputs, or no results but other files.
     """
-    path = folder / "run.json"
+    path, inputs = folder / "run.json", json.loads(json.dumps(inputs))
     for draft in folder.rglob(".*.[0-9]*"):  # what a kill left of a file that was being written
         draft.unlink(missing_ok=True)
     if overwrite and path.is_file():

@@ -39,12 +39,14 @@ def load_split_model(
         raise InputError(f"runtime: expected auto, detectron2 or torchvision, found {runtime!r}")
     if runtime == "auto":
         runtime = "detectron2" if detectron2_is_installed() else "torchvision"
-    checkpoint = read_checkpoint(_weights_path(detector, weights))
     if runtime == "torchvision":
         config = detector if isinstance(detector, DetectorConfig) else load_config(_file(detector))
+        checkpoint = read_checkpoint(_weights_path(detector, weights))
         return TorchvisionDetector(config, checkpoint, split_point, device)
-    split = _detectron2(f"runtime: detectron2 for {detector}")
-    return split.Detectron2Detector(split.read_config(detector), checkpoint, split_point, device)
+    d2 = _detectron2("runtime: detectron2")
+    config = d2.read_config(detector)
+    checkpoint = read_checkpoint(_weights_path(detector, weights))
+    return d2.Detectron2Detector(config, checkpoint, split_point, device)
 
 
 def detectron2_is_installed() -> bool:

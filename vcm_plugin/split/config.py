@@ -61,7 +61,7 @@ class DetectorConfig:
     rpn_post_nms_topk_train: int = 2000  # per picture
     rpn_post_nms_topk_test: int = 1000
     rpn_nms_thresh: float = 0.7
-    rpn_min_size: float = 0.0
+    rpn_min_size: int = 0
     rpn_iou_thresholds: tuple[float, float] = (0.3, 0.7)
     rpn_batch_size: int = 256
     rpn_positive_fraction: float = 0.5

@@ -77,7 +77,7 @@ class ResNetFpn(nn.Module):
 
     def __init__(self, config: DetectorConfig):
         super().__init__()
-        norm = FrozenBatchNorm2d if config.norm == "FrozenBN" else nn.BatchNorm2d
+        norm = DetectronFrozenNorm if config.norm == "FrozenBN" else nn.BatchNorm2d
         self.stem = nn.Sequential(
             nn.Conv2d(3, config.stem_out_channels, 7, stride=2, padding=3, bias=False),
             norm(config.stem_out_channels),
@@ -125,6 +125,15 @@ class ResNetFpn(nn.Module):
 def with_p6(pyramid: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """p2..p5 -> p2..p6: every second sample of p5, from the first on."""
     return {**pyramid, "p6": F.max_pool2d(pyramid["p5"], kernel_size=1, stride=2)}
+
+
+class DetectronFrozenNorm(FrozenBatchNorm2d):
+    """Fixed batch normalisation in the operation that Detectron2 uses, so that rounding agrees."""
+
+    def forward(self, x):
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 class NormaliseAndPad(GeneralizedRCNNTransform):
@@ -218,7 +227,7 @@ class DetectronRoiHeads(RoIHeads):
     def postprocess_detections(self, class_logits, box_regression, proposals, image_shapes):
         counts = [len(p) for p in proposals]
         boxes = self.box_coder.decode(box_regression, proposals)
-        boxes = boxes.reshape(sum(counts), -1, 4).split(counts)
+        boxes = boxes.reshape(*class_logits.shape, 4).split(counts)  # (n, classes, 4)
         scores = F.softmax(class_logits, dim=-1).split(counts)
         results = [
             self._one_picture(*each) for each in zip(boxes, scores, image_shapes, strict=True)

@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How one 10-bit picture becomes a VVC byte stream and a picture again: VVenC or VTM.
+
+Both classes have `encode(planes, qp) -> bytes`, `decode(bytes) -> planes` and `identity()`.
+Planes are uint16 arrays of 10-bit samples: (luma,) is coded as 4:0:0, (luma, cb, cr) as 4:2:0.
+QP is the QP of the (only, intra) slice. `coded_size` says which sizes can be coded.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+
+from vcm_plugin.bitstream import BitstreamError
+from vcm_plugin.errors import InputError
+from vcm_plugin.process import ProcessError, run
+
+Planes = tuple[np.ndarray, ...]
+
+PRESETS = ("faster", "fast", "medium", "slow", "slower")
+# libvvenc takes 8, but FFmpeg gives it a buffer of one byte per pixel of luma, parameter sets
+# included, which a smaller picture may overflow.
+MIN_SIZE = 32
+MID_LEVEL = 512  # chroma of libvvenc's input where only luma is coded
+# One intra picture, all of its bits spent on the picture, its QP as given (the encoder's default
+# is three below), lossy tools for moving pictures off.
+PICTURE_PARAMETERS = {
+    "IntraPeriod": 1,
+    "GOPSize": 1,
+    "IntraQPOffset": 0,
+    "AccessUnitDelimiter": 0,
+    "HrdParametersPresent": 0,
+    "VuiParametersPresent": 0,
+    "CabacZeroWordPaddingEnabled": 0,
+    "MCTF": 0,
+    "BIM": 0,
+    "LookAhead": 0,
+    # What VVenC falls back to, or does not use, for one intra picture. Unless it is told so it
+    # warns on stdout, which is where the stream goes.
+    "ALFSpeed": 0,
+    "MaxMTTDepth": 1,
+    # Dependent quantisation and full RDOQ, which presets from fast upwards have: they make
+    # "faster" about 4 % better at the same speed.
+    "DepQuant": 1,
+    "SignHideFlag": 0,
+    "RDOQ": 1,
+}
+LUMA_PARAMETERS = {"ChromaFormatIDC": 400}
+FFMPEG_REPAIR = "install imageio-ffmpeg 0.8 or later, or point IMAGEIO_FFMPEG_EXE to an FFmpeg"
+UNSPECIFIED_NAL = 28  # a type that VVC leaves to the application; decoders skip it
+SPS_NAL = 15
+
+
+def coded_size(height: int, width: int) -> tuple[int, int]:
+    """The smallest size of at least that height and width that both encoders take.
+
+    >>> coded_size(4250, 4864), coded_size(321, 9)
+    ((4250, 4864), (322, 32))
+    """
+    return max(height + height % 2, MIN_SIZE), max(width + width % 2, MIN_SIZE)
+
+
+# --- VVenC and FFmpeg's own VVC decoder -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class VVenC:
+    """VVenC and the native VVC decoder of one FFmpeg, through pipes.
+
+    threads: of encoder and decoder; the stream does not depend on it (a test holds that).
+    parameters: further parameters of VVenC, over those of this file.
+    """
+
+    preset: str = "faster"
+    threads: int = 1
+    parameters: tuple[tuple[str, int | str], ...] = ()
+
+    def __post_init__(self):
+        if self.preset not in PRESETS:
+            raise InputError(f"expected a preset of {', '.join(PRESETS)}; found {self.preset!r}")
+        if self.threads < 1:
+            raise InputError(f"expected one encoder thread or more, found {self.threads}")
+
+    def encode(self, planes: Sequence[np.ndarray], qp: int) -> bytes:
+        """The VVC byte stream of one picture."""
+        height, width = check_planes(planes, qp)
+        luma_only = len(planes) == 1
+        if luma_only:
+            planes = (planes[0], *[np.full((height // 2, width // 2), MID_LEVEL, np.uint16)] * 2)
+        raw = b"".join(plane.astype("<u2").tobytes() for plane in planes)
+        command = self.encode_command(height, width, qp, luma_only)
+        try:
+            data = run([ffmpeg_program(), *command], stdin=raw, repair=FFMPEG_REPAIR).stdout
+        except ProcessError as error:
+            if error.exit_status is None:
+                raise
+            raise ProcessError(
+                f"VVenC could not code a picture of {height} x {width} at QP {qp} (its stream must "
+                f"fit {height * width} bytes; a higher QP makes it smaller): {error}",
+                error.exit_status,
+            ) from None
+        message = re.search(rb"[ -~\n]{24,}\Z", data)  # no stream ends in so much plain text
+        if message:
+            text = " ".join(message[0].decode().split())
+            raise ProcessError(f"VVenC wrote a message into its stream: {text}")
+        return data
+
+    def encode_command(
+        self, height: int | str, width: int | str, qp: int | str, luma_only: bool
+    ) -> list[str]:
+        """The arguments of FFmpeg."""
+        parameters = PICTURE_PARAMETERS | (LUMA_PARAMETERS if luma_only else {})
+        parameters |= dict(self.parameters)
+        pipe_in = ffmpeg.input(
+            "pipe:0", format="rawvideo", pix_fmt="yuv420p10le", s=f"{width}x{height}", r=1
+        )
+        options = {
+            "format": "vvc",
+            "vcodec": "libvvenc",
+            "frames:v": 1,
+            "preset": self.preset,
+            "qp": qp,
+            "qpa": 0,
+            "threads": self.threads,
+            "vvenc-params": ":".join(f"{key}={value}" for key, value in parameters.items()),
+        }
+        return _ffmpeg_arguments(pipe_in.output("pipe:1", **options))
+
+    def decode(self, data: bytes) -> Planes:
+        """The planes of a stream of one picture; BitstreamError where it is not decodable."""
+        picture = read_format(data)
+        pipe_in = ffmpeg.input("pipe:0", format="vvc", threads=self.threads, err_detect="explode")
+        command = _ffmpeg_arguments(pipe_in.output("pipe:1", format="rawvideo"), "-xerror")
+        try:
+            done = run([ffmpeg_program(), *command], stdin=data, repair=FFMPEG_REPAIR)
+        except ProcessError as error:
+            if error.exit_status is None:
+                raise
+            raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
+        return _split_planes(done.stdout, picture)
+
+    def identity(self) -> dict:
+        """What determines the stream: versions and the command line of a 4:2:0 picture."""
+        command = self.encode_command("H", "W", "QP", luma_only=False)
+        command[command.index("-threads") + 1] = "N"
+        return {
+            **vvenc_versions(),
+            "preset": self.preset,
+            "command": " ".join(["ffmpeg", *command]),
+            "luma_only": {"format": "4:0:0", "added parameters": LUMA_PARAMETERS},
+            "samples": "4:0:0 for one plane, 4:2:0 for three",
+        }
+
+
+def ffmpeg_program() -> str:
+    """Path of the FFmpeg that imageio-ffmpeg brings or finds."""
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise ProcessError(f"no FFmpeg was found ({error}); {FFMPEG_REPAIR}") from None
+
+
+def vvenc_versions() -> dict[str, str]:
+    """Versions of FFmpeg and of its VVenC; ProcessError where there is no such encoder."""
+    return dict(_vvenc_versions(ffmpeg_program()))
+
+
+@functools.lru_cache
+def _vvenc_versions(program: str) -> tuple[tuple[str, str], ...]:
+    banner = run([program, "-version"], repair=FFMPEG_REPAIR).stdout.decode("utf-8", "replace")
+    source = ffmpeg.input("color=s=16x16", format="lavfi")
+    options = {"format": "null", "vcodec": "libvvenc", "pix_fmt": "yuv420p10le", "frames:v": 1}
+    command = ffmpeg.compile(source.output("-", qpa=0, **options), cmd=program)
+    try:
+        log = run([*command, "-loglevel", "verbose"]).stderr.decode("utf-8", "replace")
+    except ProcessError as error:
+        raise ProcessError(f"FFmpeg has no working libvvenc; {FFMPEG_REPAIR} ({error})") from None
+    version = re.search(r"libvvenc version: (\S+)", log)
+    return (
+        ("encoder", f"VVenC {version[1] if version else 'of unknown version'}"),
+        ("ffmpeg", banner.split()[2]),
+    )
+
+
+def _ffmpeg_arguments(output, *more: str) -> list[str]:
+    quiet = ("-hide_banner", "-nostdin", "-loglevel", "error", *more)
+    return [*quiet, *ffmpeg.compile(output, cmd="ffmpeg")[1:]]
+
+
+# --- VTM ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Vtm:
+    """The executables of VTM and its all-intra configuration, at paths that the user gives.
+
+    The command line is that of the common test conditions; no VTM was at hand to run it.
+    """
+
+    encoder: Path
+    decoder: Path
+    config: Path
+
+    @classmethod
+    def from_environment(cls) -> Vtm:
+        """Paths from VCM_VTM_ENCODER, VCM_VTM_DECODER and VCM_VTM_CONFIG."""
+        names = ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG")
+        missing = [name for name in names if not os.environ.get(name)]
+        if missing:
+            raise ProcessError(
+                f"VTM is not configured: set {', '.join(missing)} to the paths of "
+                "EncoderAppStatic, DecoderAppStatic and encoder_intra_vtm.cfg"
+            )
+        return cls(*(Path(os.environ[name]) for name in names))
+
+    def encode(self, planes: Sequence[np.ndarray], qp: int) -> bytes:
+        """The VVC byte stream of one picture."""
+        height, width = check_planes(planes, qp)
+        with tempfile.TemporaryDirectory(prefix="vcm-vtm-") as folder:
+            source, stream = Path(folder, "in.yuv"), Path(folder, "out.bin")
+            try:
+                source.write_bytes(b"".join(plane.astype("<u2").tobytes() for plane in planes))
+            except OSError as error:
+                raise ProcessError(f"could not write a picture for VTM: {error}") from None
+            command = self.encode_command(source, stream, height, width, qp, len(planes) == 1)
+            run(command, repair="set VCM_VTM_ENCODER to the path of EncoderAppStatic")
+            return _read_output(stream, "VTM's encoder")
+
+    def encode_command(
+        self, source: Path | str, stream: Path | str, height: int | str, width: int | str,
+        qp: int | str, luma_only: bool,
+    ) -> list[str]:  # fmt: skip
+        """The command line of CTC.md for one picture; chroma format 420 for three planes."""
+        command = f"-q {qp} -o {os.devnull} -wdt {width} -hgt {height} -fr 1 -ts 1 -v 6"
+        command += " --Level=6.2 --IntraPeriod=1 --InputChromaFormat="
+        command += "400" if luma_only else "420"
+        command += " --InputBitDepth=10 --InternalBitDepth=10 --ConformanceWindowMode=1 -dph 0"
+        command += " --DecodingRefreshType=1"
+        files = ["-i", str(source), "-c", str(self.config)]
+        output = [f"--BitstreamFile={stream}", "--FramesToBeEncoded=1"]
+        return [str(self.encoder), *files, *command.split(), *output]
+
+    def decode(self, data: bytes) -> Planes:
+        """The planes of a stream of one picture."""
+        picture = read_format(data)
+        with tempfile.TemporaryDirectory(prefix="vcm-vtm-") as folder:
+            stream, output = Path(folder, "out.bin"), Path(folder, "dec.yuv")
+            try:
+                stream.write_bytes(data)
+            except OSError as error:
+                raise ProcessError(f"could not write a stream for VTM: {error}") from None
+            try:
+                run(
+                    [self.decoder, "-b", stream, "-o", output, "-d", "10"],
+                    repair="set VCM_VTM_DECODER to the path of DecoderAppStatic",
+                )
+            except ProcessError as error:
+                if error.exit_status is None:
+                    raise
+                raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
+            return _split_planes(_read_output(output, "VTM's decoder"), picture)
+
+    def identity(self) -> dict:
+        """What determines the stream: digests of encoder and configuration, and the command."""
+        names = {"encoder": self.encoder, "config": self.config}
+        placeholder = Vtm(Path("EncoderAppStatic"), Path(), Path("CONFIG"))
+        command = placeholder.encode_command("IN", "OUT", "H", "W", "QP", luma_only=True)
+        return {
+            "encoder": "VTM",
+            **{f"{name}_sha256": _sha256(path) for name, path in names.items()},
+            "command": " ".join(command),
+            "samples": "4:0:0 for one plane, 4:2:0 for three",
+        }
+
+
+def _read_output(path: Path, program: str) -> bytes:
+    if not path.is_file():
+        raise ProcessError(f"{program} ended without an error, but wrote no file")
+    return path.read_bytes()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ProcessError(
+            f"{path} of VTM cannot be read ({error.strerror}); correct VCM_VTM_ENCODER, "
+            "VCM_VTM_DECODER and VCM_VTM_CONFIG"
+        ) from None
+
+
+# --- what both share ------------------------------------------------------------------------
+
+
+def parse_qp(text: str) -> int:
+    """A QP of VVC, 0 .. 63."""
+    if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > 63:
+        raise InputError(f"expected a QP from 0 to 63 as rate point, found {text!r}")
+    return int(text)
+
+
+def check_planes(planes: Sequence[np.ndarray], qp: int) -> tuple[int, int]:
+    """(height, width) of the luma plane, after a check of everything that an encoder assumes."""
+    height, width = planes[0].shape
+    half = (height // 2, width // 2)
+    if coded_size(height, width) != (height, width):
+        raise InputError(
+            f"expected even sizes of at least {MIN_SIZE}, found {height} x {width}: pad the "
+            "picture to coded_size first"
+        )
+    if len(planes) not in (1, 3) or any(plane.shape != half for plane in planes[1:]):
+        raise InputError(
+            f"expected a luma plane alone or with two chroma planes of {half[0]} x {half[1]}, "
+            f"found {[plane.shape for plane in planes]}"
+        )
+    if any(plane.dtype != np.uint16 or plane.max() > 1023 for plane in planes):
+        raise InputError("expected 10-bit samples, 0 .. 1023, in uint16 arrays")
+    if not 0 <= qp <= 63:
+        raise InputError(f"expected a QP from 0 to 63, found {qp}")
+    return height, width
+
+
+@dataclass(frozen=True)
+class PictureFormat:
+    """Of a coded picture: size of the luma plane in samples, number of planes (1 or 3)."""
+
+    height: int
+    width: int
+    planes: int
+
+
+def nal_units(data: bytes) -> list[tuple[int, bytes]]:
+    """(type, payload without start code and header) of each NAL unit of a byte stream."""
+    if not data.startswith((b"\0\0\1", b"\0\0\0\1")):
+        raise BitstreamError(
+            f"not a VVC byte stream: expected the start code 00 00 01, found "
+            f"{data[:4].hex(' ') or 'an empty file'}"
+        )
+    parts = [part.rstrip(b"\0") for part in data.split(b"\0\0\1")[1:]]
+    return [(part[1] >> 3, part[2:]) for part in parts if len(part) > 2]
+
+
+def nal_unit(kind: int, payload: bytes) -> bytes:
+    """One NAL unit with a start code of three bytes; the payload must need no escape bytes."""
+    return b"\0\0\1" + bytes([0, kind << 3 | 1]) + payload
+
+
+def read_format(data: bytes) -> PictureFormat:
+    """Size and planes that the sequence parameter set of a VVC byte stream announces."""
+    for kind, payload in nal_units(data):
+        if kind == SPS_NAL:
+            return _read_sps(_BitReader(payload.replace(b"\0\0\3", b"\0\0")))
+    raise BitstreamError("the VVC stream has no sequence parameter set: it is foreign or truncated")
+
+
+class _BitReader:
+    def __init__(self, data: bytes):
+        self.bits = "".join(f"{byte:08b}" for byte in data[:256])
+        self.offset = 0
+
+    def u(self, count: int) -> int:
+        self.offset += count
+        if self.offset > len(self.bits):
+            raise BitstreamError("the sequence parameter set of the VVC stream is truncated")
+        return int("0" + self.bits[self.offset - count : self.offset], 2)
+
+    def ue(self) -> int:
+        zeros = 0
+        while self.u(1) == 0:
+            zeros += 1
+        return (1 << zeros) - 1 + (self.u(zeros) if zeros else 0)
+
+    def align(self):
+        self.offset = -(-self.offset // 8) * 8
+
+
+def _read_sps(bits: _BitReader) -> PictureFormat:
+    """Rec. ITU-T H.266, 7.3.2.4, up to the bit depth."""
+    bits.u(8)  # sps and vps id
+    sublayers = bits.u(3)
+    chroma = bits.u(2)
+    bits.u(2)  # CTU size
+    if bits.u(1):
+        _skip_profile_tier_level(bits, sublayers)
+    bits.u(1)  # sps_gdr_enabled_flag
+    if bits.u(1):  # sps_ref_pic_resampling_enabled_flag
+        bits.u(1)
+    width, height = bits.ue(), bits.ue()
+    if bits.u(1):  # sps_conformance_window_flag, offsets in chroma samples
+        unit = 2 if chroma == 1 else 1
+        width -= unit * (bits.ue() + bits.ue())
+        height -= unit * (bits.ue() + bits.ue())
+    subpictures = bits.u(1)
+    depth = None if subpictures else 8 + bits.ue()
+    if depth != 10 or chroma > 1 or not 0 < height <= 1 << 16 or not 0 < width <= 1 << 16:
+        raise BitstreamError(
+            "expected a VVC stream of one 10-bit picture in 4:0:0 or 4:2:0, found chroma format "
+            f"{chroma}, {depth} bits, {height} x {width}"
+        )
+    return PictureFormat(height, width, 3 if chroma else 1)
+
+
+def _skip_profile_tier_level(bits: _BitReader, sublayers: int):
+    """Rec. ITU-T H.266, 7.3.3.1 and 7.3.3.2."""
+    bits.u(7 + 1 + 8 + 2)  # profile, tier, level, two flags
+    if bits.u(1):  # gci_present_flag
+        bits.u(71)
+        bits.u(bits.u(8))
+    bits.align()
+    present = [bits.u(1) for _ in range(sublayers)]
+    bits.align()
+    bits.u(8 * sum(present))
+    for _ in range(bits.u(8)):
+        bits.u(32)
+
+
+def _split_planes(raw: bytes, picture: PictureFormat) -> Planes:
+    height, width = picture.height, picture.width
+    sizes = [(height, width)] + [(height // 2, width // 2)] * (picture.planes - 1)
+    expected = 2 * sum(h * w for h, w in sizes)
+    # VTM may write mid-level chroma beside the luma of a 4:0:0 picture.
+    if len(raw) != expected and not (picture.planes == 1 and len(raw) == 3 * height * width):
+        raise BitstreamError(
+            f"expected one decoded picture of {height} x {width} ({expected} bytes), found "
+            f"{len(raw)} bytes: the VVC stream is truncated, corrupt or holds other pictures"
+        )
+    samples, planes, start = np.frombuffer(raw, "<u2"), [], 0
+    for h, w in sizes:
+        planes.append(samples[start : start + h * w].reshape(h, w).astype(np.uint16))
+        start += h * w
+    return tuple(planes)

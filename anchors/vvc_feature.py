@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The feature anchor: what does it cost to send the packed features through a VVC encoder?
+
+The layers become one 10-bit picture (packing.py) and that picture an intra-only VVC stream in an
+.fcm file (profile vvc_feature), which holds all that its decoder needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from anchors import packing, vvc
+from vcm_plugin import bitstream
+from vcm_plugin.bitstream import BitstreamError, Header, Unit
+from vcm_plugin.errors import InputError
+from vcm_plugin.features import FeaturePyramid
+
+# Deblocking would smooth each tile's edge with a neighbour that is another channel.
+# Its encoder-side search goes with it.
+FEATURE_PARAMETERS = (("LoopFilterDisable", 1), ("EncDbOpt", 0))
+
+
+@dataclass(frozen=True)
+class VvcFeatureCodec:
+    """Feature codec on VVenC (`vvc_feature`) or VTM (`vtm_feature`); the rate point is a QP.
+
+    preset, threads: of VVenC; VTM has neither.
+    value_range: feature values of the samples 0 and 1023, as the test conditions give them for a
+    data set; None: those of each picture.
+    backend: "vvenc" or "vtm", whose paths come from the environment (anchors.vvc.Vtm).
+    """
+
+    preset: str = "faster"
+    value_range: tuple[float, float] | None = None
+    threads: int = 1
+    backend: str = "vvenc"
+
+    kind = "feature"
+
+    def __post_init__(self):
+        if self.backend not in ("vvenc", "vtm"):
+            raise InputError(f"expected the backend vvenc or vtm, found {self.backend!r}")
+        if self.value_range is not None:
+            low, high = (bitstream.round_float(float(v), 32) for v in self.value_range)
+            if not low < high:
+                raise InputError(f"expected a value range low < high, found {self.value_range}")
+            object.__setattr__(self, "value_range", (low, high))
+
+    @property
+    def name(self) -> str:
+        """The codec's name on the command line and in results."""
+        return {"vvenc": "vvc_feature", "vtm": "vtm_feature"}[self.backend]
+
+    @property
+    def encoder(self) -> vvc.VVenC | vvc.Vtm:
+        """The picture encoder and decoder."""
+        if self.backend == "vtm":
+            return vvc.Vtm.from_environment()
+        return vvc.VVenC(self.preset, self.threads, FEATURE_PARAMETERS)
+
+    def identity(self) -> dict:
+        """What determines the bitstreams."""
+        return {
+            "codec": self.name,
+            "bitstream": f"fcm {bitstream.VERSION}",
+            "value_range": (
+                list(self.value_range) if self.value_range else "of each picture, 16-bit floats"
+            ),
+            "inner_codec": self.encoder.identity(),
+        }
+
+    def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
+        """The .fcm file of one picture's features."""
+        qp = vvc.parse_qp(rate_point)
+        layers = {n: t.cpu().numpy() for n, t in features.require_finite().layers.items()}
+        value_range = self.value_range or picture_range(layers)
+        picture = packing.pack(layers, value_range)
+        stream = self.encoder.encode((_pad(picture, packing.zero_level(value_range)),), qp)
+        shapes = {name: layer.shape for name, layer in layers.items()}
+        grid, channels = bitstream.compact_shapes(shapes, features.input_size)
+        header = Header(
+            profile="vvc_feature",
+            split_point=features.split_point,
+            source_size=features.source_size,
+            input_size=features.input_size,
+            grid=grid,
+            channels=channels,
+            value_range=value_range,
+            exact_range=self.value_range is not None,
+        )
+        return bitstream.write(header, [Unit("private", 0, stream)])
+
+    def decode(self, data: bytes) -> FeaturePyramid:
+        """The features that an .fcm file holds."""
+        stream = bitstream.read(data)
+        header = stream.header
+        if header.profile != "vvc_feature" or header.frames != 1:
+            raise BitstreamError(
+                f"expected one picture of profile vvc_feature, found {header.frames} of profile "
+                f"{header.profile}: decode it with the codec that wrote it"
+            )
+        shapes = header.shapes()
+        frame = packing.layout(shapes)
+        expected = vvc.coded_size(frame.height, frame.width)
+        found = vvc.read_format(stream.units[0].payload)
+        if (found.height, found.width, found.planes) != (*expected, 1):
+            raise BitstreamError(
+                f"expected a VVC picture of {expected[0]} x {expected[1]} in 4:0:0 for the layers "
+                f"of the header, found {found.height} x {found.width} in {found.planes} planes"
+            )
+        (picture,) = self.encoder.decode(stream.units[0].payload)
+        layers = packing.unpack(picture[: frame.height, : frame.width], shapes, header.value_range)
+        tensors = {name: torch.from_numpy(layer) for name, layer in layers.items()}
+        return FeaturePyramid(tensors, header.source_size, header.input_size)
+
+
+def picture_range(layers: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Smallest and largest value of all layers, rounded outwards to 16-bit floats."""
+    low = bitstream.round_float(min(float(x.min()) for x in layers.values()), towards="down")
+    top = max(float(x.max()) for x in layers.values())
+    high = bitstream.round_float(top, towards="up")
+    if high <= low:  # every feature has one value: widen the range by one step
+        high = bitstream.round_float(low + max(abs(low), 1e-3) * 1e-3, towards="up")
+    return low, high
+
+
+def _pad(picture: np.ndarray, level: int) -> np.ndarray:
+    height, width = vvc.coded_size(*picture.shape)
+    margins = ((0, height - picture.shape[0]), (0, width - picture.shape[1]))
+    return np.pad(picture, margins, constant_values=level)

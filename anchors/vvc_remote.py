@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The remote-inference anchor: what does it cost to send the picture itself to the network?
+
+RGB -> (resize) -> Y'CbCr 4:2:0 of 10 bits, BT.709, limited range -> one intra VVC picture, and
+back to RGB at the source's size. The file is the raw VVC byte stream. Where the coded size is not
+the source's, a first NAL unit of the unspecified type 28 says the source's: ue(v) of
+2 * height + resized, ue(v) of width, with ue(v) as in .fcm files (no byte of it can be zero, so
+it needs no escape bytes). resized = 1: resample to that size; 0: crop to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from anchors import vvc
+from vcm_plugin.bitstream import BitstreamError
+from vcm_plugin.errors import InputError
+
+PERCENTS = (100, 75, 50, 25)
+MAX_SIZE = 1 << 16
+# R'G'B' in 0 .. 1 -> Y' in 0 .. 1, Cb and Cr in -0.5 .. 0.5 (Rec. ITU-R BT.709).
+RED, BLUE = 0.2126, 0.0722
+TO_YCBCR = np.array(
+    [
+        [RED, 1 - RED - BLUE, BLUE],
+        [-RED / (2 - 2 * BLUE), (RED + BLUE - 1) / (2 - 2 * BLUE), 0.5],
+        [0.5, (RED + BLUE - 1) / (2 - 2 * RED), -BLUE / (2 - 2 * RED)],
+    ]
+)
+LEVELS = ((64, 876), (512, 896), (512, 896))  # offset and span of Y', Cb, Cr in 10 bits
+
+
+@dataclass(frozen=True)
+class VvcRemoteCodec:
+    """Picture codec on VVenC (`vvc_remote`) or VTM (`vtm_remote`).
+
+    The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
+    and width. preset, threads: of VVenC; VTM has neither. backend: "vvenc" or "vtm".
+    """
+
+    preset: str = "faster"
+    threads: int = 1
+    backend: str = "vvenc"
+
+    kind = "picture"
+
+    def __post_init__(self):
+        if self.backend not in ("vvenc", "vtm"):
+            raise InputError(f"expected the backend vvenc or vtm, found {self.backend!r}")
+
+    @property
+    def name(self) -> str:
+        """The codec's name on the command line and in results."""
+        return {"vvenc": "vvc_remote", "vtm": "vtm_remote"}[self.backend]
+
+    @property
+    def encoder(self) -> vvc.VVenC | vvc.Vtm:
+        """The encoder and decoder of one picture."""
+        if self.backend == "vtm":
+            return vvc.Vtm.from_environment()
+        return vvc.VVenC(self.preset, self.threads)
+
+    def identity(self) -> dict:
+        """What determines the bitstreams."""
+        return {
+            "codec": self.name,
+            "colour": "BT.709, limited range, 10 bits, 4:2:0, chroma sited at the centre",
+            "resampling": "Lanczos 3, of float samples",
+            "inner_codec": self.encoder.identity(),
+        }
+
+    def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
+        """The VVC stream of an RGB picture, uint8 (H, W, 3)."""
+        qp, percent = parse_rate_point(rate_point)
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise InputError(
+                f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}"
+            )
+        source = picture.shape[:2]
+        size = coded_size(source, percent)
+        stream = self.encoder.encode(to_planes(picture, size, resized=percent < 100), qp)
+        if size == source:
+            return stream
+        return source_size_nal(source, resized=percent < 100) + stream
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The RGB picture of a VVC stream, at the size that its source had."""
+        source, resized = source_size(data)
+        planes = self.encoder.decode(data)
+        if len(planes) != 3:
+            raise BitstreamError("expected a VVC picture in 4:2:0, found luma only")
+        if not resized and vvc.coded_size(*source) != planes[0].shape:
+            raise BitstreamError(
+                f"a coded picture of {planes[0].shape} cannot be cropped to the source's {source}"
+            )
+        return to_picture(planes, source, resized)
+
+
+def source_size(data: bytes) -> tuple[tuple[int, int], bool]:
+    """(height, width) of the source of a stream, and whether it was resampled to its coded size."""
+    kind, payload = (vvc.nal_units(data) or [(None, b"")])[0]
+    if kind == vvc.UNSPECIFIED_NAL:
+        return _read_source_size(payload)
+    coded = vvc.read_format(data)
+    return (coded.height, coded.width), False
+
+
+def parse_rate_point(text: str) -> tuple[int, int]:
+    """QP and size in percent of "QP" or "QP@percent".
+
+    >>> parse_rate_point("32"), parse_rate_point("27@50")
+    ((32, 100), (27, 50))
+    """
+    qp, at, percent = text.partition("@")
+    if at and percent not in map(str, PERCENTS):
+        raise InputError(
+            f"expected a rate point QP or QP@percent with one of {PERCENTS} percent, found {text!r}"
+        )
+    return vvc.parse_qp(qp), int(percent or 100)
+
+
+def coded_size(source: tuple[int, int], percent: int) -> tuple[int, int]:
+    """(height, width) at which a picture is coded: even, and not under the encoder's minimum.
+
+    >>> coded_size((321, 481), 100), coded_size((321, 481), 75)
+    ((322, 482), (240, 360))
+    """
+    if percent == 100:
+        return vvc.coded_size(*source)
+    height, width = (2 * round(n * percent / 200) for n in source)
+    return vvc.coded_size(height, width)
+
+
+def to_planes(picture: np.ndarray, size: tuple[int, int], resized: bool) -> vvc.Planes:
+    """10-bit Y', Cb, Cr planes of an RGB picture, resampled or padded to a coded size."""
+    if not resized:
+        margins = [(0, size[i] - picture.shape[i]) for i in range(2)] + [(0, 0)]
+        picture = np.pad(picture, margins, mode="edge")
+    ycbcr = picture.reshape(-1, 3) @ (TO_YCBCR.T / 255)
+    ycbcr = ycbcr.reshape(picture.shape).astype(np.float32)
+    half = (size[0] // 2, size[1] // 2)
+    planes = []
+    for index, (offset, span) in enumerate(LEVELS):
+        plane = _resample(ycbcr[..., index], half if index else size)
+        planes.append(np.rint(plane * span + offset).clip(4, 1019).astype(np.uint16))
+    return tuple(planes)
+
+
+def to_picture(planes: vvc.Planes, source: tuple[int, int], resized: bool) -> np.ndarray:
+    """The RGB picture of decoded planes, resampled or cropped to the source's size."""
+    size = source if resized else planes[0].shape
+    ycbcr = np.empty((*size, 3))
+    for index, (offset, span) in enumerate(LEVELS):
+        plane = (planes[index].astype(np.float32) - offset) / span
+        ycbcr[..., index] = _resample(plane, size)
+    rgb = ycbcr.reshape(-1, 3) @ np.linalg.inv(TO_YCBCR).T * 255
+    picture = np.rint(rgb).clip(0, 255).astype(np.uint8).reshape(ycbcr.shape)
+    return np.ascontiguousarray(picture[: source[0], : source[1]])
+
+
+def source_size_nal(source: tuple[int, int], resized: bool) -> bytes:
+    """The NAL unit that carries the size of the source."""
+    payload = _leb128(2 * source[0] + resized) + _leb128(source[1])
+    return vvc.nal_unit(vvc.UNSPECIFIED_NAL, payload)
+
+
+def _read_source_size(payload: bytes) -> tuple[tuple[int, int], bool]:
+    values, value, shift = [], 0, 0
+    for byte in payload:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            values.append(value)
+            value, shift = 0, 0
+    height, width = (values[0] >> 1, values[1]) if len(values) == 2 else (0, 0)
+    if shift or not (0 < height < MAX_SIZE and 0 < width < MAX_SIZE):
+        raise BitstreamError("the NAL unit with the size of the source picture is corrupt")
+    return (height, width), bool(values[0] & 1)
+
+
+def _leb128(value: int) -> bytes:
+    head = []
+    while value >= 0x80:
+        head.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*head, value])
+
+
+def _resample(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if plane.shape == tuple(size):
+        return plane
+    image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS))

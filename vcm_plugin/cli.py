@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The command `vcm-plugin`: what can be typed and which exit code comes back."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import vcm_plugin
+from vcm_plugin.errors import InputError
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+DESCRIPTION = """\
+Feature coding for machines: run the common test conditions on real codecs, from pictures to
+BD-rates. `vcm-plugin demo` shows the whole loop on the built-in test set."""
+
+EPILOG = """\
+exit codes: 0 done; 2 bad input, one line on stderr says what was expected and what repairs it;
+130 interrupted, the same command goes on where it stopped"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    from vcm_plugin import commands  # here, so that --help does not wait for it
+
+    try:
+        getattr(commands, options.command)(options)
+    except InputError as error:
+        print(f"vcm-plugin: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("vcm-plugin: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vcm-plugin",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=vcm_plugin.__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    commands.required = True
+    for add in (_demo, _run, _report, _encode, _decode, _info, _doctor):
+        add(commands)
+    return parser
+
+
+def _command(commands, name: str, summary: str, description: str = "") -> argparse.ArgumentParser:
+    text = description or f"{summary[0].upper()}{summary[1:]}."
+    return commands.add_parser(name, help=summary, description=text)
+
+
+def _demo(commands) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "both VVC anchors on the built-in test set, with table, plot and BD-rate",
+        "Runs the feature anchor and the remote-inference anchor on the built-in test set "
+        "(drawn by code, no download) and reports their rate-accuracy curves. Run it again after "
+        "an interruption and it goes on.",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="(%(default)s)"
+    )
+    parser.set_defaults(condition="demo", jobs=max(1, min(2, os.cpu_count() or 1)))
+    _add_run_options(parser)
+
+
+def _run(commands) -> None:
+    parser = _command(
+        commands,
+        "run",
+        "one codec over a test condition: encode, store, decode, detect, evaluate",
+        "Runs one codec over all pictures and rate points of a test condition. What is in the "
+        "folder already is not done again, so an interrupted run goes on with the same command.",
+    )
+    _add_condition(parser, positional=True)
+    parser.add_argument("--codec", required=True, metavar="NAME", help="vvc_feature or vvc_remote")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="RUN",
+        help="the run folder, one per codec (runs/<condition>/<codec>)",
+    )
+    parser.add_argument("--qps", type=int, nargs="+", metavar="QP", help="instead of the condition's")
+    _add_data(parser)
+    _add_run_options(parser)
+
+
+def _report(commands) -> None:
+    parser = _command(commands, "report", "tables, BD-rates and plots from run folders")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, one per codec")
+    parser.add_argument(
+        "--anchor",
+        action="append",
+        required=True,
+        metavar="NAME",
+        help="codec that the others are compared with; may be repeated",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=["csv", "json", "png", "svg"],
+        choices=["csv", "json", "png", "svg"],
+        help="(all)",
+    )
+
+
+def _encode(commands) -> None:
+    parser = _command(commands, "encode", "one picture -> one bitstream")
+    parser.add_argument("picture", type=Path, metavar="PICTURE", help="a JPEG or PNG file")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--codec", required=True, metavar="NAME", help="vvc_feature or vvc_remote")
+    parser.add_argument(
+        "--rate-point",
+        required=True,
+        metavar="R",
+        help="QP of the inner codec, such as 32; vvc_remote: 32@50 codes at half the size",
+    )
+    _add_condition(parser)
+
+
+def _decode(commands) -> None:
+    parser = _command(commands, "decode", "one bitstream -> the detections in its picture")
+    parser.add_argument("bitstream", type=Path, metavar="FILE")
+    parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="the detections")
+    parser.add_argument("--features", type=Path, metavar="NPZ", help="also keep decoded features")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="also keep the decoded picture")
+    _add_condition(parser)
+
+
+def _info(commands) -> None:
+    parser = _command(commands, "info", "what the header of a bitstream says, in words")
+    parser.add_argument("bitstream", type=Path, metavar="FILE")
+
+
+def _doctor(commands) -> None:
+    _command(commands, "doctor", "what is installed, and what each missing thing disables")
+
+
+def _add_condition(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    text = "test condition: a name such as minictc or bccd, or a YAML file"
+    if positional:
+        parser.add_argument("condition", metavar="CONDITION", help=text)
+    else:
+        parser.add_argument("--condition", default="minictc", metavar="NAME", help=f"{text} (minictc)")
+    group = parser.add_argument_group("detector, in place of that of the test condition")
+    group.add_argument("--model", metavar="YAML", help="Detectron2 configuration")
+    group.add_argument("--weights", metavar="FILE", help="Detectron2 checkpoint")
+    group.add_argument("--classes", nargs="+", metavar="NAME", help="its class names, in order")
+    group.add_argument("--runtime", choices=["auto", "detectron2", "torchvision"])
+    _add_device(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("test set, in place of that of the test condition")
+    group.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures")
+    group.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
+    group.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="where relative paths of the condition start ($VCM_DATA, else beside its YAML file)",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda, cuda:1 ... (cpu)")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how to run")
+    group.add_argument("--limit", type=_positive, metavar="N", help="only the first N pictures")
+    group.add_argument("--jobs", type=_positive, default=parser.get_default("jobs") or 1, metavar="N",
+                       help="processes (%(default)s); the result does not depend on it")  # fmt: skip
+    group.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="pass over unreadable pictures; the result names them",
+    )
+    group.add_argument(
+        "--no-expected",
+        action="store_true",
+        help="go on where the uncompressed accuracy is not the one that the condition states",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="delete results of another test in the folder"
+    )
+    group.add_argument(
+        "--feature-cache",
+        type=float,
+        default=4.0,
+        metavar="GIB",
+        help="disk for features that are kept between runs; 0 turns it off (%(default)g)",
+    )
+    if not any(action.dest == "device" for action in parser._actions):
+        _add_device(parser)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

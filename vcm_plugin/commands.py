@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What each command of `vcm-plugin` does with its options; only these functions print."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from vcm_plugin.conditions import TestCondition, load_condition, override
+from vcm_plugin.errors import InputError
+
+# torch, and all that needs it, is imported where it is used: info and report do without.
+
+DEMO_ANCHORS = ("vvc_feature", "vvc_remote")
+
+
+def demo(options: Namespace) -> None:
+    """Both anchors on the built-in test set, then the report."""
+    condition = override(load_condition(options.condition), {"limit": options.limit})
+    runs = [options.output / codec for codec in DEMO_ANCHORS]
+    for codec, folder in zip(DEMO_ANCHORS, runs, strict=True):
+        _run_test(condition, codec, folder, options)
+    _write_report(runs, ["vvc_remote"], options.output / "report", ["csv", "json", "png", "svg"])
+
+
+def run(options: Namespace) -> None:
+    """One codec over a test condition."""
+    from vcm_plugin.codecs import codec_entry
+
+    changes = {
+        "images": options.images and str(options.images.absolute()),
+        "annotations": options.annotations and str(options.annotations.absolute()),
+        "limit": options.limit,
+        codec_entry(options.codec).qps: options.qps and tuple(options.qps),
+    }
+    condition = override(_condition(options), changes)
+    folder = options.output or Path("runs") / condition.name / options.codec
+    result = _run_test(condition, options.codec, folder, options)
+    _print_points(result)
+    print(f"results: {folder / 'result.json'}")
+
+
+def report(options: Namespace) -> None:
+    """Tables, BD-rates and plots of run folders."""
+    _write_report(options.runs, options.anchor, options.output, options.format)
+
+
+def encode(options: Namespace) -> None:
+    """One picture -> one bitstream."""
+    from vcm_plugin.codecs import codec_entry
+    from vcm_plugin.datasets import read_picture
+    from vcm_plugin.metrics import bpp
+    from vcm_plugin.results import write_bytes
+
+    condition = _condition(options)
+    codec = codec_entry(options.codec).make(condition)
+    source = read_picture(options.picture)
+    pixels = source.shape[0] * source.shape[1]
+    if codec.kind == "feature":
+        source = _model(condition, options).nn_part1(source)
+    data = codec.encode(source, options.rate_point)
+    write_bytes(options.output, data)
+    bits = 8 * len(data)
+    print(f"{options.output}: {bits} bits, {bpp(bits, pixels):.4f} bits per pixel")
+
+
+def decode(options: Namespace) -> None:
+    """One bitstream -> the detections in its picture."""
+    from vcm_plugin.codecs import codec_entry, codec_of
+    from vcm_plugin.results import write_json
+
+    data = _read(options.bitstream)
+    condition = _condition(options)
+    codec = codec_entry(codec_of(data)).make(condition)
+    decoded = codec.decode(data)
+    model = _model(condition, options)
+    features = decoded if codec.kind == "feature" else model.nn_part1(decoded)
+    detections = model.nn_part2(features)
+    if options.output:
+        write_json(options.output, _named(detections, condition))
+    if options.features:
+        _write_features(options.features, features)
+    if options.picture:
+        _write_picture(options.picture, decoded, codec.kind)
+    print(f"{options.bitstream}: {len(detections)} detections")
+
+
+def info(options: Namespace) -> None:
+    """What the header of a bitstream says, in words."""
+    from vcm_plugin.codecs import describe_bitstream
+
+    for name, value in describe_bitstream(_read(options.bitstream)).items():
+        print(f"{name:<18} {value}")
+
+
+def doctor(_: Namespace) -> None:
+    """What is installed and what each missing thing disables."""
+    from vcm_plugin.doctor import examine
+
+    for finding in examine():
+        print(finding)
+
+
+def _run_test(condition: TestCondition, codec: str, folder: Path, options: Namespace) -> dict:
+    """Run a test with progress bars."""
+    from vcm_plugin import ctc
+
+    root = getattr(options, "data_root", None) or os.environ.get("VCM_DATA")
+    run_options = ctc.RunOptions(
+        jobs=options.jobs,
+        device=options.device,
+        data_root=Path(root) if root else None,
+        keep_going=options.keep_going,
+        check_expected=not options.no_expected,
+        overwrite=options.overwrite,
+        feature_cache_bytes=int(options.feature_cache * (1 << 30)),
+    )
+    with _progress_bars() as bars:
+        shown = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in shown:
+                shown[stage] = bars.add_task(f"{codec}: {stage}", total=total)
+            bars.update(shown[stage], completed=done, total=total)
+
+        result = ctc.run(condition, codec, folder, run_options, progress)
+    for skipped in result["skipped"]:
+        print(f"vcm-plugin: skipped, unreadable: {skipped['file_name']}", file=sys.stderr)
+    return result
+
+
+def _progress_bars():
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description:<26}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+
+
+def _write_report(runs: list[Path], anchors: list[str], output: Path, formats: list[str]) -> None:
+    raise InputError("report: not there yet")
+
+
+def _print_points(result: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from vcm_plugin.metrics import bpp
+
+    names = list(result["uncompressed"]["accuracy"])
+    table = Table(title=f"{result['condition']}, {result['codec']}: accuracy in percent")
+    for name in ("rate point", "bpp", *names):
+        table.add_column(name.replace("_", " "), justify="right")
+    for point in [*result["points"], {"rate_point": "uncompressed", **result["uncompressed"]}]:
+        rate = f"{bpp(point['bits'], point['pixels']):.4f}" if "bits" in point else ""
+        accuracy = [f"{point['accuracy'][name]:.2f}" for name in names]
+        table.add_row(point["rate_point"], rate, *accuracy)
+    Console().print(table)
+
+
+def _condition(options: Namespace) -> TestCondition:
+    """The test condition with the detector that was asked for in place of its own."""
+    changes = {
+        "model": options.model,
+        "weights": options.weights,
+        "class_names": options.classes and tuple(options.classes),
+        "runtime": options.runtime,
+    }
+    return override(load_condition(options.condition), changes)
+
+
+def _model(condition: TestCondition, options: Namespace):
+    from vcm_plugin.environment import make_deterministic
+    from vcm_plugin.inference import load_model
+
+    make_deterministic(condition.threads_per_job)
+    return load_model(condition, options.device)
+
+
+def _named(detections, condition: TestCondition) -> list[dict]:
+    """COCO results with the names of the classes of the detector."""
+    from vcm_plugin.tasks import to_coco
+
+    found = to_coco(detections, 0, range(len(condition.class_names)))
+    return [
+        {"category": condition.class_names[item["category_id"]]}
+        | {key: value for key, value in item.items() if key not in ("image_id", "category_id")}
+        for item in found
+    ]
+
+
+def _write_features(path: Path, features) -> None:
+    import numpy as np
+
+    layers = {name: layer.numpy() for name, layer in features.layers.items()}
+    sizes = {"source_size": features.source_size, "input_size": features.input_size}
+    with path.open("wb") as file:
+        np.savez_compressed(file, **layers, **sizes)
+
+
+def _write_picture(path: Path, decoded, kind: str) -> None:
+    from PIL import Image
+
+    if kind == "feature":
+        raise InputError(f"{path}: this bitstream holds features, no picture; use --features")
+    Image.fromarray(decoded).save(path)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected a bitstream, found: {error.strerror}") from error

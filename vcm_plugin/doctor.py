@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is installed here, what each missing thing disables, and how to get it: one screen."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import vcm_plugin
+from vcm_plugin.environment import PACKAGE, cache_folder, version
+from vcm_plugin.errors import InputError
+
+VTM_PATHS = ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG")
+
+
+def examine() -> Iterator[str]:
+    """The findings, one line each, "ok" or "--" first; a missing thing has a second line."""
+    yield f"ok  vcm-plugin     {vcm_plugin.__version__}, Python {platform.python_version()}"
+    for check in (_torch, _detectron2, _vvenc, _ffmpeg_filters, _vtm, _weights, _cache):
+        yield from check()
+
+
+def _found(name: str, text: str) -> Iterator[str]:
+    yield f"ok  {name:<14} {text}"
+
+
+def _missing(name: str, text: str, disables: str, repair: str) -> Iterator[str]:
+    yield f"--  {name:<14} {text}"
+    yield f"    {'':<14} disables {disables}; {repair}"
+
+
+def _torch() -> Iterator[str]:
+    try:
+        import torch
+    except ImportError as error:
+        yield from _missing("torch", str(error), "everything but info and report", "pip install torch")
+        return
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = [f"cpu with {cpus} cores"]
+    for number in range(torch.cuda.device_count()):
+        devices.append(f"cuda:{number} {torch.cuda.get_device_name(number)}")
+    versions = f"{version('torch')}, torchvision {version('torchvision')}"
+    yield from _found("torch", f"{versions}; {', '.join(devices)}")
+
+
+def _detectron2() -> Iterator[str]:
+    if importlib.util.find_spec("detectron2"):
+        yield from _found("Detectron2", version("detectron2"))
+        return
+    yield from _missing(
+        "Detectron2",
+        "not installed: detectors run on torchvision, with the same weights and results",
+        "runtime: detectron2 and model-zoo names",
+        "see Detectron2's INSTALL.md",
+    )
+
+
+def _vvenc() -> Iterator[str]:
+    from anchors.vvc import ffmpeg_program, vvenc_versions
+
+    repair = "pip install 'imageio-ffmpeg>=0.8', or IMAGEIO_FFMPEG_EXE=<ffmpeg with libvvenc>"
+    try:
+        versions = vvenc_versions()
+    except InputError as error:
+        yield from _missing("VVC in FFmpeg", str(error), "vvc_feature and vvc_remote", repair)
+        return
+    words = ", ".join(f"{name} {value}" for name, value in versions.items())
+    yield from _found("VVC in FFmpeg", words)
+    decoders = _ffmpeg(ffmpeg_program(), "-decoders")
+    if " vvc " in decoders:
+        yield from _found("VVC decoder", "FFmpeg's own")
+    else:
+        yield from _missing("VVC decoder", "not in this FFmpeg", "decoding", repair)
+
+
+def _ffmpeg_filters() -> Iterator[str]:
+    from anchors.vvc import ffmpeg_program
+
+    try:
+        filters = _ffmpeg(ffmpeg_program(), "-filters")
+    except InputError:
+        return  # said already
+    if " libvmaf " in filters:
+        yield from _found("VMAF", "libvmaf in FFmpeg")
+        return
+    yield from _missing("VMAF", "no libvmaf in this FFmpeg", "VMAF", "use an FFmpeg that has libvmaf")
+
+
+def _ffmpeg(program: str, option: str) -> str:
+    from vcm_plugin.process import run
+
+    return run([program, "-hide_banner", option]).stdout.decode("utf-8", "replace")
+
+
+def _vtm() -> Iterator[str]:
+    unset = [name for name in VTM_PATHS if not os.environ.get(name)]
+    absent = [name for name in VTM_PATHS if name not in unset and not Path(os.environ[name]).is_file()]
+    note = "its command line is that of the test conditions and has not been run by us"
+    if not unset and not absent:
+        yield from _found("VTM", f"{os.environ['VCM_VTM_ENCODER']}; {note}")
+        return
+    words = f"{', '.join(unset)} not set" if unset else f"{', '.join(absent)}: no such file"
+    repair = "build VTM and set them to EncoderAppStatic, DecoderAppStatic, encoder_intra_vtm.cfg"
+    yield from _missing("VTM", f"{words}; {note}", "vtm_feature and vtm_remote", repair)
+
+
+def _weights() -> Iterator[str]:
+    files = sorted(p for p in (PACKAGE / "weights").glob("*") if p.suffix in (".pth", ".safetensors"))
+    if files:
+        names = [f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in files]
+        yield from _found("weights", ", ".join(names))
+        return
+    repair = "install vcm-plugin again, or train them with scripts/train_detector.py"
+    yield from _missing("weights", "none bundled", "demo and the conditions minictc, bccd", repair)
+
+
+def _cache() -> Iterator[str]:
+    folder = cache_folder()
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    yield from _found("cache", f"{folder}, {size / 1e6:.0f} MB; VCM_CACHE moves it")

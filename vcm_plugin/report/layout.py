@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How does a report look as plain data? The layout of report.json, and the rows of the tables."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from vcm_plugin import metrics
+from vcm_plugin.metrics import BdRate, BitsAt, Interval
+from vcm_plugin.tables import Comparison, NearLossless, Report
+
+FORMAT = "vcm-plugin report"
+VERSION = 1
+
+
+def write_json(report: Report, out: Path) -> None:
+    """Write report.json."""
+    text = json.dumps(report_dict(report), indent=1, allow_nan=False)
+    (out / "report.json").write_text(text + "\n", encoding="utf-8")
+
+
+def report_dict(report: Report) -> dict[str, Any]:
+    """The layout of report.json: points, curves, BD-rates, near-lossless bits, environment.
+
+    `bd_rate[test][anchor][metric]` is the raw figure; `monotone_fit` in it is the one after the
+    monotone fit.
+    """
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "condition": report.condition,
+        "dataset": report.dataset,
+        "skipped": list(report.skipped),
+        "runs": {run.name: _run(run.result) for run in report.runs},
+        "anchors": list(report.anchors),
+        "rules": dataclasses.asdict(report.rules),
+        "uncompressed": report.uncompressed,
+        "points": point_rows(report),
+        "curves": _curves(report),
+        "bd_rate": _bd_rate(report),
+        "near_lossless": _near_lossless(report),
+        "environment": report.environment,
+    }
+
+
+def point_rows(report: Report) -> list[dict[str, Any]]:
+    """One flat row per run and rate point."""
+    return [
+        {
+            "codec": point.codec,
+            "rate_point": point.rate_point,
+            "pictures": point.pictures,
+            "bits": point.bits,
+            "pixels": point.pixels,
+            "bpp": point.bpp,
+            **{metric: point.accuracy[metric] for metric in report.metrics},
+        }
+        for point in report.points
+    ]
+
+
+def bd_rate_rows(report: Report) -> list[dict[str, Any]]:
+    """One flat row per test, anchor, metric and method."""
+    rows = []
+    for found in report.comparisons:
+        names = {"test": found.test, "anchor": found.anchor, "metric": found.metric}
+        for result, interval in (
+            (found.raw, found.raw_interval),
+            (found.fit, found.fit_interval),
+        ):
+            cell = bd_rate_cell(result, interval)
+            cell["overlap_low"], cell["overlap_high"] = cell.pop("overlap") or (None, None)
+            cell["low95"], cell["high95"] = cell.pop("interval95") or (None, None)
+            rows.append({**names, **cell})
+    return rows
+
+
+def near_lossless_rows(report: Report) -> list[dict[str, Any]]:
+    """One flat row per curve, metric and method."""
+    return [
+        {"curve": found.curve, "metric": found.metric, **near_lossless_cell(found, result)}
+        for found in report.near_lossless
+        for result in (found.raw, found.fit)
+    ]
+
+
+def bd_rate_cell(result: BdRate, interval: Interval) -> dict[str, Any]:
+    """One BD-rate with its interval over pictures."""
+    return {
+        "percent": result.percent,
+        "method": result.method,
+        "overlap": result.overlap,
+        "interval95": interval.low_high,
+        "reason": result.reason,
+        "interval_reason": interval.reason,
+        "resamples_used": interval.used,
+        "resamples": interval.resamples,
+    }
+
+
+def near_lossless_cell(found: NearLossless, result: BitsAt) -> dict[str, Any]:
+    """Bits of the whole test set at the near-lossless accuracy."""
+    bits = None if result.bits is None else round(result.bits)
+    return {
+        "accuracy": found.accuracy,
+        "bits": bits,
+        "bpp": None if bits is None else metrics.bpp(bits, found.pixels),
+        "method": result.method,
+        "reason": result.reason,
+    }
+
+
+def _run(result: dict[str, Any]) -> dict[str, Any]:
+    kept = ("codec", "key", "codec_identity", "model_identity", "expected", "uncompressed")
+    return {key: result[key] for key in kept if key in result}
+
+
+def _curves(report: Report) -> dict[str, Any]:
+    """Which rate points make each curve; for a hull that depends on the metric."""
+    return {
+        curve.name: {
+            "codec": curve.points[0].codec,
+            "kind": "convex hull" if curve.hull else "all points",
+            "rate_points": {
+                metric: [point.rate_point for point in curve.chosen(metric)]
+                for metric in report.ap_metrics
+            },
+        }
+        for curve in report.curves
+    }
+
+
+def _bd_rate(report: Report) -> dict[str, Any]:
+    matrix: dict[str, Any] = {}
+    for found in report.comparisons:
+        row = matrix.setdefault(found.test, {}).setdefault(found.anchor, {})
+        row[found.metric] = _comparison(found)
+    return matrix
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    fit = bd_rate_cell(found.fit, found.fit_interval)
+    return {**bd_rate_cell(found.raw, found.raw_interval), "monotone_fit": fit}
+
+
+def _near_lossless(report: Report) -> dict[str, Any]:
+    curves: dict[str, Any] = {}
+    for found in report.near_lossless:
+        fit = near_lossless_cell(found, found.fit)
+        cell = {**near_lossless_cell(found, found.raw), "monotone_fit": fit}
+        curves.setdefault(found.curve, {})[found.metric] = cell
+    return curves

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How does a report look in a terminal? Tables for the command line, which prints them."""
+
+import io
+
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+
+from vcm_plugin.metrics import BdRate, Interval
+from vcm_plugin.tables import Comparison, Curve, Report
+
+TITLES = {
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+}
+
+
+def rd_tables(report: Report) -> Group:
+    """Rate-accuracy table, BD-rate table and near-lossless bits, for rich's Console.print."""
+    parts = [rate_accuracy_table(report)]
+    if report.comparisons:
+        parts += [bd_rate_table(report)]
+    return Group(*parts, near_lossless_table(report), *_notes(report))
+
+
+def rd_table_text(report: Report, width: int = 100) -> str:
+    """The same tables as plain text."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(rd_tables(report))
+    return console.file.getvalue()
+
+
+def rate_accuracy_table(report: Report) -> Table:
+    """bpp and accuracy of every curve; of a hull only its points."""
+    table = _table(f"Rate and accuracy in percent: {report.condition}")
+    table.add_column("curve")
+    table.add_column("rate point", justify="right")
+    for title in ("bpp", "bits", *(TITLES[metric] for metric in report.ap_metrics)):
+        table.add_column(title, justify="right")
+    measured = [f"{report.uncompressed[metric]:.2f}" for metric in report.ap_metrics]
+    table.add_row("uncompressed", "", "", "", *measured, end_section=True)
+    for curve in report.curves:
+        points = _listed(curve, report)
+        for number, point in enumerate(points, start=1):
+            table.add_row(
+                curve.name if number == 1 else "",
+                point.rate_point,
+                f"{point.bpp:.4f}",
+                str(point.bits),
+                *(f"{point.accuracy[metric]:.2f}" for metric in report.ap_metrics),
+                end_section=number == len(points),
+            )
+    return table
+
+
+def bd_rate_table(report: Report) -> Table:
+    """BD-rate with its 95 % interval over pictures, raw and after the monotone fit."""
+    table = _table("BD-rate in percent, (95 % interval over pictures); negative = fewer bits")
+    for title in ("test", "anchor", "metric"):
+        table.add_column(title)
+    for title in ("BD-rate", "after monotone fit", "overlap"):
+        table.add_column(title, justify="right")
+    for found in _main(report):
+        overlap = found.raw.overlap or found.fit.overlap
+        table.add_row(
+            found.test,
+            found.anchor,
+            TITLES[found.metric],
+            _cell(found.raw, found.raw_interval),
+            _cell(found.fit, found.fit_interval),
+            f"{overlap[0]:.0f} .. {overlap[1]:.0f}" if overlap else "none",
+        )
+    return table
+
+
+def near_lossless_table(report: Report) -> Table:
+    """bpp at a stated loss below uncompressed."""
+    loss = report.rules.near_lossless
+    table = _table(f"Bits per pixel at {loss:g} AP below uncompressed")
+    table.add_column("curve")
+    for metric in report.ap_metrics:
+        table.add_column(TITLES[metric], justify="right")
+    for curve in report.curves:
+        cells = []
+        for found in report.near_lossless:
+            if found.curve == curve.name:
+                bits, fitted = found.raw.bits, found.fit.bits
+                value = bits if bits is not None else fitted
+                mark = "" if bits is not None else " (fit)"
+                cells.append("none" if value is None else f"{value / found.pixels:.4f}{mark}")
+        table.add_row(curve.name, *cells)
+    return table
+
+
+def _listed(curve: Curve, report: Report) -> list:
+    kept = {point for metric in report.ap_metrics for point in map(id, curve.chosen(metric))}
+    return sorted((p for p in curve.points if id(p) in kept), key=lambda point: point.bits)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+
+
+def _main(report: Report) -> list[Comparison]:
+    """The comparisons on box and mask AP; those on AP50 are in the files."""
+    return [found for found in report.comparisons if not found.metric.endswith("50")]
+
+
+def _cell(result: BdRate, interval: Interval) -> str:
+    if result.percent is None:
+        return "refused"
+    if interval.low_high is None:
+        return f"{_percent(result.percent)} (none)"
+    low, high = interval.low_high
+    return f"{_percent(result.percent)} ({_percent(low)} .. {_percent(high)})"
+
+
+def _percent(value: float) -> str:
+    return f"{value:+.1f}" if abs(value) < 100 else f"{value:+.0f}"
+
+
+def _notes(report: Report) -> list[str]:
+    """Why a figure was refused, and what the tables leave out."""
+    reasons: dict[str, list[str]] = {}
+    for found in _main(report):
+        for result in (found.raw, found.fit):
+            if result.reason:
+                line = f"{found.test} against {found.anchor} refused: {result.reason}"
+                reasons.setdefault(line, []).append(f"{TITLES[found.metric]}, {result.method}")
+    notes = [f"{line} ({'; '.join(cases)})." for line, cases in reasons.items()]
+    intervals = [i for found in _main(report) for i in (found.raw_interval, found.fit_interval)]
+    if any(interval.low_high is None for interval in intervals):
+        notes.append("No interval where over a fifth of the resamples are refused themselves.")
+    hulls = [curve.name for curve in report.curves if curve.hull]
+    if hulls:
+        notes.append(f"{', '.join(hulls)}: points on the convex hull over all picture sizes only.")
+    if report.skipped:
+        notes.append(f"{len(report.skipped)} unreadable pictures were skipped in every run.")
+    return notes
