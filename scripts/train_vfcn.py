@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Train VFCN for a detector on the mini-CTC or on a COCO-layout data set.
+"""Train VFCN for a detector on the train part of a COCO-layout data set.
 
 Resumed where the output folder holds a checkpoint; `accelerate launch scripts/train_vfcn.py ...`
 uses several GPUs or machines.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from vcm_plugin.datasets import load_coco, load_minictc
+from vcm_plugin.datasets import load_coco
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.split import load_split_model
 from vcm_plugin.training.feature_store import FeatureStore
@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("model", help="name in cfg/models or path of a Detectron2 YAML")
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint of the detector")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder; resumed")
-    parser.add_argument("--images", type=Path, help="pictures; default: the mini-CTC train split")
-    parser.add_argument("--annotations", type=Path, help="COCO instances JSON of --images")
+    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
     parser.add_argument("--cache", type=Path, help="folder for the features, of this detector only")
     parser.add_argument("--init", type=Path, help="vfcn_state.pth to start from")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -47,9 +47,7 @@ def main() -> None:
     detector = load_split_model(
         path if path.exists() else options.model, options.weights, runtime="torchvision"
     )
-    dataset = (
-        load_coco(options.images, options.annotations) if options.images else load_minictc("train")
-    )
+    dataset = load_coco(options.images, options.annotations)
     init = read_average(options.init)[1] if options.init else None
     train(
         _chosen(VfcnConfig, options),
