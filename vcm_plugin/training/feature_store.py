@@ -64,6 +64,18 @@ class FeatureStore:
         """torchvision's targets in the network input: boxes, labels from 1, masks."""
         return [self._target(size, picture) for picture in pictures]
 
+    def boxes(self, size: Size, pictures: list[int]) -> list[np.ndarray]:
+        """Boxes (n, 4), x0 y0 x1 y1, of each picture in the network input."""
+        found = []
+        for picture in pictures:
+            entry = self.dataset.pictures[picture]
+            boxes = [a["bbox"] for a in self.annotations[entry.image_id]]
+            corners = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+            corners[:, 2:] += corners[:, :2]
+            scale = (size[1] / entry.width, size[0] / entry.height)
+            found.append(corners * np.array(scale * 2))
+        return found
+
     def _target(self, size: Size, picture: int) -> dict[str, torch.Tensor]:
         entry = self.dataset.pictures[picture]
         found = self.annotations[entry.image_id]
@@ -73,7 +85,7 @@ class FeatureStore:
             stack = F.interpolate(stack[None].float(), size, mode="nearest")[0].to(torch.uint8)
         classes = [self.dataset.category_ids.index(a["category_id"]) + 1 for a in found]
         labels = torch.tensor(classes, dtype=torch.int64)
-        keep = stack.flatten(1).any(dim=1) if masks else labels.bool()
+        keep = stack.flatten(1).bool().any(dim=1) if masks else labels.bool()
         stack, labels = stack[keep], labels[keep]
         return {"boxes": torch.from_numpy(tight_boxes(stack.numpy())), "labels": labels,
                 "masks": stack}  # fmt: skip

@@ -5,7 +5,7 @@ Loss of a picture at scale s, everything but the rate being in the domain that I
 
     bpp + lambda * 255^2 * sum of w_l MSE_l  +  task_weight / s^2 * sum of the detector's losses
 
-The squared error of the features is s^2 times that of the normalised ones, so both distortions
+Cells farther than MARGIN from every object count background_weight in the MSE. The squared error of the features is s^2 times that of the normalised ones, so both distortions
 weigh alike in features, and a larger s asks for fewer bits. The detector's losses are those of
 NN-Part2 on the decoded features with the ground truth of the training set, from `task_from` on.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from vcm_plugin import ivn
@@ -29,6 +30,7 @@ from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.vfcn import LAYERS, Vfcn, VfcnConfig
 
 STATISTICS_PICTURES = 64
+MARGIN = 12  # pixels of the network input around an object's box
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class VfcnTraining:
     warmup: int = 200
     lmbda: float = 0.003
     layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # p2..p5
+    background_weight: float = 0.1
     scales: tuple[float, float] = (0.25, 4.0)  # s is log-uniform between them
     task_weight: float = 0.0
     task_from: float = 0.5  # share of the iterations without the detector's losses
@@ -131,10 +134,12 @@ def loss_terms(
     normal = {name: ((x - low) / width) for name, x in layers.items()}
     decoded, bits = model(normal, ranges)
     decoded = {name: x.float() for name, x in decoded.items()}
-    distortion = sum(
-        weight * (decoded[name] - normal[name]).square().mean()
-        for name, weight in zip(LAYERS, schedule.layer_weights)
-    )
+    near = near_objects(store.boxes(size, pictures), layers["p2"].shape[-2:]).to(device)
+    distortion = 0.0
+    for name, weight in zip(LAYERS, schedule.layer_weights):
+        cells = near.lerp(torch.ones_like(near), schedule.background_weight)
+        distortion += weight * (cells * (decoded[name] - normal[name]).square()).mean()
+        near = F.max_pool2d(near, 2, ceil_mode=True)
     terms = {
         "bpp": bits.mean() / (size[0] * size[1]),
         "mse": schedule.lmbda * 255**2 * distortion,
@@ -145,6 +150,17 @@ def loss_terms(
         targets = store.targets(size, pictures)
         terms["task"] = task_loss(store.detector.model, features, size, targets, weights)
     return terms
+
+
+def near_objects(boxes: list[np.ndarray], grid: tuple[int, int]) -> torch.Tensor:
+    """1 for cells of p2 (N, 1, h, w) within MARGIN of a box x0, y0, x1, y1 of the picture, else 0."""
+    near = torch.zeros(len(boxes), 1, *grid)
+    for plane, found in zip(near, boxes):
+        for x0, y0, x1, y1 in found:
+            left, top = (max(0, math.floor((v - MARGIN) / 4)) for v in (x0, y0))
+            right, bottom = (math.ceil((v + MARGIN) / 4) for v in (x1, y1))
+            plane[:, top:bottom, left:right] = 1.0
+    return near
 
 
 def task_loss(detector, features, size, targets, weights: torch.Tensor) -> torch.Tensor:
