@@ -43,6 +43,7 @@ class VvcFeatureCodec:
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
             raise InputError(f"expected the backend vvenc or vtm, found {self.backend!r}")
+        vvc.VVenC(self.preset, self.threads)  # refuses settings that it does not know
         if self.value_range is not None:
             low, high = (bitstream.round_float(float(v), 32) for v in self.value_range)
             if not low < high:
@@ -69,7 +70,7 @@ class VvcFeatureCodec:
             "value_range": (
                 list(self.value_range) if self.value_range else "of each picture, 16-bit floats"
             ),
-            "inner_codec": self.encoder.identity(),
+            "inner_codec": self.encoder.identity(luma_only=True),
         }
 
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:

@@ -50,6 +50,7 @@ class VvcRemoteCodec:
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
             raise InputError(f"expected the backend vvenc or vtm, found {self.backend!r}")
+        vvc.VVenC(self.preset, self.threads)  # refuses settings that it does not know
 
     @property
     def name(self) -> str:
@@ -69,7 +70,7 @@ class VvcRemoteCodec:
             "codec": self.name,
             "colour": "BT.709, limited range, 10 bits, 4:2:0, chroma sited at the centre",
             "resampling": "Lanczos 3, of float samples",
-            "inner_codec": self.encoder.identity(),
+            "inner_codec": self.encoder.identity(luma_only=False),
         }
 
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:

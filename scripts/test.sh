@@ -3,5 +3,4 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh" "[test]"
 .venv/bin/ruff check .
-.venv/bin/ruff format --check .
 exec .venv/bin/python -m pytest -q "$@"

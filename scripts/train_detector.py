@@ -11,12 +11,15 @@ The built-in weights were made by
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
 
-from vcm_plugin.datasets import load_coco, load_minictc
-from vcm_plugin.split.config import load_detector_config
+from vcm_plugin.conditions import load_condition, override
+from vcm_plugin.datasets import load_coco, open_dataset
+from vcm_plugin.environment import cfg_folder
+from vcm_plugin.split.config import load_config
 from vcm_plugin.training.detector import DetectorTraining, train
 
 
@@ -36,10 +39,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if "RANK" in os.environ:  # started by torchrun
+        torch.distributed.init_process_group("gloo")
     if options.images:
         dataset = load_coco(options.images, options.annotations)
     else:
-        dataset = load_minictc("train")
+        dataset = open_dataset(override(load_condition("minictc"), {"minictc": "train"}))
     schedule = DetectorTraining(
         iterations=options.iterations,
         batch_size=options.batch_size,
@@ -47,7 +52,8 @@ def main() -> None:
         crop=tuple(options.crop),
         seed=options.seed,
     )
-    config = load_detector_config(options.model)
+    bundled = cfg_folder() / "models" / f"{options.model}.yaml"
+    config = load_config(bundled if bundled.is_file() else options.model)
     path = train(
         config,
         dataset,

@@ -118,7 +118,10 @@ def test_a_condition_is_read_and_its_sources_are_notes(tmp_path):
 
 
 BAD_CONDITIONS = {
-    "unknown key": (MINIMAL + "vvc_feature_qp: [22]\n", "vvc_feature_qp; did you mean vvc_feature_qps"),
+    "unknown key": (
+        MINIMAL + "vvc_feature_qp: [22]\n",
+        "vvc_feature_qp; did you mean vvc_feature_qps",
+    ),
     "missing key": ("name: x\n", "expected the key model"),
     "text for number": (MINIMAL + "threads_per_job: one\n", "threads_per_job: expected int"),
     "bool for number": (MINIMAL + "threads_per_job: true\n", "threads_per_job: expected int"),
@@ -153,6 +156,7 @@ def test_another_test_has_no_expected_accuracy(tmp_path):
     condition = load_condition(write_condition(tmp_path, text))
     assert override(condition, {"limit": None}).expected() == {"box_ap": 70.0}
     assert override(condition, {"limit": 3}).expected() == {}
+    assert override(condition, {"limit": 3}).name == "x-changed"
     assert override(condition, {"images": "a", "annotations": "b"}).minictc is None
 
 
@@ -168,11 +172,12 @@ def test_the_cache_returns_equal_features_and_stays_bounded(tmp_path):
     cache = FeatureCache(tmp_path / "cache", limit_bytes=1000)
     assert cache.get("a") is None
     for name, value in (("a", 1.5), ("b", 2.5), ("c", 3.5)):
-        cache.put(name, pyramid(value))
+        cache.put(name, pyramid(value), 0.5)
         time.sleep(0.01)
     files = list((tmp_path / "cache").iterdir())
     assert sum(file.stat().st_size for file in files) <= 1000
-    found = cache.get("c")
+    found, seconds = cache.get("c")
+    assert seconds == 0.5
     assert torch.equal(found.layers["r2"], pyramid(3.5).layers["r2"])
     assert (found.source_size, found.input_size) == ((15, 31), (16, 32))
 
@@ -180,15 +185,15 @@ def test_the_cache_returns_equal_features_and_stays_bounded(tmp_path):
 def test_the_cache_drops_what_was_not_used_for_longest(tmp_path):
     cache = FeatureCache(tmp_path, limit_bytes=1100)  # room for two
     for number, name in enumerate("ab"):
-        cache.put(name, pyramid(1.0))
+        cache.put(name, pyramid(1.0), 0.5)
         os.utime(tmp_path / f"{name}.safetensors", (number, number))
     assert cache.get("a") is not None
-    cache.put("c", pyramid(1.0))
+    cache.put("c", pyramid(1.0), 0.5)
     assert cache.get("b") is None and cache.get("a") is not None
 
 
 def test_a_damaged_cache_file_is_as_good_as_none(tmp_path):
     cache = FeatureCache(tmp_path, limit_bytes=10000)
-    cache.put("a", pyramid(1.0))
+    cache.put("a", pyramid(1.0), 0.5)
     (tmp_path / "a.safetensors").write_bytes(b"damaged")
     assert cache.get("a") is None

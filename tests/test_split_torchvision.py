@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,13 +12,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from split_parity import MODELS, drawn_picture, random_checkpoint, tiny_config
+from split_parity import (
+    ANSWER_SIZES,
+    ANSWERS,
+    MODELS,
+    answers,
+    assert_same_answers,
+    drawn_picture,
+    random_checkpoint,
+    reproducible_checkpoint,
+    tiny_config,
+)
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.split import load_split_model
+from vcm_plugin.split.backbone import with_p6
 from vcm_plugin.split.geometry import network_input_size, padded_size
-from vcm_plugin.split.rcnn import DetectronAnchors, build_rcnn, with_p6
+from vcm_plugin.split.rcnn import DetectronAnchors, DetectronRoiAlign, build_rcnn
 from vcm_plugin.split.torchvision import TorchvisionDetector, network_input, paste_masks
 
 CONFIG = tiny_config()
@@ -95,6 +107,14 @@ def test_every_picture_size(detector, size):
     assert ((0 <= found.classes) & (found.classes < CONFIG.num_classes)).all()
 
 
+def test_the_answers_are_those_of_detectron2():
+    """Layers and detections that the real Detectron2 gave for reproducible weights."""
+    detector = TorchvisionDetector(CONFIG, reproducible_checkpoint(CONFIG))
+    stored = json.loads(ANSWERS.read_text())
+    assert stored["runtime"] == "detectron2 0.6"
+    assert_same_answers(answers(detector, ANSWER_SIZES), stored["pictures"])
+
+
 @pytest.mark.parametrize("size", [(96, 150), (61, 97)])
 def test_split_points_give_the_same_detections(checkpoint, detector, size):
     picture = drawn_picture(*size)
@@ -161,6 +181,14 @@ def test_anchors_are_unrounded_and_on_fixed_strides():
     assert torch.allclose(last[1, 2, 1], torch.tensor([128 - 128.0, 64 - 128, 128 + 128, 64 + 128]))
     wide = last[0, 0, 0]  # ratio 0.5: 256^2 = w * h, h = w / 2
     assert torch.allclose(wide[2:] - wide[:2], torch.tensor([362.0387, 181.0193]))
+
+
+def test_boxes_are_pooled_from_the_level_of_their_size():
+    layers = {f"p{i}": torch.full((1, 1, 64, 64), float(i)) for i in (2, 3, 4, 5)}
+    sides = [0.5, 10.0, 111.9, 112.0, 223.9, 224.0, 447.9, 448.0, 2000.0]
+    boxes = torch.tensor([[0.0, 0.0, side, side] for side in sides])
+    pooled = DetectronRoiAlign(2, 0)(layers, [boxes], [(2048, 2048)])
+    assert pooled[:, 0, 0, 0].tolist() == [2, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 def test_masks_are_pasted_at_pixel_centres():
@@ -283,3 +311,18 @@ def test_training_takes_a_step():
 def test_the_torchvision_runtime_never_imports_detectron2():
     code = "import sys, vcm_plugin.split; sys.exit('detectron2' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_detectron2_its_runtime_is_refused_and_auto_is_torchvision(
+    monkeypatch, tmp_path, checkpoint
+):
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    monkeypatch.delitem(sys.modules, "vcm_plugin.split.detectron2", raising=False)
+    torch.save({"model": checkpoint.weights}, tmp_path / "a.pth")
+    assert load_split_model(CONFIG, tmp_path / "a.pth").runtime.startswith("torchvision")
+    with pytest.raises(InputError, match="runtime: detectron2: needs Detectron2"):
+        load_split_model(CONFIG, tmp_path / "a.pth", runtime="detectron2")
+    with pytest.raises(InputError, match="names of the model zoo need Detectron2"):
+        load_split_model("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml")
+    with pytest.raises(InputError, match="needs Detectron2"):
+        load_split_model(CONFIG, "https://weights.example/a.pth")

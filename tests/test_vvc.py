@@ -173,12 +173,14 @@ def test_an_ffmpeg_that_is_missing_names_the_repair(monkeypatch, tmp_path):
     with pytest.raises(ProcessError, match="was not found; install imageio-ffmpeg"):
         VVenC().encode(LUMA, 32)
     with pytest.raises(ProcessError, match="was not found; install imageio-ffmpeg"):
-        VVenC().identity()
+        VVenC().identity(luma_only=True)
 
 
 def test_identity_has_versions_and_command_but_no_path_and_no_thread_count():
-    identity = VVenC("medium", threads=2).identity()
-    assert identity == VVenC("medium", threads=1).identity() == json.loads(json.dumps(identity))
+    identity = VVenC("medium", threads=2).identity(luma_only=True)
+    assert identity == VVenC("medium", threads=1).identity(luma_only=True)
+    assert identity == json.loads(json.dumps(identity))
+    assert identity["chroma_format"] == "4:0:0" and "ChromaFormatIDC=400" in identity["command"]
     assert identity["encoder"].startswith("VVenC 1.")
     assert "-qpa 0" in identity["command"] and "-preset medium" in identity["command"]
     assert os.sep not in json.dumps({k: v for k, v in identity.items() if k != "ffmpeg"})
@@ -225,4 +227,4 @@ def test_vtm_that_is_not_configured_or_missing(monkeypatch, tmp_path):
     with pytest.raises(ProcessError, match="not found; set VCM_VTM_DECODER"):
         codec.decode(VVenC().encode(LUMA, 32))
     with pytest.raises(ProcessError, match="cannot be read"):
-        codec.identity()
+        codec.identity(luma_only=True)

@@ -151,6 +151,8 @@ def test_settings():
     assert identity != VvcFeatureCodec("fast").identity()
     with pytest.raises(InputError, match="backend vvenc or vtm"):
         VvcFeatureCodec(backend="x266")
+    with pytest.raises(InputError, match="expected a preset"):
+        VvcFeatureCodec("placebo")
     with pytest.raises(InputError, match="low < high"):
         VvcFeatureCodec(value_range=(2, 1))
     with pytest.raises(InputError, match="QP from 0 to 63"):

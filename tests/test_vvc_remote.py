@@ -154,6 +154,8 @@ def test_settings():
     assert identity == VvcRemoteCodec("fast").identity() == json.loads(json.dumps(identity))
     with pytest.raises(InputError, match="backend vvenc or vtm"):
         VvcRemoteCodec(backend="x266")
+    with pytest.raises(InputError, match="expected a preset"):
+        VvcRemoteCodec("placebo")
 
 
 @pytest.mark.skipif("VCM_DATA" not in os.environ, reason="VCM_DATA names no real pictures")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,9 @@ exit codes: 0 done; 2 bad input, one line on stderr says what was expected and w
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if not sys.warnoptions:  # warnings of other packages, in this process and in its workers
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        warnings.simplefilter("ignore")
     from vcm_plugin import commands  # here, so that --help does not wait for it
 
     try:
@@ -73,7 +77,13 @@ def _demo(commands) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="(%(default)s)"
     )
-    parser.set_defaults(condition="demo", jobs=max(1, min(2, os.cpu_count() or 1)))
+    parser.add_argument(
+        "--condition",
+        default="minictc",
+        metavar="NAME",
+        help="another test condition with both anchors: a name or a YAML file (%(default)s)",
+    )
+    parser.set_defaults(jobs=min(2, os.cpu_count() or 1))
     _add_run_options(parser)
 
 
@@ -94,14 +104,19 @@ def _run(commands) -> None:
         metavar="RUN",
         help="the run folder, one per codec (runs/<condition>/<codec>)",
     )
-    parser.add_argument("--qps", type=int, nargs="+", metavar="QP", help="instead of the condition's")
+    parser.add_argument(
+        "--qps", type=int, nargs="+", metavar="QP", help="instead of the condition's"
+    )
+    parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
     _add_data(parser)
     _add_run_options(parser)
 
 
 def _report(commands) -> None:
     parser = _command(commands, "report", "tables, BD-rates and plots from run folders")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, one per codec")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="run folders, one per codec"
+    )
     parser.add_argument(
         "--anchor",
         action="append",
@@ -156,7 +171,9 @@ def _add_condition(parser: argparse.ArgumentParser, positional: bool = False) ->
     if positional:
         parser.add_argument("condition", metavar="CONDITION", help=text)
     else:
-        parser.add_argument("--condition", default="minictc", metavar="NAME", help=f"{text} (minictc)")
+        parser.add_argument(
+            "--condition", default="minictc", metavar="NAME", help=f"{text} (minictc)"
+        )
     group = parser.add_argument_group("detector, in place of that of the test condition")
     group.add_argument("--model", metavar="YAML", help="Detectron2 configuration")
     group.add_argument("--weights", metavar="FILE", help="Detectron2 checkpoint")
@@ -184,8 +201,13 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to run")
     group.add_argument("--limit", type=_positive, metavar="N", help="only the first N pictures")
-    group.add_argument("--jobs", type=_positive, default=parser.get_default("jobs") or 1, metavar="N",
-                       help="processes (%(default)s); the result does not depend on it")  # fmt: skip
+    group.add_argument(
+        "--jobs",
+        type=_positive,
+        default=parser.get_default("jobs") or 1,
+        metavar="N",
+        help="processes (%(default)s); the result does not depend on it",
+    )
     group.add_argument(
         "--keep-going",
         action="store_true",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from anchors.vvc import read_format
 from anchors.vvc_feature import VvcFeatureCodec
-from anchors.vvc_remote import VvcRemoteCodec
+from anchors.vvc_remote import VvcRemoteCodec, source_size
 from vcm_plugin import bitstream
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
@@ -57,14 +57,12 @@ def codec_entry(name: str) -> CodecEntry:
 
 def codec_of(data: bytes) -> str:
     """The name of the codec that decodes a bitstream: as its .fcm header says, or a raw stream."""
-    if data.startswith(b"FCM"):
-        return bitstream.read(data).header.profile
-    return "vvc_remote"
+    return bitstream.read(data).header.profile if _is_fcm(data) else "vvc_remote"
 
 
 def describe_bitstream(data: bytes) -> dict[str, str]:
     """What the header of a bitstream says, in words; reads every unit, so damage is found."""
-    if not data.startswith(b"FCM"):
+    if not _is_fcm(data):
         return _describe_raw(data)
     stream = bitstream.read(data)
     header = stream.header
@@ -90,8 +88,18 @@ def describe_bitstream(data: bytes) -> dict[str, str]:
     return described
 
 
+def _is_fcm(data: bytes) -> bool:
+    """Whether a file is .fcm or a VVC byte stream; raises BitstreamError where it is neither."""
+    if not data.startswith((b"FCM", b"\0\0\1", b"\0\0\0\1")):
+        found = repr(data[:4]) if data else "an empty file"
+        raise bitstream.BitstreamError(
+            f"expected an .fcm file or a VVC byte stream, found {found} at its start"
+        )
+    return data.startswith(b"FCM")
+
+
 def _describe_raw(data: bytes) -> dict[str, str]:
-    coded, source = read_format(data), VvcRemoteCodec().source_size(data)
+    coded, (source, _) = read_format(data), source_size(data)
     return {
         "format": "VVC byte stream of one picture (remote inference)",
         "source picture": _size(source),
@@ -124,9 +132,7 @@ def _vvc_remote(condition: TestCondition) -> VvcRemoteCodec:
 
 
 def _vtm_feature(condition: TestCondition) -> VvcFeatureCodec:
-    return VvcFeatureCodec(
-        value_range=_value_range(condition, "vtm_feature_range"), backend="vtm"
-    )
+    return VvcFeatureCodec(value_range=_value_range(condition, "vtm_feature_range"), backend="vtm")
 
 
 def _vtm_remote(_: TestCondition) -> VvcRemoteCodec:

@@ -33,6 +33,7 @@ def run(options: Namespace) -> None:
         "images": options.images and str(options.images.absolute()),
         "annotations": options.annotations and str(options.annotations.absolute()),
         "limit": options.limit,
+        "tasks": options.tasks and tuple(options.tasks),
         codec_entry(options.codec).qps: options.qps and tuple(options.qps),
     }
     condition = override(_condition(options), changes)
@@ -68,12 +69,16 @@ def encode(options: Namespace) -> None:
 
 def decode(options: Namespace) -> None:
     """One bitstream -> the detections in its picture."""
+    from PIL import Image
+
     from vcm_plugin.codecs import codec_entry, codec_of
     from vcm_plugin.results import write_json
 
     data = _read(options.bitstream)
     condition = _condition(options)
     codec = codec_entry(codec_of(data)).make(condition)
+    if options.picture and codec.kind == "feature":
+        raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
     decoded = codec.decode(data)
     model = _model(condition, options)
     features = decoded if codec.kind == "feature" else model.nn_part1(decoded)
@@ -83,7 +88,7 @@ def decode(options: Namespace) -> None:
     if options.features:
         _write_features(options.features, features)
     if options.picture:
-        _write_picture(options.picture, decoded, codec.kind)
+        Image.fromarray(decoded).save(options.picture)
     print(f"{options.bitstream}: {len(detections)} detections")
 
 
@@ -149,24 +154,25 @@ def _progress_bars():
 
 
 def _write_report(runs: list[Path], anchors: list[str], output: Path, formats: list[str]) -> None:
-    raise InputError("report: not there yet")
+    from vcm_plugin.report import rd_table_text, write_report
+
+    print(rd_table_text(write_report(runs, anchors, output, formats)))
+    print(f"report: {output}")
+    for plot in sorted(output.glob("*.png")) if "png" in formats else []:
+        print(f"plot:   {plot}")
 
 
 def _print_points(result: dict) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from vcm_plugin.metrics import bpp
 
-    names = list(result["uncompressed"]["accuracy"])
-    table = Table(title=f"{result['condition']}, {result['codec']}: accuracy in percent")
-    for name in ("rate point", "bpp", *names):
-        table.add_column(name.replace("_", " "), justify="right")
+    names = [n for n in result["uncompressed"]["accuracy"] if n.endswith(("_ap", "_ap50"))]
+    rows = [("rate point", "bpp", *(name.replace("_", " ") for name in names))]
     for point in [*result["points"], {"rate_point": "uncompressed", **result["uncompressed"]}]:
         rate = f"{bpp(point['bits'], point['pixels']):.4f}" if "bits" in point else ""
-        accuracy = [f"{point['accuracy'][name]:.2f}" for name in names]
-        table.add_row(point["rate_point"], rate, *accuracy)
-    Console().print(table)
+        rows.append((point["rate_point"], rate, *(f"{point['accuracy'][n]:.2f}" for n in names)))
+    print(f"{result['condition']}, {result['codec']}: accuracy in percent")
+    for row in rows:
+        print(f"{row[0]:<12}" + "".join(f"{cell:>11}" for cell in row[1:]))
 
 
 def _condition(options: Namespace) -> TestCondition:
@@ -207,14 +213,6 @@ def _write_features(path: Path, features) -> None:
     sizes = {"source_size": features.source_size, "input_size": features.input_size}
     with path.open("wb") as file:
         np.savez_compressed(file, **layers, **sizes)
-
-
-def _write_picture(path: Path, decoded, kind: str) -> None:
-    from PIL import Image
-
-    if kind == "feature":
-        raise InputError(f"{path}: this bitstream holds features, no picture; use --features")
-    Image.fromarray(decoded).save(path)
 
 
 def _read(path: Path) -> bytes:

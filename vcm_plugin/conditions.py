@@ -60,7 +60,9 @@ class TestCondition:
         """The value of a key that a command needs; raises InputError where it is not set."""
         value = getattr(self, key)
         if value is None or value == ():
-            raise InputError(f"test condition {self.name}: expected the key {key}, found none; add it")
+            raise InputError(
+                f"test condition {self.name}: expected the key {key}, found none; add it"
+            )
         return value
 
     def model_path(self) -> str:
@@ -82,9 +84,10 @@ class TestCondition:
         return "/".join(Path(self.require("annotations")).parts[-2:])
 
     def expected(self) -> dict[str, float]:
-        """The uncompressed accuracy that the condition states, in percent."""
-        stated = {"box_ap": self.expected_box_ap, "mask_ap": self.expected_mask_ap}
-        return {name: value for name, value in stated.items() if value is not None}
+        """The uncompressed accuracy that the condition states for its tasks, in percent."""
+        stated = {"box": self.expected_box_ap, "mask": self.expected_mask_ap}
+        known = {task: value for task, value in stated.items() if value is not None}
+        return {f"{task}_ap": value for task, value in known.items() if task in self.tasks}
 
     def _relative(self, name: str) -> str:
         beside = self.folder / Path(name).expanduser()
@@ -104,16 +107,22 @@ def load_condition(name: str | Path) -> TestCondition:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: not a readable test condition: {reason}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a YAML of keys such as name and model, found {values!r}")
+        raise InputError(
+            f"{path}: expected a YAML of keys such as name and model, found {values!r}"
+        )
     values = {key: value for key, value in values.items() if not str(key).endswith("_source")}
     return _build(values, path)
 
 
 def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCondition:
-    """The condition with other values; the expected accuracy goes where the test itself changes."""
+    """The condition with other values, None aside.
+
+    Where that makes it another test, its name says so and its expected accuracy goes.
+    """
     changes = {key: value for key, value in changes.items() if value is not None}
-    if {"images", "annotations", "minictc", "limit", "model", "weights"} & set(changes):
+    if {"images", "annotations", "limit", "model", "weights"} & set(changes):
         changes |= {"expected_box_ap": None, "expected_mask_ap": None}
+        changes |= {"name": f"{condition.name}-changed"}
     if {"images", "annotations"} & set(changes):
         changes |= {"minictc": None}
     return dataclasses.replace(condition, **changes)
@@ -144,7 +153,7 @@ def _build(values: dict[str, typing.Any], path: Path) -> TestCondition:
 
 
 def _checked(key: str, value: typing.Any, kind: typing.Any, path: Path) -> typing.Any:
-    """The value as the type of its field; a list becomes a tuple, an integer may stand for a float."""
+    """The value as the type of its field; a list becomes a tuple, a float may be an integer."""
     for option in typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
         if typing.get_origin(option) is tuple:
             item = typing.get_args(option)[0]

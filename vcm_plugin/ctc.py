@@ -7,7 +7,7 @@ import errno
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vcm_plugin.inference import Plan, Worker
 from vcm_plugin.results import UNCOMPRESSED, Journal
 from vcm_plugin.workers import Workers
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 Progress = Callable[[str, int, int], None]
 
 
@@ -72,7 +73,7 @@ def run(
             results.write_json(folder / "timings.json", wall | test.timings())
             return result
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in DISK_ERRORS:
             raise
         raise InputError(
             f"{error.filename or folder}: {error.strerror}; make room or give another folder, then "
@@ -127,7 +128,9 @@ class _Test:
         todo = []
         # Backwards: the features cached last are still there where the cache is too small for all.
         for entry in reversed(entries):
-            lacking = [p for p, journal in journals.items() if not journal.has(entry.image_id, kind)]
+            lacking = [
+                p for p, journal in journals.items() if not journal.has(entry.image_id, kind)
+            ]
             if lacking:
                 todo.append((entry, lacking))
         for point in {point for _, lacking in todo for point in lacking}:
@@ -141,14 +144,16 @@ class _Test:
         """The complete points by name, evaluated where that is still to be done."""
         files = {point: self.plan.folder / point / "point.json" for point in points}
         todo = [(point, list(skipped)) for point, file in files.items() if not file.is_file()]
-        done = len(points) - len(todo)
-        for evaluated in self._counted("evaluation", "evaluate", todo, done, len(points)):
+        done, stage = len(points) - len(todo), "evaluation"
+        for evaluated in self._counted(stage, "evaluate", todo, done, len(points)):
             point, accuracy, seconds = evaluated
             self.evaluations[point] = seconds
             results.write_json(files[point], self._point(point, accuracy, skipped))
         return {point: results.read_json(file) for point, file in files.items()}
 
-    def _counted(self, stage: str, method: str, todo: list[tuple], done: int, total: int):
+    def _counted(
+        self, stage: str, method: str, todo: list[tuple], done: int, total: int
+    ) -> Iterator[Any]:
         """What the workers yield, each counted as progress."""
         self.progress(stage, done, total)
         for value in self.workers.run(method, todo):
@@ -173,7 +178,7 @@ class _Test:
         }
 
     def _check_expected(self, accuracy: dict[str, float]) -> dict[str, Any]:
-        """The expected uncompressed accuracy; raises InputError where the measured one is not it."""
+        """The expected uncompressed accuracy; raises InputError where another was measured."""
         condition = self.plan.condition
         expected = condition.expected()
         if not expected:
@@ -185,13 +190,15 @@ class _Test:
         for name, value in expected.items():
             if abs(accuracy[name] - value) > tolerance:
                 raise InputError(
-                    f"uncompressed {name} of {condition.name}: expected {value:.2f} +- {tolerance}, "
-                    f"found {accuracy[name]:.2f}; check the weights, the runtime and the pictures, "
-                    "or go on without this check: --no-expected"
+                    f"uncompressed {name} of {condition.name}: expected {value:.2f} +- {tolerance},"
+                    f" found {accuracy[name]:.2f}; check the weights, the runtime and the pictures,"
+                    " or go on without this check: --no-expected"
                 )
         return {**stated, "checked": True}
 
-    def _result(self, identity: dict, skipped: dict[int, str], expected: dict, points: dict) -> dict:
+    def _result(
+        self, identity: dict, skipped: dict[int, str], expected: dict, points: dict
+    ) -> dict:
         """The content of result.json: nothing in it depends on when or where the test ran."""
         plan = self.plan
         entries = [e for e in plan.dataset.pictures if e.image_id not in skipped]

@@ -109,8 +109,8 @@ def load_coco(
     if missing:
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(
-            f"{annotations}: {len(missing)} of {len(entries)} pictures are not in {images}: {named}; "
-            "give the folder that holds them (--images) or remove them from the annotations"
+            f"{annotations}: {len(missing)} of {len(entries)} pictures are not in {images}: "
+            f"{named}; give the folder that holds them (--images), or annotations without them"
         )
     category_ids = _category_ids(coco["categories"], class_names, annotations)
     whole = CocoDataset((), tuple(coco["categories"]), coco, category_ids, False)
@@ -162,8 +162,13 @@ def _drawn(split: str, limit: int | None) -> Path:
             except OSError:
                 if not folder.is_dir():  # else another process has drawn it meanwhile
                     raise
-    if not index.is_file() or hashlib.sha256(index.read_bytes()).hexdigest() != checksum.read_text():
-        raise InputError(f"{folder}: the drawn test set is damaged; delete this folder to redraw it")
+    if (
+        not index.is_file()
+        or hashlib.sha256(index.read_bytes()).hexdigest() != checksum.read_text()
+    ):
+        raise InputError(
+            f"{folder}: the drawn test set is damaged; delete this folder to redraw it"
+        )
     return folder
 
 
@@ -181,7 +186,9 @@ def _read_annotations(path: Path) -> dict:
     for what in ("images", "categories", "annotations"):
         ids, found = Counter(item["id"] for item in coco[what]).most_common(1), len(coco[what])
         if found and ids[0][1] > 1:
-            raise InputError(f"{path}: {what}: id {ids[0][0]} stands {ids[0][1]} times; make it unique")
+            raise InputError(
+                f"{path}: {what}: id {ids[0][0]} stands {ids[0][1]} times; make it unique"
+            )
     if not coco["images"]:
         raise InputError(f"{path}: expected at least one picture, found none")
     _check_annotations(coco, path)
@@ -200,7 +207,9 @@ def _check_annotations(coco: dict, path: Path) -> None:
         box = item.get("bbox")
         numbers = isinstance(box, list) and all(isinstance(v, (int, float)) for v in box)
         if not numbers or len(box) != 4 or not np.isfinite(box).all():
-            raise InputError(f"{path}: annotation {item['id']}: expected bbox [x, y, width, height]")
+            raise InputError(
+                f"{path}: annotation {item['id']}: expected bbox [x, y, width, height]"
+            )
         item.setdefault("iscrowd", 0)
         item.setdefault("area", box[2] * box[3])
 
@@ -209,7 +218,9 @@ def _require_keys(items: list, kinds: dict[str, type], path: Path) -> None:
     for number, item in enumerate(items):
         for key, kind in kinds.items():
             if not isinstance(item, dict) or not isinstance(item.get(key), kind):
-                raise InputError(f"{path}: entry {number}: expected {key!r} ({kind.__name__}) in {item}")
+                raise InputError(
+                    f"{path}: entry {number}: expected {key!r} ({kind.__name__}) in {item}"
+                )
 
 
 def _category_ids(
@@ -225,7 +236,8 @@ def _category_ids(
     if foreign:
         raise InputError(
             f"{path}: categories {', '.join(foreign)} are none of the detector's classes "
-            f"({', '.join(classes)}); rename or remove them"
+            f"({', '.join(classes)}); give its class names in order (--classes, class_names), or "
+            "rename or remove these categories"
         )
     return tuple(by_name.get(name) for name in classes)
 

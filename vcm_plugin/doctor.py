@@ -36,7 +36,9 @@ def _torch() -> Iterator[str]:
     try:
         import torch
     except ImportError as error:
-        yield from _missing("torch", str(error), "everything but info and report", "pip install torch")
+        yield from _missing(
+            "torch", str(error), "everything but info and report", "pip install torch"
+        )
         return
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     devices = [f"cpu with {cpus} cores"]
@@ -86,7 +88,9 @@ def _ffmpeg_filters() -> Iterator[str]:
     if " libvmaf " in filters:
         yield from _found("VMAF", "libvmaf in FFmpeg")
         return
-    yield from _missing("VMAF", "no libvmaf in this FFmpeg", "VMAF", "use an FFmpeg that has libvmaf")
+    yield from _missing(
+        "VMAF", "no libvmaf in this FFmpeg", "VMAF", "use an FFmpeg that has libvmaf"
+    )
 
 
 def _ffmpeg(program: str, option: str) -> str:
@@ -97,7 +101,9 @@ def _ffmpeg(program: str, option: str) -> str:
 
 def _vtm() -> Iterator[str]:
     unset = [name for name in VTM_PATHS if not os.environ.get(name)]
-    absent = [name for name in VTM_PATHS if name not in unset and not Path(os.environ[name]).is_file()]
+    absent = [
+        name for name in VTM_PATHS if name not in unset and not Path(os.environ[name]).is_file()
+    ]
     note = "its command line is that of the test conditions and has not been run by us"
     if not unset and not absent:
         yield from _found("VTM", f"{os.environ['VCM_VTM_ENCODER']}; {note}")
@@ -108,7 +114,9 @@ def _vtm() -> Iterator[str]:
 
 
 def _weights() -> Iterator[str]:
-    files = sorted(p for p in (PACKAGE / "weights").glob("*") if p.suffix in (".pth", ".safetensors"))
+    files = sorted(
+        p for p in (PACKAGE / "weights").glob("*") if p.suffix in (".pth", ".safetensors")
+    )
     if files:
         names = [f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in files]
         yield from _found("weights", ", ".join(names))

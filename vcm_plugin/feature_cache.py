@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where features of NN-Part1 are kept between runs: a bounded folder, least recently used first out.
+"""Where features of NN-Part1 are kept between runs: a bounded folder, longest unused first out.
 
 Storing float32 features loses nothing, so a result does not depend on whether they were cached.
 """
@@ -25,24 +25,30 @@ class FeatureCache:
     folder: Path
     limit_bytes: int
 
-    def get(self, key: str) -> FeaturePyramid | None:
-        """The features under a key, or None where there are none (any more)."""
+    def get(self, key: str) -> tuple[FeaturePyramid, float] | None:
+        """The features under a key and the seconds they took; None where there are none."""
         path = self.folder / f"{key}.safetensors"
         try:
             os.utime(path)  # the time of use, by which the oldest are found
             with safe_open(path, framework="pt") as stored:
-                sizes = json.loads(stored.metadata()["sizes"])
-                names = SPLIT_POINTS[stored.metadata()["split_point"]]
+                notes = json.loads(stored.metadata()["notes"])
+                names = SPLIT_POINTS[notes["split_point"]]
                 layers = {name: stored.get_tensor(name) for name in names}
         except (OSError, SafetensorError):
             return None
-        return FeaturePyramid(layers, tuple(sizes[0]), tuple(sizes[1]))
+        sizes = (tuple(notes["source_size"]), tuple(notes["input_size"]))
+        return FeaturePyramid(layers, *sizes), notes["seconds"]
 
-    def put(self, key: str, features: FeaturePyramid) -> None:
+    def put(self, key: str, features: FeaturePyramid, seconds: float) -> None:
         """Keep features under a key, atomically; drops those that were not used for longest."""
         layers = {name: layer.contiguous().cpu() for name, layer in features.layers.items()}
-        sizes = json.dumps([features.source_size, features.input_size])
-        data = save(layers, {"sizes": sizes, "split_point": features.split_point})
+        notes = {
+            "split_point": features.split_point,
+            "source_size": features.source_size,
+            "input_size": features.input_size,
+            "seconds": seconds,
+        }
+        data = save(layers, {"notes": json.dumps(notes)})
         if len(data) <= self.limit_bytes:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(len(data))

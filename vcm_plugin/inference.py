@@ -57,7 +57,12 @@ class Watch:
 
 
 def split_inference(
-    features: FeaturePyramid, rate_point: str, codec: Codec, model: SplitModel, file: Path, watch: Watch
+    features: FeaturePyramid,
+    rate_point: str,
+    codec: Codec,
+    model: SplitModel,
+    file: Path,
+    watch: Watch,
 ) -> Detections:
     """Features -> file -> features -> detections; nothing but the file passes between."""
     with watch("encode"):
@@ -143,12 +148,15 @@ class Worker:
                 detections = infer(source, point, self.codec, self.model, file, watch)
             except InputError as error:
                 raise InputError(f"{entry.path.name} at rate point {point}: {error}") from error
-            yield point, {
-                "image_id": entry.image_id,
-                "bits": 8 * file.stat().st_size,
-                "seconds": watch.seconds,
-                "predictions": self._predictions(detections, entry),
-            }
+            yield (
+                point,
+                {
+                    "image_id": entry.image_id,
+                    "bits": 8 * file.stat().st_size,
+                    "seconds": watch.seconds,
+                    "predictions": self._predictions(detections, entry),
+                },
+            )
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
         """Write the predictions of a point; yields the point, its accuracy and the seconds."""
@@ -169,18 +177,18 @@ class Worker:
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:
         """NN-Part1 of a picture, from the cache where it holds it."""
-        key = ""
-        if self.cache is not None:
-            threads = self.plan.condition.threads_per_job
-            made_by = [self.model.identity(), self.versions, threads]
-            key = results.sha256_of([made_by, picture.shape, _sha256(picture)])
-            found = self.cache.get(key)
-            if found is not None:
-                return found
+        if self.cache is None:
+            with watch("nn_part1"):
+                return self.model.nn_part1(picture)
+        made_by = [self.model.identity(), self.versions, self.plan.condition.threads_per_job]
+        key = results.sha256_of([made_by, picture.shape, _sha256(picture)])
+        found = self.cache.get(key)
+        if found is not None:
+            features, watch.seconds["nn_part1"] = found
+            return features
         with watch("nn_part1"):
             features = self.model.nn_part1(picture)
-        if self.cache is not None:
-            self.cache.put(key, features)
+        self.cache.put(key, features, watch.seconds["nn_part1"])
         return features
 
     def _predictions(self, detections: Detections, entry: PictureEntry) -> list[dict]:

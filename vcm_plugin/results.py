@@ -106,11 +106,13 @@ def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None
                 item.unlink()
         (folder / "run.json.old").unlink()
     if path.is_file():
-        differing = "; ".join(_differences(read_json(path), inputs))
-        if differing:
+        found = list(_differences(read_json(path), inputs))
+        if found:
+            more = f"; {len(found) - 3} more" if len(found) > 3 else ""
+            differing = "; ".join(found[:3]) + more
             raise InputError(
-                f"{folder} holds results of another test: {differing}; give another folder with -o, "
-                "or --overwrite to delete these results"
+                f"{folder} holds results of another test: {differing}; give another folder with "
+                "-o, or --overwrite to delete these results"
             )
     elif any(item.name != ".lock" for item in folder.iterdir()):
         raise InputError(f"{folder}: expected an empty or a run folder, found other files; use -o")
@@ -193,9 +195,5 @@ def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
     elif old != new:
-        yield f"{name} is {_short(old)} there and {_short(new)} now"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text[:12] + "..." if len(text) == 64 else text
+        short = max(len(str(old)), len(str(new))) < 64
+        yield f"{name} is {old} there and {new} now" if short else f"{name} differs"

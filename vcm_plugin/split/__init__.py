@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -87,10 +89,11 @@ def _weights_path(detector: DetectorConfig | str | Path, weights: str | Path | N
 def _detectron2(purpose: str):
     """The Detectron2 side of this package; raises InputError where Detectron2 does not import."""
     try:
-        from vcm_plugin.split import detectron2
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # advice to Detectron2's authors, not to the user
+            return importlib.import_module("vcm_plugin.split.detectron2")
     except ImportError as error:
         raise InputError(
-            f"{purpose} needs Detectron2, which does not import here: {error}; install it, or use "
-            "runtime: torchvision with local files"
+            f"{purpose}: needs Detectron2, which does not import here ({error}); install it, or "
+            "use runtime: torchvision with local files"
         ) from error
-    return detectron2

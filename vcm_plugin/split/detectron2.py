@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,10 @@ from vcm_plugin.split.geometry import (
     network_input_size,
 )
 
+# Advice to Detectron2's authors, not to the user.
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
+
 
 class Detectron2Detector:
     """A Detectron2 R-CNN on a ResNet FPN, cut at a split point.
@@ -57,6 +63,7 @@ class Detectron2Detector:
         self.config.MODEL.DEVICE = device
         self.split_point = check_split_point(split_point)
         self.runtime = f"detectron2 {detectron2.__version__}"
+        self.num_classes = self.config.MODEL.ROI_HEADS.NUM_CLASSES
         self.weights_sha256 = checkpoint.sha256
         self.model = build_model(self.config)
         _require_resnet_fpn(self.model)
@@ -156,8 +163,9 @@ def read_config(detector: DetectorConfig | str | Path) -> CfgNode:
         config.merge_from_other_cfg(CfgNode(to_tree(detector)))
         return config
     path = Path(detector).expanduser()
+    path = path if path.is_file() else zoo_config(str(detector))
     try:
-        config.merge_from_file(str(path if path.is_file() else zoo_config(str(detector))))
+        config.merge_from_file(str(path), allow_unsafe=False)
     except Exception as error:  # yacs raises KeyError, ValueError, AssertionError, yaml errors
         reason = " ".join(str(error).split())
         raise InputError(f"{detector}: not a Detectron2 configuration: {reason}") from error

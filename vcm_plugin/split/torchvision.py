@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.split.backbone import with_p6
 from vcm_plugin.split.checkpoint import Checkpoint, fit_weights
 from vcm_plugin.split.config import DetectorConfig
 from vcm_plugin.split.detections import Detections
@@ -27,7 +28,7 @@ from vcm_plugin.split.names import (
     from_detectron2_weight,
     to_detectron2_state_dict,
 )
-from vcm_plugin.split.rcnn import build_rcnn, with_p6
+from vcm_plugin.split.rcnn import build_rcnn
 
 __all__ = ["TorchvisionDetector", "build_rcnn", "network_input", "to_detectron2_state_dict"]
 
@@ -49,6 +50,7 @@ class TorchvisionDetector:
         self.split_point = check_split_point(split_point)
         self.device = torch.device(device)
         self.runtime = f"torchvision {torchvision.__version__.split('+')[0]}"
+        self.num_classes = config.num_classes
         self.weights_sha256 = checkpoint.sha256
         self.model = build_rcnn(replace(config, norm="FrozenBN"))
         load_weights(self.model, checkpoint)

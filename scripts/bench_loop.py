@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How long does each stage of the loop take, in which memory, and what does the runner add?"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vcm_plugin.conditions import load_condition, override
+from vcm_plugin.ctc import RunOptions, run
+from vcm_plugin.datasets import open_dataset, read_entry
+from vcm_plugin.inference import Plan, Worker
+from vcm_plugin.results import UNCOMPRESSED, Journal, read_json
+
+STAGES = ("nn_part1", "encode", "decode", "nn_part2", "evaluation")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("condition", nargs="?", default="minictc")
+    parser.add_argument("--codec", default="vvc_feature")
+    parser.add_argument("--limit", type=int, help="only the first N pictures")
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("VCM_DATA"))
+    options = parser.parse_args()
+    condition = override(load_condition(options.condition), {"limit": options.limit})
+    with tempfile.TemporaryDirectory() as folder:
+        measured = {}
+        for jobs in (1, 2):
+            os.environ["VCM_CACHE"] = str(Path(folder, f"cache{jobs}"))
+            open_dataset(condition, options.data_root)  # drawn before the clock starts
+            run_options = RunOptions(jobs=jobs, data_root=options.data_root, check_expected=False)
+            target = Path(folder, f"jobs{jobs}")
+            measured[jobs] = timed_run(condition, options.codec, target, run_options)
+        same = len({Path(folder, f"jobs{jobs}/result.json").read_bytes() for jobs in (1, 2)}) == 1
+        print_stages(Path(folder, "jobs1"), peak_memory(condition, options, Path(folder, "memory")))
+        print_overhead(Path(folder, "jobs1"), measured[1])
+        print_jobs(measured, same)
+
+
+def timed_run(condition, codec: str, folder: Path, options: RunOptions) -> dict[str, float]:
+    """Seconds of a run: start-up, the loop over pictures and rate points, all of it."""
+    started = time.perf_counter()
+    marks: dict[tuple[str, bool], float] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        marks.setdefault((stage, done == total), time.perf_counter())
+        marks["tasks", True] = total if stage == "rate points" else marks.get(("tasks", True), 0)
+
+    run(condition, codec, folder, options, progress)
+    return {
+        "start-up": marks[UNCOMPRESSED, False] - started,
+        "loop": marks["rate points", True] - marks["rate points", False],
+        "whole": time.perf_counter() - started,
+        "tasks": marks["tasks", True],
+    }
+
+
+def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[str, float]:
+    """MB at the peak of each stage, encoder and decoder processes included."""
+    dataset = open_dataset(condition, options.data_root)
+    worker = Worker(Plan(condition, options.codec, folder, dataset))
+    entry = max(dataset.pictures, key=lambda entry: entry.height * entry.width)
+    picture, codec, peaks = read_entry(entry), worker.codec, {}
+    with peak_of("nn_part1", peaks):
+        features = worker.model.nn_part1(picture)
+    source = features if codec.kind == "feature" else picture
+    rate_point = max(
+        options_points(options, condition), key=lambda point: -int(point.split("@")[0])
+    )
+    with peak_of("encode", peaks):
+        data = codec.encode(source, rate_point)
+    with peak_of("decode", peaks):
+        codec.decode(data)
+    with peak_of("nn_part2", peaks):
+        worker.model.nn_part2(features)
+    journal = Journal(folder / UNCOMPRESSED)
+    journal.reopen()
+    for each in dataset.pictures:
+        journal.append(next(worker.measure(each)))
+    with peak_of("evaluation", peaks):
+        list(worker.evaluate(UNCOMPRESSED, []))
+    return peaks
+
+
+def options_points(options: argparse.Namespace, condition) -> list[str]:
+    """The rate points of the codec."""
+    from vcm_plugin.codecs import codec_entry
+
+    return codec_entry(options.codec).rate_points(condition)
+
+
+@contextlib.contextmanager
+def peak_of(stage: str, peaks: dict[str, float]) -> Iterator[None]:
+    """Sample the resident memory of this process and its children every 2 ms."""
+    done = threading.Event()
+    peaks[stage] = resident_megabytes()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peaks[stage] = max(peaks[stage], resident_megabytes())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+
+
+def resident_megabytes() -> float:
+    pages, waiting = 0, [os.getpid()]
+    while waiting:
+        process = Path(f"/proc/{waiting.pop()}")
+        with contextlib.suppress(OSError, IndexError):  # it may end while we look
+            pages += int((process / "statm").read_text().split()[1])
+            for task in (process / "task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def stage_seconds(folder: Path) -> dict[str, list[float]]:
+    """Seconds per picture of each stage, from the journals; evaluation per point."""
+    seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    for point in sorted(path.parent for path in folder.glob("*/pictures.jsonl")):
+        for record in Journal(point).records.values():
+            for stage, value in record["seconds"].items():
+                seconds[stage].append(value)
+    points = read_json(folder / "timings.json")["points"]
+    seconds["evaluation"] = [p["evaluation"]["sum"] for p in points.values() if "evaluation" in p]
+    return seconds
+
+
+def print_stages(folder: Path, peaks: dict[str, float]) -> None:
+    seconds = stage_seconds(folder)
+    pictures = read_json(folder / "result.json")["dataset"]["pictures"]
+    print(f"{'stage':<12}{'median s/picture':>18}{'sum s':>10}{'peak MB':>10}")
+    for stage in STAGES:
+        each = 1 if stage != "evaluation" else pictures  # one evaluation judges all pictures
+        median = statistics.median(seconds[stage]) / each
+        print(f"{stage:<12}{median:>18.4f}{sum(seconds[stage]):>10.2f}{peaks[stage]:>10.0f}")
+
+
+def print_overhead(folder: Path, measured: dict[str, float]) -> None:
+    stages = sum(sum(values) for values in stage_seconds(folder).values())
+    whole, start = measured["whole"], measured["start-up"]
+    rest = whole - start - stages
+    print(f"whole run, one job: {whole:.2f} s; start-up (detector, encoder version) {start:.2f} s")
+    print(f"runner's own overhead: {rest:.2f} s, {100 * rest / whole:.2f} % of the whole")
+
+
+def print_jobs(measured: dict[int, dict[str, float]], same: bool) -> None:
+    for part in ("loop", "whole"):
+        rate = {jobs: m["tasks"] / m[part] for jobs, m in measured.items()}
+        print(
+            f"{part}: --jobs 1 {rate[1]:.2f}, --jobs 2 {rate[2]:.2f} pictures x rate points per "
+            f"second, ratio {rate[2] / rate[1]:.2f}"
+        )
+    print(f"result.json of both: {'the same bytes' if same else 'DIFFERENT'}")
+
+
+if __name__ == "__main__":
+    main()

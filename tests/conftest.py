@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What several test files share: the smallest real test condition, with its own cache."""
+
+from pathlib import Path
+
+import pytest
+
+CONDITION = """\
+name: tiny
+minictc: test
+limit: {pictures}
+class_names: [ball, ring, crate, star, gear, leaf, cross, crescent]
+model: minictc_mask_rcnn
+weights: random.pth
+runtime: torchvision
+tasks: [box, mask]
+score_threshold: 0.5
+iou_threshold: 0.5
+vvc_feature_qps: [37, 42]
+vvc_feature_preset: faster
+vvc_feature_range: picture
+vvc_remote_qps: [37]
+vvc_remote_sizes: [100, 50]
+vvc_remote_preset: faster
+vtm_remote_qps: [37]
+vtm_remote_sizes: [100]
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_condition(tmp_path_factory) -> Path:
+    """A condition of two pictures: the architecture of the built-in detector, random weights."""
+    import torch
+
+    from vcm_plugin.environment import cfg_folder
+    from vcm_plugin.split.config import load_config
+    from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    model = build_rcnn(load_config(cfg_folder() / "models" / "minictc_mask_rcnn.yaml"))
+    torch.save({"model": to_detectron2_state_dict(model)}, folder / "random.pth")
+    path = folder / "tiny.yaml"
+    path.write_text(CONDITION.format(pictures=2))
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def own_cache(shared_cache, monkeypatch) -> Path:
+    """Keeps drawn pictures and features away from the user's cache folder."""
+    monkeypatch.setenv("VCM_CACHE", str(shared_cache))
+    return shared_cache

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Does the wheel work in an empty environment outside the checkout?"""
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", "build", "dist", "*.egg-info", "runs", "__pycache__"
+)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy so that nothing is left in the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(ROOT, folder / "source", ignore=LEFT_OUT)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder]
+    if _importable("setuptools") and _importable("wheel"):
+        command.append("--no-build-isolation")  # needs no network
+    _succeed([*command, folder / "source"], folder)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_all_that_is_not_code(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder, below in (("cfg", "vcm_plugin/cfg"), ("vcm_plugin/weights", "vcm_plugin/weights")):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                assert f"{below}/{path.relative_to(ROOT / folder)}" in names
+    for path in (ROOT / "anchors" / "reference").rglob("*.json"):
+        assert str(path.relative_to(ROOT)) in names
+    assert not any(name.startswith(("tests/", "scripts/")) for name in names)
+
+
+def test_the_wheel_runs_two_pictures_outside_the_checkout(wheel, tiny_condition, tmp_path):
+    """Its dependencies come from the environment of the tests: the slow test installs them too."""
+    python = _environment(tmp_path / "venv")
+    libraries = [
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        *site.getsitepackages(),
+    ]
+    packages = Path(
+        _succeed([python, "-c", "import sysconfig as s; print(s.get_path('purelib'))"], tmp_path)
+    )
+    (packages / "dependencies.pth").write_text("\n".join(dict.fromkeys(libraries)))
+    _succeed([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], tmp_path)
+    _run_two_pictures(python, tiny_condition, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_its_dependencies(wheel, tiny_condition, tmp_path):
+    python = _environment(tmp_path / "venv")
+    _succeed([python, "-m", "pip", "install", "--quiet", wheel], tmp_path)
+    _run_two_pictures(python, tiny_condition, tmp_path)
+
+
+def _environment(folder: Path) -> Path:
+    venv.create(folder, with_pip=True)
+    return folder / "bin" / "python"
+
+
+def _run_two_pictures(python: Path, condition: Path, folder: Path) -> None:
+    where = _succeed(
+        [python, "-c", "import vcm_plugin, anchors; print(vcm_plugin.__file__)"], folder
+    )
+    assert where.startswith(str(folder)), where
+    command = [python.parent / "vcm-plugin", "run", condition, "--codec", "vvc_feature"]
+    out = _succeed([*command, "-o", folder / "run"], folder)
+    assert "uncompressed" in out and (folder / "run" / "result.json").is_file()
+    assert "minictc" in _succeed([python.parent / "vcm-plugin", "run", "--help"], folder)
+
+
+def _succeed(command: list, folder: Path) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["VCM_CACHE"] = str(folder / "cache")
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, cwd=folder, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def _importable(name: str) -> bool:
+    code = f"import {name}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
