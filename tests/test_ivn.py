@@ -41,8 +41,8 @@ def test_scaling_keeps_the_level_of_zero_and_divides_the_rest():
     one, two = ivn.scaled_range((-4.0, 8.0), 1.0), ivn.scaled_range((-4.0, 8.0), 2.0)
     layers = {"p2": torch.tensor([0.0, 3.0])}
     first, second = (ivn.normalise(layers, r)["p2"] for r in (one, two))
-    assert first[0] == second[0]
-    assert (second - second[0])[1] == (first - first[0])[1] / 2
+    torch.testing.assert_close(second[0], first[0])
+    torch.testing.assert_close(second[1] - second[0], (first[1] - first[0]) / 2)
 
 
 def test_log2_code_is_linear_between_powers_of_two():

@@ -25,7 +25,7 @@ def tiny_model(config: VfcnConfig = CONFIG, seed: int = 0) -> Vfcn:
     """A VFCN with random weights that are large enough for latents of several steps."""
     torch.manual_seed(seed)
     model = Vfcn(config)
-    for network in (model.g_a, model.h_a, model.g_s, model.entropy):
+    for network in (model.g_a, model.h_a, model.g_s):
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.data *= 1.7

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from anchors.vvc import read_format
@@ -14,6 +16,7 @@ from anchors.vvc_remote import VvcRemoteCodec, source_size
 from vcm_plugin import bitstream
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
+from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.metrics import bpp
 
 
@@ -35,7 +38,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class CodecEntry:
-    """How a test condition makes a codec, and under which keys it lists QPs and sizes."""
+    """How a test condition makes a codec, and under which keys it lists QPs (or s) and sizes."""
 
     make: Callable[[TestCondition], Codec]
     qps: str
@@ -45,7 +48,7 @@ class CodecEntry:
         """ "32" is QP 32 at full size, "32@50" the same at half the height and width."""
         sizes = condition.require(self.sizes) if self.sizes else (100,)
         qps = condition.require(self.qps)
-        return [str(qp) if size == 100 else f"{qp}@{size}" for size in sizes for qp in qps]
+        return [f"{qp:g}" if size == 100 else f"{qp:g}@{size}" for size in sizes for qp in qps]
 
 
 def codec_entry(name: str) -> CodecEntry:
@@ -139,6 +142,22 @@ def _vtm_remote(_: TestCondition) -> VvcRemoteCodec:
     return VvcRemoteCodec(backend="vtm")
 
 
+def _diff_fchm(condition: TestCondition) -> MachineCodec:
+    codec = MachineCodec(Path(condition.bundled_path(condition.require("diff_fchm_weights"))))
+    trained_for = codec.metadata["detector_sha256"]
+    weights = condition.weights_path()
+    if weights is None or condition.diff_fchm_other_detector or not Path(weights).is_file():
+        return codec
+    found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    if found != trained_for:
+        raise InputError(
+            f"{condition.diff_fchm_weights} was trained for a detector with the SHA-256 "
+            f"{trained_for[:12]}, {Path(weights).name} has {found[:12]}; name the weights of this "
+            "detector, or set diff_fchm_other_detector: true to test it on another"
+        )
+    return codec
+
+
 def _value_range(condition: TestCondition, key: str) -> tuple[float, float] | None:
     """Feature values of the samples 0 and 1023; None where each picture has its own."""
     value = condition.require(key)
@@ -150,6 +169,7 @@ def _value_range(condition: TestCondition, key: str) -> tuple[float, float] | No
 
 
 CODECS = {
+    "diff_fchm": CodecEntry(_diff_fchm, "diff_fchm_scales"),
     "vvc_feature": CodecEntry(_vvc_feature, "vvc_feature_qps"),
     "vvc_remote": CodecEntry(_vvc_remote, "vvc_remote_qps", "vvc_remote_sizes"),
     "vtm_feature": CodecEntry(_vtm_feature, "vtm_feature_qps"),

@@ -52,9 +52,9 @@ def feature_range(
             layer[..., : -(-input_size[0] // strides[name]), : -(-input_size[1] // strides[name])]
             for name, layer in layers.items()
         ]
-        low = min(layer.min().item() for layer in kept)
-        high = max(layer.max().item() for layer in kept)
-    if not (math.isfinite(low) and math.isfinite(high)):
+        lows, highs = ([f(layer).item() for layer in kept] for f in (torch.amin, torch.amax))
+    low, high = min(lows), max(highs)
+    if not all(map(math.isfinite, lows + highs)):
         raise InputError("the features hold NaN or infinite values; no codec can carry them")
     if low == high:
         raise InputError(
