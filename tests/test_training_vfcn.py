@@ -85,7 +85,7 @@ def test_resumed_training_equals_an_undisturbed_one(store, tmp_path):
 
 
 def test_the_loss_falls(store, tmp_path):
-    schedule = replace(SCHEDULE, iterations=60, task_weight=0.0, warmup=5, learning_rate=3e-3)
+    schedule = replace(SCHEDULE, iterations=60, task_weight=0.0, warmup=5, ema_decay=0.5)
     model = train(CONFIG, store, schedule, tmp_path)
     start = Vfcn(CONFIG)
     start.load_state_dict(model.state_dict())

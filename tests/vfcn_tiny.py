@@ -29,6 +29,9 @@ def tiny_model(config: VfcnConfig = CONFIG, seed: int = 0) -> Vfcn:
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.data *= 1.7
+    for network in (model.entropy.prior, *model.entropy.contexts):  # scales of about 4 steps
+        network[-1].weight.data *= 0.2
+        network[-1].bias.data[len(network[-1].bias) // 2 :] = 1.1
     model.mean.copy_(torch.randn(4, config.channels))
     model.std.copy_(torch.rand(4, config.channels) + 0.5)
     model.typical_width.fill_(8.0)

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from vcm_plugin import ivn
-from vcm_plugin.split.rcnn import with_p6
+from vcm_plugin.split.backbone import with_p6
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.vfcn import LAYERS, Vfcn, VfcnConfig
 
