@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The machine layer: round trips, the same latents everywhere, damaged files, bad input."""
 
+import os
 import struct
 import zlib
 from dataclasses import replace
@@ -15,6 +16,8 @@ from vcm_plugin.bitstream import BitstreamError, MachinePayload
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.machine_codec import MAX_INPUT_PIXELS, MachineCodec, export
+
+MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # scripts/fuzz_fcm.sh sets it to 20000
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +209,7 @@ def test_mutated_files_are_refused_or_decode_to_their_checksum(codec, files):
     pool = list(files.values())
     _, header_size = bitstream.read_header(pool[0])
     refused = reached = 0
-    for number in range(300):
+    for number in range(MUTATIONS):
         data = mutated(pool[number % len(pool)], rng, pool)
         if number % 2:
             data = with_right_crcs(data, header_size)
@@ -217,8 +220,8 @@ def test_mutated_files_are_refused_or_decode_to_their_checksum(codec, files):
             reached += "entropy-coded" in str(error) or "decoded latents" in str(error)
         else:
             assert layer.latents.checksum() == layer.payload.checksum
-    assert refused > 250
-    assert reached > 50  # the entropy decoder was really tried
+    assert refused > 0.8 * MUTATIONS
+    assert reached > 0.15 * MUTATIONS  # the entropy decoder was really tried
 
 
 def test_a_picture_too_large_is_refused_before_anything_is_allocated(codec):
