@@ -71,7 +71,7 @@ def train(
         mixed_precision=schedule.mixed_precision, cpu=not torch.cuda.is_available()
     )
     torch.manual_seed(schedule.seed)
-    model = Vfcn(config)
+    model = Vfcn(config).to(memory_format=torch.channels_last)
     if init is None:
         set_statistics(model, store, schedule)
     else:
