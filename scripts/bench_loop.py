@@ -112,10 +112,13 @@ def peak_of(stage: str, peaks: dict[str, float]) -> Iterator[None]:
 
 
 def resident_megabytes() -> float:
-    pages, waiting = 0, [os.getpid()]
+    own, pages, waiting = os.getpid(), 0, [os.getpid()]
+    program = os.readlink(f"/proc/{own}/exe")
     while waiting:
         process = Path(f"/proc/{waiting.pop()}")
         with contextlib.suppress(OSError, IndexError):  # it may end while we look
+            if process.name != str(own) and os.readlink(process / "exe") == program:
+                continue  # not yet the encoder: until then it shares our memory
             pages += int((process / "statm").read_text().split()[1])
             for task in (process / "task").iterdir():
                 waiting += map(int, (task / "children").read_text().split())

@@ -20,8 +20,9 @@ COMMANDS = ("demo", "run", "report", "encode", "decode", "info", "doctor")
 
 
 @pytest.fixture
-def typed(capsys):
-    """Runs a command line; returns (exit code, stdout, stderr)."""
+def typed(capsys, monkeypatch, tmp_path):
+    """Runs a command line in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*words) -> tuple[int, str, str]:
         code = main([str(word) for word in words])
@@ -117,6 +118,9 @@ BAD_LINES = {
         "run {condition} --codec vvc_feature --weights gone.pth -o {folder}",
         "gone.pth",
     ),
+    "no such device": ("run {condition} --codec vvc_feature --device cuda:77", "device cuda:77"),
+    "output is a file": ("run {condition} --codec vvc_feature -o {picture}", "picture.png"),
+    "a QP twice": ("run {condition} --codec vvc_feature --qps 32 32", "each value once"),
     "bad rate point": (
         "encode {picture} -o x --codec vvc_remote --rate-point 99",
         "QP from 0 to 63",

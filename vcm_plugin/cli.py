@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a file or folder that cannot be written
+        print(f"vcm-plugin: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return BAD_INPUT
     return DONE
 
 

@@ -48,6 +48,8 @@ class CodecEntry:
         """ "32" is QP 32 at full size, "32@50" the same at half the height and width."""
         sizes = condition.require(self.sizes) if self.sizes else (100,)
         qps = condition.require(self.qps)
+        if len(set(sizes)) < len(sizes) or len(set(qps)) < len(qps):
+            raise InputError(f"test condition {condition.name}: {self.qps}: name each value once")
         return [f"{qp:g}" if size == 100 else f"{qp:g}@{size}" for size in sizes for qp in qps]
 
 

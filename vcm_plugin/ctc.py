@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import statistics
 import time
 from collections import defaultdict
@@ -21,7 +20,6 @@ from vcm_plugin.inference import Plan, Worker
 from vcm_plugin.results import UNCOMPRESSED, Journal
 from vcm_plugin.workers import Workers
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 Progress = Callable[[str, int, int], None]
 
 
@@ -56,16 +54,16 @@ def run(
     are finished. Raises InputError where the condition, the data or the folder do not allow a run.
     """
     started = time.perf_counter()
-    plan = Plan(
-        condition,
-        codec_name,
-        folder,
-        open_dataset(condition, options.data_root),
-        options.device,
-        options.keep_going,
-        options.feature_cache_bytes,
-    )
     try:
+        plan = Plan(
+            condition,
+            codec_name,
+            folder,
+            open_dataset(condition, options.data_root),
+            options.device,
+            options.keep_going,
+            options.feature_cache_bytes,
+        )
         with results.locked(folder), Workers(options.jobs, Worker, plan) as workers:
             test = _Test(plan, options, workers, progress)
             result = test.run()
@@ -73,8 +71,6 @@ def run(
             results.write_json(folder / "timings.json", wall | test.timings())
             return result
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
         raise InputError(
             f"{error.filename or folder}: {error.strerror}; make room or give another folder, then "
             "repeat the same command: nothing that was finished is lost"

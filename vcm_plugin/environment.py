@@ -11,6 +11,7 @@ import platform
 from pathlib import Path
 
 import vcm_plugin
+from vcm_plugin.errors import InputError
 
 PACKAGE = Path(vcm_plugin.__file__).parent
 # Sources that cannot change a result: what is typed, how results are shown, how models are trained.
@@ -33,6 +34,17 @@ def make_deterministic(threads: int, seed: int = 0) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(seed)
     np.random.seed(seed)
+
+
+def require_device(device: str) -> None:
+    """Raise InputError where torch does not have this device here."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"device {device}: expected one that torch has here: {reason}") from error
 
 
 def describe(device: str) -> dict[str, str]:

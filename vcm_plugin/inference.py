@@ -199,6 +199,7 @@ class Worker:
 
 def load_model(condition: TestCondition, device: str) -> SplitModel:
     """The detector of a test condition."""
+    environment.require_device(device)
     return load_split_model(
         condition.model_path(),
         condition.weights_path(),

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The bundled weights are those of their index, small, and readable without pickled code."""
+
+import hashlib
+
+import pytest
+import torch
+import yaml
+
+from vcm_plugin.environment import PACKAGE, cfg_folder
+from vcm_plugin.split import load_split_model
+
+FOLDER = PACKAGE / "weights"
+INDEX = yaml.safe_load((FOLDER / "index.yaml").read_text())
+
+
+def test_index_lists_every_file():
+    assert {p.name for p in FOLDER.iterdir() if p.suffix in (".pth", ".safetensors")} == set(INDEX)
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_weights_are_those_of_the_index(name):
+    entry, data = INDEX[name], (FOLDER / name).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    assert (entry["sha256"], entry["id"], entry["bytes"]) == (digest, digest[:8], len(data))
+    assert len(data) <= 12_000_000
+    assert entry["trained_on"] and entry["terms"] and entry["training"]
+
+
+@pytest.mark.parametrize("name", INDEX)
+def test_weights_load_into_their_detector(name):
+    path = FOLDER / name
+    assert "model" in torch.load(path, weights_only=True)
+    config = cfg_folder() / "models" / f"{INDEX[name]['detector']}.yaml"
+    model = load_split_model(config, path, runtime="torchvision")
+    assert model.weights_sha256 == INDEX[name]["sha256"]
