@@ -87,6 +87,8 @@ def describe_bitstream(data: bytes) -> dict[str, str]:
     for what in ("weights_id", "detector_id"):
         if getattr(header, what) is not None:
             described[what.replace("_", " ")] = f"{getattr(header, what):08x}"
+    if header.profile == "diff_fchm":
+        described |= _describe_machine(stream.units[0].payload)
     described["frames"] = str(header.frames)
     described["units"] = ", ".join(f"{count} {kind}" for kind, count in units.items())
     described["file"] = _length(data, header.source_size)
@@ -101,6 +103,16 @@ def _is_fcm(data: bytes) -> bool:
             f"expected an .fcm file or a VVC byte stream, found {found} at its start"
         )
     return data.startswith(b"FCM")
+
+
+def _describe_machine(payload: bytes) -> dict[str, str]:
+    machine = bitstream.MachinePayload.from_bytes(payload)
+    low, high = machine.value_range
+    return {
+        "rate point": f"s = {machine.rate_point:g}",
+        "normalised range": f"{low:g} .. {high:g} (after its scaling by s)",
+        "latents": f"{len(machine.data)} bytes, checksum {machine.checksum:08x}",
+    }
 
 
 def _describe_raw(data: bytes) -> dict[str, str]:
