@@ -7,13 +7,14 @@ uses several GPUs or machines.
 """
 
 import argparse
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
 
 from vcm_plugin.datasets import load_coco
 from vcm_plugin.environment import cfg_folder
+from vcm_plugin.machine_codec import export
 from vcm_plugin.split import load_split_model
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.vfcn import VfcnTraining, read_average, train
@@ -29,6 +30,10 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
     parser.add_argument("--cache", type=Path, help="folder for the features, of this detector only")
     parser.add_argument("--init", type=Path, help="vfcn_state.pth to start from")
+    parser.add_argument(
+        "--rate-points", nargs="+", default=["0.25", "0.5", "1", "2", "4"], metavar="S",
+        help="presets, chosen on a validation set, that the weights file names",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     for config in (VfcnConfig, VfcnTraining):
         for field in fields(config):
@@ -49,14 +54,18 @@ def main() -> None:
     )
     dataset = load_coco(options.images, options.annotations)
     init = read_average(options.init)[1] if options.init else None
-    train(
+    schedule = _chosen(VfcnTraining, options)
+    model = train(
         _chosen(VfcnConfig, options),
         FeatureStore(detector, dataset, options.cache),
-        _chosen(VfcnTraining, options),
+        schedule,
         options.output,
         init,
         report=lambda line: print(line, flush=True),
     )
+    path = options.output / "vfcn.safetensors"
+    export(model, detector.weights_sha256, options.rate_points, asdict(schedule), path)
+    print(f"VFCN weights: {path}")
 
 
 def _chosen(config, options):
