@@ -45,10 +45,10 @@ class VfcnConfig:
     """
 
     channels: int = 64  # of each FPN layer
-    width8: int = 64  # of the networks on the grid of p3
+    width8: int = 96  # of the networks on the grid of p3
     width16: int = 128  # ... of p4
-    latents: int = 96
-    slices: tuple[int, ...] = (8, 16, 24, 48)
+    latents: int = 192
+    slices: tuple[int, ...] = (12, 28, 56, 96)
     hyper_width: int = 64
     hyper_latents: int = 24
     context_width: int = 64
@@ -137,19 +137,22 @@ class Vfcn(nn.Module):
 
 
 class Analysis(nn.Module):
-    """g_a: standardised p2..p5 -> y, homogeneous of degree one."""
+    """g_a: standardised p2..p5 -> y, homogeneous of degree one.
+
+    `detail` leads past the grid of p4 with its few channels, so that y can hold nearly all of p2.
+    """
 
     def __init__(self, config: VfcnConfig):
         super().__init__()
         c, n8, n16 = config.channels, config.width8, config.width16
         self.fuse = config.fuse
         self.p2 = _conv(c, n8, stride=2, bias=False)
-        self.block8 = ResidualBlock(n8, bias=False)
         self.down = _conv(n8, n16, stride=2, bias=False)
         self.blocks16 = nn.Sequential(
             ResidualBlock(n16, bias=False), ResidualBlock(n16, bias=False)
         )
         self.y = _conv(n16, config.latents, bias=False)
+        self.detail = nn.Conv2d(4 * n8, config.latents, 1, bias=False)
         if config.fuse:
             self.p3 = nn.Conv2d(c, n8, 1, bias=False)
             self.p4 = nn.Conv2d(c, n16, 1, bias=False)
@@ -159,11 +162,13 @@ class Analysis(nn.Module):
         h = self.p2(x["p2"])
         if self.fuse:
             h = h + self.p3(x["p3"])
-        h = self.down(self.block8(h))
+        cells = F.pad(h, (0, h.shape[-1] % 2, 0, h.shape[-2] % 2))
+        detail = self.detail(F.pixel_unshuffle(cells, 2))
+        h = self.down(F.leaky_relu(h, 0.1))
         if self.fuse:
             coarse = F.interpolate(self.p5(x["p5"]), scale_factor=2.0)
             h = h + self.p4(x["p4"]) + coarse[..., : h.shape[-2], : h.shape[-1]]
-        return self.y(self.blocks16(h))
+        return self.y(self.blocks16(h)) + detail
 
 
 class Synthesis(nn.Module):
@@ -177,15 +182,15 @@ class Synthesis(nn.Module):
         )
         self.p5 = _conv(n16, c, stride=2)
         self.p4 = _conv(n16, c)
-        self.trunk8 = nn.Sequential(
-            _conv(n16, 4 * n8), nn.PixelShuffle(2), nn.LeakyReLU(0.1), ResidualBlock(n8)
-        )
+        self.up = _conv(n16, 4 * n8)
+        self.detail = nn.Conv2d(config.latents, 4 * n8, 1)
+        self.block8 = ResidualBlock(n8)
         self.p3 = _conv(n8, c)
         self.p2 = nn.Sequential(_conv(n8, 4 * c), nn.PixelShuffle(2))
 
     def forward(self, y_hat: torch.Tensor) -> dict[str, torch.Tensor]:
         h16 = self.trunk16(y_hat)
-        h8 = self.trunk8(h16)
+        h8 = self.block8(F.pixel_shuffle(self.up(h16) + self.detail(y_hat), 2))
         return {"p2": self.p2(h8), "p3": self.p3(h8), "p4": self.p4(h16), "p5": self.p5(h16)}
 
 
