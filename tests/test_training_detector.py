@@ -29,7 +29,9 @@ def drawn(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config():
     whole = load_config(cfg_folder() / "models/minictc_mask_rcnn.yaml")
-    return replace(whole, stem_out_channels=16, res2_out_channels=16, fpn_channels=16, box_fc_dim=16)
+    return replace(
+        whole, stem_out_channels=16, res2_out_channels=16, fpn_channels=16, box_fc_dim=16
+    )
 
 
 def test_resumed_training_equals_an_undisturbed_one(drawn, config, tmp_path):

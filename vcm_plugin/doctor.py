@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+
+import yaml
 
 import vcm_plugin
 from vcm_plugin.environment import PACKAGE, cache_folder, version
@@ -114,15 +117,20 @@ def _vtm() -> Iterator[str]:
 
 
 def _weights() -> Iterator[str]:
-    files = sorted(
-        p for p in (PACKAGE / "weights").glob("*") if p.suffix in (".pth", ".safetensors")
-    )
-    if files:
-        names = [f"{path.name} ({path.stat().st_size / 1e6:.1f} MB)" for path in files]
-        yield from _found("weights", ", ".join(names))
-        return
-    repair = "install vcm-plugin again, or train them with scripts/train_detector.py"
-    yield from _missing("weights", "none bundled", "demo and the conditions minictc, bccd", repair)
+    """The bundled checkpoints, each compared with its sha256 in the index."""
+    folder = PACKAGE / "weights"
+    repair = "install vcm-plugin again"
+    for name, entry in yaml.safe_load((folder / "index.yaml").read_text()).items():
+        disables = f"the conditions that name {name}"
+        try:
+            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            yield from _missing("weights", f"{name}: {error.strerror}", disables, repair)
+            continue
+        if digest == entry["sha256"]:
+            yield from _found("weights", f"{name}, id {entry['id']}")
+        else:
+            yield from _missing("weights", f"{name}: not the file of the index", disables, repair)
 
 
 def _cache() -> Iterator[str]:

@@ -62,11 +62,15 @@ class FeaturePyramid:
             if list(self.layers) == list(strides):
                 return name
         known = "; ".join(", ".join(strides) for strides in SPLIT_POINTS.values())
-        raise InputError(f"expected the layers {known}, in this order; found {', '.join(self.layers)}")
+        raise InputError(
+            f"expected the layers {known}, in this order; found {', '.join(self.layers)}"
+        )
 
-    def require_finite(self) -> "FeaturePyramid":
+    def require_finite(self) -> FeaturePyramid:
         """Return self; raise InputError where a layer holds NaN or infinity."""
         for name, layer in self.layers.items():
             if not torch.isfinite(layer).all():
-                raise InputError(f"layer {name} holds NaN or infinite values; no codec can carry them")
+                raise InputError(
+                    f"layer {name} holds NaN or infinite values; no codec can carry them"
+                )
         return self

@@ -83,9 +83,7 @@ def psnr(reference: np.ndarray, test: np.ndarray, peak: float = 255.0) -> float:
     return math.inf if mse == 0 else 10 * math.log10(peak**2 / mse)
 
 
-def bd_rate(
-    anchor: Curve, test: Curve, method: str = "pchip", min_overlap: float = 0.0
-) -> BdRate:
+def bd_rate(anchor: Curve, test: Curve, method: str = "pchip", min_overlap: float = 0.0) -> BdRate:
     """Average rate difference of `test` against `anchor` at equal accuracy, in percent.
 
     "pchip" interpolates log10(rate) over accuracy piecewise as the JVET reporting sheet does;

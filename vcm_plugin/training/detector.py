@@ -270,7 +270,9 @@ def _average_gradients(model, processes: int) -> None:
     gradients = [p.grad for p in model.parameters()]
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
-    for gradient, mean in zip(gradients, flat.div_(processes).split([g.numel() for g in gradients])):
+    for gradient, mean in zip(
+        gradients, flat.div_(processes).split([g.numel() for g in gradients])
+    ):
         gradient.copy_(mean.view_as(gradient))
 
 
