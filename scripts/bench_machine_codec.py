@@ -38,15 +38,7 @@ LARGE = VfcnConfig(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, help="VFCN weights; default: random, 256 channels")
-    parser.add_argument("--input", type=int, nargs=2, default=(800, 1199), metavar=("H", "W"))
-    parser.add_argument("--picture", type=Path, help="real features of this picture, in place of noise")
-    parser.add_argument("--model", type=Path, help="Detectron2 YAML of the detector of --picture")
-    parser.add_argument("--detector", type=Path, help="its checkpoint")
-    parser.add_argument("--rate-points", nargs="+", default=["0.5", "1", "2", "4"])
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    options = _parser().parse_args()
     torch.set_num_threads(options.threads)
     codec = MachineCodec(options.weights) if options.weights else random_codec()
     if options.picture:
@@ -77,6 +69,18 @@ def main() -> None:
         print(f"{name}: {parts} kMAC per pixel; at the GEMM rate {floor:.3f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     print(f"peak memory of the process {peak:.2f} GiB")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", type=Path, help="VFCN weights; default: random, 256 channels")
+    parser.add_argument("--input", type=int, nargs=2, default=(800, 1199), metavar=("H", "W"))
+    parser.add_argument("--picture", type=Path, help="its real features in place of noise")
+    parser.add_argument("--model", type=Path, help="Detectron2 YAML of the detector of --picture")
+    parser.add_argument("--detector", type=Path, help="its checkpoint")
+    parser.add_argument("--rate-points", nargs="+", default=["0.5", "1", "2", "4"])
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
 
 
 def random_codec() -> MachineCodec:

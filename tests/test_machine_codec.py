@@ -83,7 +83,9 @@ def test_the_estimate_of_training_is_the_size_of_the_file(codec):
     for s in ("2", "4"):  # within the scales, so without escapes
         data = codec.encode(features, s)
         payload = MachinePayload.from_bytes(bitstream.read(data).units[0].payload)
-        layers = {k: v[None] for k, v in ivn.normalise(features.layers, payload.value_range).items()}
+        layers = {
+            k: v[None] for k, v in ivn.normalise(features.layers, payload.value_range).items()
+        }
         model.eval()  # rounds instead of adding noise
         _, bits = model(layers, torch.tensor([payload.value_range]))
         assert bits.item() == pytest.approx(8 * len(payload.data), rel=0.03)
@@ -199,9 +201,7 @@ def with_right_crcs(data: bytes, header_size: int) -> bytes:
     while count >= 0x80:
         coded, count = coded + bytes([count & 0x7F | 0x80]), count >> 7
     unit = unit[:length_at] + coded + bytes([count]) + body[skip:]
-    return b"".join(
-        part + struct.pack(">I", zlib.crc32(part)) for part in (header, unit)
-    )
+    return b"".join(part + struct.pack(">I", zlib.crc32(part)) for part in (header, unit))
 
 
 def test_mutated_files_are_refused_or_decode_to_their_checksum(codec, files):
@@ -225,9 +225,7 @@ def test_mutated_files_are_refused_or_decode_to_their_checksum(codec, files):
 
 
 def test_a_picture_too_large_is_refused_before_anything_is_allocated(codec):
-    header = bitstream.Header(
-        "diff_fchm", "fpn", (9, 9), (4096, 4096), weights_id=codec.weights_id
-    )
+    header = bitstream.Header("diff_fchm", "fpn", (9, 9), (4096, 4096), weights_id=codec.weights_id)
     payload = MachinePayload((-1.0, 1.0), 1.0, 0, b"")
     data = bitstream.write(header, [bitstream.Unit("machine", 0, payload.to_bytes())])
     with pytest.raises(BitstreamError, match=f"at most {MAX_INPUT_PIXELS} pixels"):

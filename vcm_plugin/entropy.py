@@ -131,7 +131,9 @@ class Latents:
 
     def checksum(self) -> int:
         """CRC-32 over z, then y, as little-endian 32-bit integers."""
-        return zlib.crc32(self.y.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i4").tobytes()))
+        return zlib.crc32(
+            self.y.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i4").tobytes())
+        )
 
 
 class LatentCoder:
@@ -144,9 +146,7 @@ class LatentCoder:
             )
         self.networks, self.tables = networks, tables
 
-    def encode(
-        self, z: torch.Tensor, y: torch.Tensor, octaves: int
-    ) -> tuple[bytes, Latents]:
+    def encode(self, z: torch.Tensor, y: torch.Tensor, octaves: int) -> tuple[bytes, Latents]:
         """z and y (C, h, w), floats -> bytes, and the latents that they decode to."""
         encoder = Encoder(self.tables)
         values = {"z": z.double().cpu().numpy(), "y": y.double().cpu().numpy()}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How a feature pyramid becomes the machine layer of an .fcm file and comes back: Diff-FCHM.
 
-    encode: range, IVN -> g_a -> y -> h_a -> z -> entropy coding -> machine unit
-    decode: machine unit -> latents, checked -> g_s -> inverse IVN -> p2..p5
+encode: range, IVN -> g_a -> y -> h_a -> z -> entropy coding -> machine unit
+decode: machine unit -> latents, checked -> g_s -> inverse IVN -> p2..p5
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from vcm_plugin.vfcn import Vfcn, VfcnConfig
 
 FORMAT = "vcm-plugin vfcn 1"
 MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
-
 
 
 @dataclass(frozen=True)
@@ -97,17 +96,13 @@ class MachineCodec:
         """Features of split point fpn -> an .fcm file with one machine unit."""
         s = ivn.parse_rate_point(rate_point)
         header = self._header(features)
-        value_range = ivn.scaled_range(
-            ivn.feature_range(features.layers, features.input_size), s
-        )
+        value_range = ivn.scaled_range(ivn.feature_range(features.layers, features.input_size), s)
         layers = {k: v[None].to(self.device, self.dtype) for k, v in features.layers.items()}
         ranges = self._ranges(value_range)
         y = self.model.analysis(ivn.normalise(layers, value_range), ranges)
         z = self.model.h_a(y)
         data, latents = self.coder.encode(z[0], y[0], self._octaves(value_range))
-        payload = MachinePayload(
-            value_range, bitstream.round_float(s), latents.checksum(), data
-        )
+        payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
         return bitstream.write(header, [Unit("machine", 0, payload.to_bytes())])
 
     def decode(self, data: bytes) -> FeaturePyramid:
