@@ -22,6 +22,29 @@ from vcm_plugin.vfcn import VfcnConfig
 
 
 def main() -> None:
+    options = _parser().parse_args()
+    torch.set_num_threads(options.threads)
+    path = cfg_folder() / "models" / f"{options.model}.yaml"
+    detector = load_split_model(
+        path if path.exists() else options.model, options.weights, runtime="torchvision"
+    )
+    dataset = load_coco(options.images, options.annotations)
+    init = read_average(options.init)[1] if options.init else None
+    schedule = _chosen(VfcnTraining, options)
+    model = train(
+        _chosen(VfcnConfig, options),
+        FeatureStore(detector, dataset, options.cache),
+        schedule,
+        options.output,
+        init,
+        report=lambda line: print(line, flush=True),
+    )
+    path = options.output / "vfcn.safetensors"
+    export(model, detector.weights_sha256, options.rate_points, asdict(schedule), path)
+    print(f"VFCN weights: {path}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="name in cfg/models or path of a Detectron2 YAML")
     parser.add_argument("--weights", type=Path, required=True, help="checkpoint of the detector")
@@ -46,26 +69,7 @@ def main() -> None:
             else:
                 options |= {"type": kind}
             parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    path = cfg_folder() / "models" / f"{options.model}.yaml"
-    detector = load_split_model(
-        path if path.exists() else options.model, options.weights, runtime="torchvision"
-    )
-    dataset = load_coco(options.images, options.annotations)
-    init = read_average(options.init)[1] if options.init else None
-    schedule = _chosen(VfcnTraining, options)
-    model = train(
-        _chosen(VfcnConfig, options),
-        FeatureStore(detector, dataset, options.cache),
-        schedule,
-        options.output,
-        init,
-        report=lambda line: print(line, flush=True),
-    )
-    path = options.output / "vfcn.safetensors"
-    export(model, detector.weights_sha256, options.rate_points, asdict(schedule), path)
-    print(f"VFCN weights: {path}")
+    return parser
 
 
 def _chosen(config, options):

@@ -36,8 +36,8 @@ def parse_rate_point(text: str) -> float:
         s = math.nan
     if not low <= s <= high:
         raise InputError(
-            f"rate point: expected a scale s between {low:g} and {high:g}, as in 0.5 (more bits) or "
-            f"2 (fewer), found {text!r}"
+            f"rate point: expected a scale s between {low:g} and {high:g}, as in 0.5 (more "
+            f"bits) or 2 (fewer), found {text!r}"
         )
     return s
 

@@ -5,9 +5,10 @@ Loss of a picture at scale s, everything but the rate being in the domain that I
 
     bpp + lambda * 255^2 * sum of w_l MSE_l  +  task_weight / s^2 * sum of the detector's losses
 
-Cells farther than MARGIN from every object count background_weight in the MSE. The squared error of the features is s^2 times that of the normalised ones, so both distortions
-weigh alike in features, and a larger s asks for fewer bits. The detector's losses are those of
-NN-Part2 on the decoded features with the ground truth of the training set, from `task_from` on.
+Cells farther than MARGIN from every object count background_weight in the MSE. The squared error of
+the features is s^2 times that of the normalised ones, so both distortions weigh alike in features,
+and a larger s asks for fewer bits. The detector's losses are those of NN-Part2 on the decoded
+features with the ground truth of the training set, from `task_from` on.
 """
 
 from __future__ import annotations
@@ -70,23 +71,17 @@ def train(
     accelerator = Accelerator(
         mixed_precision=schedule.mixed_precision, cpu=not torch.cuda.is_available()
     )
-    torch.manual_seed(schedule.seed)
-    model = Vfcn(config).to(memory_format=torch.channels_last)
-    if init is None:
-        set_statistics(model, store, schedule)
-    else:
-        model.load_state_dict(init)
+    store.detector.model.to(accelerator.device)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = _new_model(config, store, schedule, init)
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema_decay)
     ).to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=1e-4)
-    state_path = folder / "vfcn_state.pth"
-    start = resume(state_path, model, average, optimizer) if state_path.exists() else 0
-    folder.mkdir(parents=True, exist_ok=True)
-    store.detector.model.to(accelerator.device)
+    path = folder / "vfcn_state.pth"
+    start = resume(path, model, average, optimizer) if path.exists() else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
-    log = _tensorboard(folder) if accelerator.is_main_process else None
-    began, seen = time.monotonic(), []
+    journal = _Journal(schedule, start, folder, report, accelerator.is_main_process)
     for iteration in range(start, schedule.iterations):
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * _lr_factor(iteration, schedule)
@@ -100,21 +95,45 @@ def train(
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update_parameters(model)
-        done = iteration + 1
-        seen.append({name: value.item() for name, value in terms.items()})
-        if done % 50 == 0:
-            means = {name: np.mean([t.get(name, 0.0) for t in seen]) for name in terms}
-            rate = (done - start) * schedule.batch_size / (time.monotonic() - began)
-            parts = " ".join(f"{name} {value:.4f}" for name, value in means.items())
-            report(f"{done}/{schedule.iterations} {parts} {rate:.1f} pictures/s")
-            if log:
-                log.add_scalars("loss", means, done)
-            seen = []
-        if accelerator.is_main_process and (
-            done % schedule.checkpoint_every == 0 or done == schedule.iterations
-        ):
-            _save(state_path, done, model, average, optimizer)
+        journal.add(iteration + 1, terms)
+        if accelerator.is_main_process and _is_due(iteration + 1, schedule):
+            _save(path, iteration + 1, model, average, optimizer)
     return average.module
+
+
+class _Journal:
+    """Reports the means of the loss terms every 50 iterations, also to TensorBoard if installed."""
+
+    def __init__(self, schedule: VfcnTraining, start: int, folder: Path, report, speaks: bool):
+        self.schedule, self.start, self.report, self.speaks = schedule, start, report, speaks
+        self.board = _tensorboard(folder) if speaks else None
+        self.began, self.seen = time.monotonic(), []
+
+    def add(self, done: int, terms: dict[str, torch.Tensor]) -> None:
+        self.seen.append({name: value.item() for name, value in terms.items()})
+        if done % 50 or not self.speaks:
+            return
+        means = {name: np.mean([t.get(name, 0.0) for t in self.seen]) for name in terms}
+        rate = (done - self.start) * self.schedule.batch_size / (time.monotonic() - self.began)
+        parts = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+        self.report(f"{done}/{self.schedule.iterations} {parts} {rate:.1f} pictures/s")
+        if self.board:
+            self.board.add_scalars("loss", means, done)
+        self.seen = []
+
+
+def _new_model(config: VfcnConfig, store: FeatureStore, schedule: VfcnTraining, init) -> Vfcn:
+    torch.manual_seed(schedule.seed)
+    model = Vfcn(config).to(memory_format=torch.channels_last)
+    if init is None:
+        set_statistics(model, store, schedule)
+    else:
+        model.load_state_dict(init)
+    return model
+
+
+def _is_due(done: int, schedule: VfcnTraining) -> bool:
+    return done % schedule.checkpoint_every == 0 or done == schedule.iterations
 
 
 def loss_terms(
@@ -153,7 +172,7 @@ def loss_terms(
 
 
 def near_objects(boxes: list[np.ndarray], grid: tuple[int, int]) -> torch.Tensor:
-    """1 for cells of p2 (N, 1, h, w) within MARGIN of a box x0, y0, x1, y1 of the picture, else 0."""
+    """1 for cells of p2 (N, 1, h, w) within MARGIN of a box x0, y0, x1, y1, else 0."""
     near = torch.zeros(len(boxes), 1, *grid)
     for plane, found in zip(near, boxes):
         for x0, y0, x1, y1 in found:
