@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -292,3 +293,18 @@ def test_every_variant_makes_a_round_trip(tmp_path, fuse, variant):
     codec = MachineCodec(tiny_weights(tmp_path, config))
     codec.decode(codec.encode(pyramid(), "1")).require_finite()
     assert codec.identity()["variant"] == variant
+
+
+# --- files of the past ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, checksum", [("s0.25", 0x956B08F8), ("s1", 0x30268927), ("s4", 0x3873A88E)]
+)
+def test_golden_files_decode_to_their_checksum_for_ever(name, checksum):
+    golden = Path(__file__).parent / "golden"
+    layer = MachineCodec(golden / "tiny.vfcn").decode_latents(
+        (golden / f"tiny_{name}.fcm").read_bytes()
+    )
+    assert layer.latents.checksum() == checksum
+    assert (layer.header.input_size, layer.header.source_size) == ((61, 90), (122, 180))

@@ -41,19 +41,14 @@ class Tables:
                 )
 
     @classmethod
-    def from_array(cls, padded: np.ndarray) -> Tables:
-        """Tables from the rows of an array; a row ends at the first 2^15."""
-        rows = []
-        for row in padded.tolist():
-            end = row.index(1 << PRECISION) + 1 if 1 << PRECISION in row else len(row)
-            rows.append(tuple(row[:end]))
-        return cls(tuple(rows))
+    def from_array(cls, joined: np.ndarray) -> Tables:
+        """Tables from their rows one after the other; a row ends at 2^15."""
+        ends = np.flatnonzero(joined == 1 << PRECISION) + 1
+        return cls(tuple(tuple(row.tolist()) for row in np.split(joined, ends) if row.size))
 
     def to_array(self) -> np.ndarray:
-        """The tables as rows of one int32 array, padded with 2^15."""
-        length = max(len(row) for row in self.rows)
-        full = 1 << PRECISION
-        return np.array([row + (full,) * (length - len(row)) for row in self.rows], np.int32)
+        """The rows one after the other, int32."""
+        return np.concatenate([np.array(row, np.int32) for row in self.rows])
 
 
 class Encoder:
