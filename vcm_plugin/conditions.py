@@ -70,8 +70,9 @@ class TestCondition:
 
     def model_path(self) -> str:
         """The Detectron2 YAML of the detector: a name of cfg/models, a path or a model-zoo name."""
-        bundled = cfg_folder() / "models" / f"{self.model}.yaml"
-        return str(bundled) if bundled.is_file() else self._relative(self.model)
+        found = self._relative(self.model)
+        bundled = cfg_folder() / "models" / f"{self.model.removesuffix('.yaml')}.yaml"
+        return str(bundled) if bundled.is_file() and not Path(found).is_file() else found
 
     def weights_path(self) -> str | None:
         """The checkpoint of the detector: a file of vcm_plugin/weights, a path or a URL."""
@@ -127,7 +128,7 @@ def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCo
     changes = {key: value for key, value in changes.items() if value is not None}
     if {"images", "annotations", "limit", "model", "weights"} & set(changes):
         changes |= {"expected_box_ap": None, "expected_mask_ap": None}
-        changes |= {"name": f"{condition.name}-changed"}
+        changes |= {"name": condition.name.removesuffix("-changed") + "-changed"}
     if {"images", "annotations"} & set(changes):
         changes |= {"minictc": None}
     return dataclasses.replace(condition, **changes)
