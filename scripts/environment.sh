@@ -9,6 +9,7 @@ fi
 # A second run installs nothing, so that it also works without a network.
 stamp=".venv/installed$1"
 if ! [ "$stamp" -nt setup.py ]; then
+    echo "installing into .venv; the first time this takes some minutes, most of it PyTorch" >&2
     .venv/bin/python -m pip install --quiet -e ".$1"
     touch "$stamp"
 fi
