@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 # A module imports only modules that stand before it.
 ORDER = """
     vcm_plugin.errors vcm_plugin.environment vcm_plugin.process vcm_plugin.features
-    vcm_plugin.bitstream
+    vcm_plugin.bitstream vcm_plugin.ivn vcm_plugin.rans vcm_plugin.vfcn vcm_plugin.entropy
+    vcm_plugin.machine_codec
     anchors
     vcm_plugin.split vcm_plugin.minictc vcm_plugin.conditions vcm_plugin.datasets
     vcm_plugin.tasks vcm_plugin.metrics vcm_plugin.codecs

@@ -112,7 +112,7 @@ def test_doctor_fits_one_screen(typed):
 
 BAD_LINES = {
     "unknown condition": ("run nope --codec vvc_feature", "expected one of .*minictc"),
-    "unknown codec": ("run {condition} --codec hevc", "expected one of vvc_feature"),
+    "unknown codec": ("run {condition} --codec hevc", "expected one of diff_fchm, vvc_feature"),
     "codec without its program": ("run {condition} --codec vtm_remote", "VCM_VTM_ENCODER"),
     "missing checkpoint": (
         "run {condition} --codec vvc_feature --weights gone.pth -o {folder}",

@@ -13,6 +13,7 @@ from pathlib import Path
 import vcm_plugin
 from vcm_plugin.errors import InputError
 
+CODECS = "diff_fchm, vvc_feature or vvc_remote"
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 DESCRIPTION = """\
@@ -99,7 +100,7 @@ def _run(commands) -> None:
         "folder already is not done again, so an interrupted run goes on with the same command.",
     )
     _add_condition(parser, positional=True)
-    parser.add_argument("--codec", required=True, metavar="NAME", help="vvc_feature or vvc_remote")
+    parser.add_argument("--codec", required=True, metavar="NAME", help=CODECS)
     parser.add_argument(
         "-o",
         "--output",
@@ -108,7 +109,11 @@ def _run(commands) -> None:
         help="the run folder, one per codec (runs/<condition>/<codec>)",
     )
     parser.add_argument(
-        "--qps", type=int, nargs="+", metavar="QP", help="instead of the condition's"
+        "--qps",
+        type=_number,
+        nargs="+",
+        metavar="QP",
+        help="instead of the condition's; diff_fchm: scales s such as 0.5 1 2",
     )
     parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
     _add_data(parser)
@@ -141,12 +146,13 @@ def _encode(commands) -> None:
     parser = _command(commands, "encode", "one picture -> one bitstream")
     parser.add_argument("picture", type=Path, metavar="PICTURE", help="a JPEG or PNG file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--codec", required=True, metavar="NAME", help="vvc_feature or vvc_remote")
+    parser.add_argument("--codec", required=True, metavar="NAME", help=CODECS)
     parser.add_argument(
         "--rate-point",
         required=True,
         metavar="R",
-        help="QP of the inner codec, such as 32; vvc_remote: 32@50 codes at half the size",
+        help="QP of the inner codec, such as 32; vvc_remote: 32@50 codes at half the size; "
+        "diff_fchm: the scale s of its range, such as 0.5 (more bits) or 2 (fewer)",
     )
     _add_condition(parser)
 
@@ -233,6 +239,13 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     if not any(action.dest == "device" for action in parser._actions):
         _add_device(parser)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
 
 
 def _positive(text: str) -> int:

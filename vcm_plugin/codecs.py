@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from anchors.vvc import read_format
@@ -14,6 +16,7 @@ from anchors.vvc_remote import VvcRemoteCodec, source_size
 from vcm_plugin import bitstream
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
+from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.metrics import bpp
 
 
@@ -35,7 +38,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class CodecEntry:
-    """How a test condition makes a codec, and under which keys it lists QPs and sizes."""
+    """How a test condition makes a codec, and under which keys it lists QPs (or s) and sizes."""
 
     make: Callable[[TestCondition], Codec]
     qps: str
@@ -47,7 +50,7 @@ class CodecEntry:
         qps = condition.require(self.qps)
         if len(set(sizes)) < len(sizes) or len(set(qps)) < len(qps):
             raise InputError(f"test condition {condition.name}: {self.qps}: name each value once")
-        return [str(qp) if size == 100 else f"{qp}@{size}" for size in sizes for qp in qps]
+        return [f"{qp:g}" if size == 100 else f"{qp:g}@{size}" for size in sizes for qp in qps]
 
 
 def codec_entry(name: str) -> CodecEntry:
@@ -84,6 +87,8 @@ def describe_bitstream(data: bytes) -> dict[str, str]:
     for what in ("weights_id", "detector_id"):
         if getattr(header, what) is not None:
             described[what.replace("_", " ")] = f"{getattr(header, what):08x}"
+    if header.profile == "diff_fchm":
+        described |= _describe_machine(stream.units[0].payload)
     described["frames"] = str(header.frames)
     described["units"] = ", ".join(f"{count} {kind}" for kind, count in units.items())
     described["file"] = _length(data, header.source_size)
@@ -98,6 +103,16 @@ def _is_fcm(data: bytes) -> bool:
             f"expected an .fcm file or a VVC byte stream, found {found} at its start"
         )
     return data.startswith(b"FCM")
+
+
+def _describe_machine(payload: bytes) -> dict[str, str]:
+    machine = bitstream.MachinePayload.from_bytes(payload)
+    low, high = machine.value_range
+    return {
+        "rate point": f"s = {machine.rate_point:g}",
+        "normalised range": f"{low:g} .. {high:g} (after its scaling by s)",
+        "latents": f"{len(machine.data)} bytes, checksum {machine.checksum:08x}",
+    }
 
 
 def _describe_raw(data: bytes) -> dict[str, str]:
@@ -141,6 +156,22 @@ def _vtm_remote(_: TestCondition) -> VvcRemoteCodec:
     return VvcRemoteCodec(backend="vtm")
 
 
+def _diff_fchm(condition: TestCondition) -> MachineCodec:
+    codec = MachineCodec(Path(condition.bundled_path(condition.require("diff_fchm_weights"))))
+    trained_for = codec.metadata["detector_sha256"]
+    weights = condition.weights_path()
+    if weights is None or condition.diff_fchm_other_detector or not Path(weights).is_file():
+        return codec
+    found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    if found != trained_for:
+        raise InputError(
+            f"{condition.diff_fchm_weights} was trained for a detector with the SHA-256 "
+            f"{trained_for[:12]}, {Path(weights).name} has {found[:12]}; name the weights of this "
+            "detector, or set diff_fchm_other_detector: true to test it on another"
+        )
+    return codec
+
+
 def _value_range(condition: TestCondition, key: str) -> tuple[float, float] | None:
     """Feature values of the samples 0 and 1023; None where each picture has its own."""
     value = condition.require(key)
@@ -152,6 +183,7 @@ def _value_range(condition: TestCondition, key: str) -> tuple[float, float] | No
 
 
 CODECS = {
+    "diff_fchm": CodecEntry(_diff_fchm, "diff_fchm_scales"),
     "vvc_feature": CodecEntry(_vvc_feature, "vvc_feature_qps"),
     "vvc_remote": CodecEntry(_vvc_remote, "vvc_remote_qps", "vvc_remote_sizes"),
     "vtm_feature": CodecEntry(_vtm_feature, "vtm_feature_qps"),

@@ -44,6 +44,9 @@ class TestCondition:
     expected_tolerance: float | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
+    diff_fchm_weights: str | None = None
+    diff_fchm_scales: tuple[float, ...] = ()
+    diff_fchm_other_detector: bool = False
     vvc_feature_qps: tuple[int, ...] = ()
     vvc_feature_preset: str | None = None
     vvc_feature_range: str | tuple[float, ...] | None = None
@@ -73,10 +76,12 @@ class TestCondition:
 
     def weights_path(self) -> str | None:
         """The checkpoint of the detector: a file of vcm_plugin/weights, a path or a URL."""
-        if self.weights is None:
-            return None
-        bundled = PACKAGE / "weights" / self.weights
-        return str(bundled) if bundled.is_file() else self._relative(self.weights)
+        return None if self.weights is None else self.bundled_path(self.weights)
+
+    def bundled_path(self, name: str) -> str:
+        """A weights file: of vcm_plugin/weights, or a path."""
+        bundled = PACKAGE / "weights" / name
+        return str(bundled) if bundled.is_file() else self._relative(name)
 
     def dataset_name(self) -> str:
         """What the test set is called in results; no path."""

@@ -177,7 +177,7 @@ class TrainingCrops(Dataset):
         labels, masks = [], []
         for annotation in self.annotations[entry.image_id]:
             labels.append(self.class_of[annotation["category_id"]])
-            masks.append(_annotation_mask(annotation, *picture.shape[:2]))
+            masks.append(annotation_mask(annotation, *picture.shape[:2]))
         stack = np.stack(masks) if masks else np.zeros((0, *picture.shape[:2]), np.uint8)
         picture, stack = _augment(picture, stack, self.schedule.crop, self.config, rng)
         if portrait:
@@ -191,14 +191,14 @@ class TrainingCrops(Dataset):
         std = torch.tensor(self.config.pixel_std)
         image = ((tensor - mean) / std).permute(2, 0, 1)
         target = {
-            "boxes": torch.from_numpy(_boxes(stack)),
+            "boxes": torch.from_numpy(tight_boxes(stack)),
             "labels": torch.from_numpy(labels + 1),
             "masks": torch.from_numpy(np.ascontiguousarray(stack)),
         }
         return image.contiguous(), target
 
 
-def _annotation_mask(annotation: dict, height: int, width: int) -> np.ndarray:
+def annotation_mask(annotation: dict, height: int, width: int) -> np.ndarray:
     """Mask (H, W) of an annotation; its filled box where it has no segmentation."""
     segmentation = annotation.get("segmentation")
     if not segmentation:
@@ -239,7 +239,7 @@ def _augment(picture, masks, crop: tuple[int, int], config: DetectorConfig, rng)
     return picture, np.pad(masks, [(0, 0), *pad])
 
 
-def _boxes(masks: np.ndarray) -> np.ndarray:
+def tight_boxes(masks: np.ndarray) -> np.ndarray:
     """Tight boxes (n, 4), x0 y0 x1 y1, of masks (n, H, W)."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for box, mask in zip(boxes, masks):

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Training VFCN: the loss falls, a killed training resumes exactly, the export codes features."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from vfcn_tiny import CONFIG
+
+from vcm_plugin import minictc
+from vcm_plugin.datasets import load_coco, read_picture
+from vcm_plugin.environment import cfg_folder
+from vcm_plugin.machine_codec import MachineCodec, export
+from vcm_plugin.split import load_split_model
+from vcm_plugin.split.config import load_config
+from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
+from vcm_plugin.training.feature_store import FeatureStore
+from vcm_plugin.training.vfcn import (
+    VfcnTraining,
+    loss_terms,
+    near_objects,
+    read_average,
+    train,
+)
+from vcm_plugin.vfcn import Vfcn
+
+SCHEDULE = VfcnTraining(
+    iterations=4, batch_size=2, warmup=2, checkpoint_every=2, task_weight=0.5, task_from=0.5
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    dataset = load_coco(folder / "images", minictc.generate("train", folder, count=6))
+    whole = load_config(cfg_folder() / "models/minictc_mask_rcnn.yaml")
+    config = replace(whole, stem_out_channels=8, res2_out_channels=8, fpn_channels=8, box_fc_dim=16)
+    torch.manual_seed(0)
+    torch.save({"model": to_detectron2_state_dict(build_rcnn(config))}, folder / "random.pth")
+    detector = load_split_model(config, folder / "random.pth", runtime="torchvision")
+    return FeatureStore(detector, dataset, folder / "features")
+
+
+def test_kept_features_are_those_of_nn_part1(store):
+    size, group = next(iter(store.groups.items()))
+    first, again = (store.features(size, group[:2]) for _ in range(2))
+    pyramid = store.detector.nn_part1(read_picture(store.dataset.pictures[group[0]].path))
+    for name, layer in pyramid.layers.items():
+        assert torch.equal(first[name], again[name])
+        torch.testing.assert_close(first[name][0], layer, atol=2e-3, rtol=2e-3)
+
+
+def test_targets_lie_in_the_network_input(store):
+    for size, group in store.groups.items():
+        for target, boxes in zip(store.targets(size, group), store.boxes(size, group)):
+            assert target["masks"].shape[1:] == size
+            if len(target["boxes"]) == len(boxes):
+                np.testing.assert_allclose(target["boxes"].numpy(), boxes, atol=3.0)
+
+
+def test_cells_near_objects():
+    near = near_objects([np.array([[40.0, 20.0, 60.0, 36.0]]), np.zeros((0, 4))], (16, 24))
+    assert near[0, 0, 2:12, 7:18].all() and near.sum() == 10 * 11
+    assert near[0, 0, 2, 7] == 1 and near[0, 0, 1, 7] == 0
+
+
+def test_resumed_training_equals_an_undisturbed_one(store, tmp_path):
+    whole = train(CONFIG, store, SCHEDULE, tmp_path / "whole")
+    draws = []
+
+    def die_at_the_third(size, pictures, real=store.features):
+        draws.append(pictures)
+        if len(draws) == 35:  # after the statistics, 32 batches, and two iterations
+            raise KeyboardInterrupt
+        return real(size, pictures)
+
+    store.features = die_at_the_third
+    with pytest.raises(KeyboardInterrupt):
+        train(CONFIG, store, SCHEDULE, tmp_path / "killed")
+    del store.features
+    resumed = train(CONFIG, store, SCHEDULE, tmp_path / "killed")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_the_loss_falls(store, tmp_path):
+    schedule = replace(SCHEDULE, iterations=60, task_weight=0.0, warmup=5, ema_decay=0.5)
+    model = train(CONFIG, store, schedule, tmp_path)
+    start = Vfcn(CONFIG)
+    start.load_state_dict(model.state_dict())
+    torch.manual_seed(schedule.seed)
+    fresh = Vfcn(CONFIG)
+    for name in ("mean", "std", "typical_width"):
+        getattr(fresh, name).copy_(getattr(model, name))
+    with torch.no_grad():
+        before, after = (
+            sum(sum(loss_terms(m, store, schedule, 1000 + i, False).values()) for i in range(4))
+            for m in (fresh, start)
+        )
+    assert after < 0.8 * before
+
+
+def test_the_export_codes_features(store, tmp_path):
+    train(CONFIG, store, SCHEDULE, tmp_path)
+    config, weights = read_average(tmp_path / "vfcn_state.pth")
+    model = Vfcn(config)
+    model.load_state_dict(weights)
+    codec = MachineCodec(export(model, "0" * 64, ["1"], {}, tmp_path / "w.vfcn"))
+    features = store.detector.nn_part1(read_picture(store.dataset.pictures[0].path))
+    assert store.detector.nn_part2(codec.decode(codec.encode(features, "1"))) is not None

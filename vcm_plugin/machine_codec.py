@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How a feature pyramid becomes the machine layer of an .fcm file and comes back: Diff-FCHM.
+
+encode: range, IVN -> g_a -> y -> h_a -> z -> entropy coding -> machine unit
+decode: machine unit -> latents, checked -> g_s -> inverse IVN -> p2..p5
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from vcm_plugin import bitstream, ivn
+from vcm_plugin.bitstream import BitstreamError, Header, MachinePayload, Unit
+from vcm_plugin.entropy import (
+    LATENT_STEPS,
+    LatentCoder,
+    Latents,
+    gaussian_tables,
+    integer_networks,
+    integer_weights,
+)
+from vcm_plugin.errors import InputError
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.rans import Tables
+from vcm_plugin.vfcn import Vfcn, VfcnConfig
+
+FORMAT = "vcm-plugin vfcn 1"
+MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
+
+
+@dataclass(frozen=True)
+class MachineLayer:
+    """What a machine unit says once its latents are decoded and checked."""
+
+    header: Header
+    payload: MachinePayload
+    latents: Latents
+
+
+class MachineCodec:
+    """Feature codec diff_fchm with one weights file; a rate point is the scale s of IVN."""
+
+    name = "diff_fchm"
+    kind = "feature"
+
+    def __init__(self, weights: Path, device: str = "cpu", dtype: torch.dtype = torch.float32):
+        """dtype: of g_a and g_s; whatever it is, files decode to the same latents."""
+        data, tensors, self.metadata = read_weights(weights)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.weights_id = int(self.sha256[:8], 16)
+        self.device, self.dtype = torch.device(device), dtype
+        self.config = _config(self.metadata, weights)
+        floats = {k: v.float() for k, v in tensors.items() if not k.startswith("integer.")}
+        model = Vfcn(self.config)
+        wanted = {k for k in model.state_dict() if not k.startswith(("entropy.", "gaussian."))}
+        if set(floats) != wanted | {"tables"}:
+            odd = sorted(set(floats) ^ (wanted | {"tables"}))[0]
+            raise InputError(f"{weights}: {odd} is missing or unknown; the weights file is damaged")
+        tables = Tables.from_array(tensors["tables"].numpy())
+        del floats["tables"]
+        try:
+            model.load_state_dict(floats, strict=False)
+        except RuntimeError as error:
+            raise InputError(f"{weights}: {' '.join(str(error).split())}") from error
+        integers = {
+            k.removeprefix("integer."): v for k, v in tensors.items() if k.startswith("integer.")
+        }
+        networks = integer_networks(model.entropy, integers).to(self.device)
+        self.coder = LatentCoder(networks, tables)
+        self.typical = ivn.log2_code((0.0, model.typical_width.item()))
+        self.model = model.requires_grad_(False).eval()
+        self.model.to(self.device, dtype, memory_format=torch.channels_last)
+
+    @property
+    def rate_points(self) -> list[str]:
+        """The presets chosen on the validation set, falling rate."""
+        return list(self.metadata["rate_points"])
+
+    def identity(self) -> dict:
+        """What affects the result."""
+        return {
+            "weights_sha256": self.sha256,
+            "variant": self.config.variant,
+            "detector_sha256": self.metadata["detector_sha256"],
+        }
+
+    @torch.inference_mode()
+    def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
+        """Features of split point fpn -> an .fcm file with one machine unit."""
+        s = ivn.parse_rate_point(rate_point)
+        header = self._header(features)
+        value_range = ivn.scaled_range(ivn.feature_range(features.layers, features.input_size), s)
+        layers = {k: v[None].to(self.device, self.dtype) for k, v in features.layers.items()}
+        ranges = self._ranges(value_range)
+        y = self.model.analysis(ivn.normalise(layers, value_range), ranges)
+        z = self.model.h_a(y)
+        data, latents = self.coder.encode(z[0], y[0], self._octaves(value_range))
+        payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
+        return bitstream.write(header, [Unit("machine", 0, payload.to_bytes())])
+
+    def decode(self, data: bytes) -> FeaturePyramid:
+        """An .fcm file -> features; a human layer, where there is one, is not looked at."""
+        return self.synthesise(self.decode_latents(data))
+
+    def decode_latents(self, data: bytes) -> MachineLayer:
+        """An .fcm file -> its latents. Raises BitstreamError unless they match their checksum."""
+        stream = bitstream.read(data)
+        header = stream.header
+        self._check(header)
+        payload = MachinePayload.from_bytes(stream.units[0].payload)
+        grid = header.shapes(self.config.channels)["p4"][1:]
+        latents = self.coder.decode(payload.data, grid, self._octaves(payload.value_range))
+        if latents.checksum() != payload.checksum:
+            raise BitstreamError(
+                f"the decoded latents have the checksum {latents.checksum():08x}, the file says "
+                f"{payload.checksum:08x}; it is damaged"
+            )
+        return MachineLayer(header, payload, latents)
+
+    @torch.inference_mode()
+    def synthesise(self, layer: MachineLayer) -> FeaturePyramid:
+        """Latents -> features; from here on float arithmetic differs between machines."""
+        value_range = layer.payload.value_range
+        y_hat = torch.from_numpy(layer.latents.y)[None].to(self.device, self.dtype) / LATENT_STEPS
+        decoded = self.model.synthesis(y_hat, self._ranges(value_range))
+        decoded = ivn.invert(decoded, value_range)
+        layers = {
+            name: decoded[name][0, :, :height, :width].float().cpu().contiguous()
+            for name, (_, height, width) in layer.header.shapes(self.config.channels).items()
+        }
+        return FeaturePyramid(layers, layer.header.source_size, layer.header.input_size)
+
+    def _header(self, features: FeaturePyramid) -> Header:
+        if features.split_point != "fpn":
+            raise InputError(
+                f"{self.name} codes the split point fpn, found {features.split_point}; set "
+                "split_point: fpn, or use the codec vvc_feature"
+            )
+        for name, layer in features.layers.items():
+            if layer.shape[0] != self.config.channels:
+                raise InputError(
+                    f"layer {name}: these VFCN weights are for {self.config.channels} channels, "
+                    f"found {layer.shape[0]}; use the weights trained for this detector"
+                )
+        features.require_finite()
+        shapes = {name: tuple(layer.shape) for name, layer in features.layers.items()}
+        grid, _ = bitstream.compact_shapes(shapes, features.input_size)
+        sizes = (features.source_size, features.input_size)
+        header = Header(self.name, "fpn", *sizes, grid=grid, weights_id=self.weights_id)
+        self._check(header)
+        return header
+
+    def _check(self, header: Header) -> None:
+        """Raise BitstreamError where this codec cannot decode a file with this header."""
+        if (header.profile, header.split_point, header.frames) != (self.name, "fpn", 1):
+            raise BitstreamError(
+                f"expected a picture of profile {self.name}, split point fpn; found profile "
+                f"{header.profile}, split point {header.split_point}, {header.frames} frames"
+            )
+        if header.weights_id != self.weights_id:
+            raise BitstreamError(
+                f"the file was made with the weights {header.weights_id:08x}, these are "
+                f"{self.weights_id:08x}; decode it with the weights that it names"
+            )
+        if header.channels or header.detector_id is not None:
+            raise BitstreamError(
+                "expected channels and detector to follow from the weights id, found them in the "
+                "header"
+            )
+        _, height, width = header.shapes(self.config.channels)["p2"]
+        pixels = 16 * height * width
+        if pixels > MAX_INPUT_PIXELS:
+            raise BitstreamError(
+                f"expected a network input of at most {MAX_INPUT_PIXELS} pixels, found {pixels}"
+            )
+
+    def _ranges(self, value_range: tuple[float, float]) -> torch.Tensor:
+        return torch.tensor([value_range], device=self.device, dtype=self.dtype)
+
+    def _octaves(self, value_range: tuple[float, float]) -> int:
+        """What the integer networks are told of the range, in 1/256 octaves."""
+        return ivn.log2_code(value_range) - self.typical
+
+
+def export(
+    model: Vfcn, detector_sha256: str, rate_points: list[str], trained: dict, path: Path
+) -> Path:
+    """Write the weights file of a trained model: 16-bit floats, integer networks, tables."""
+    tensors = {
+        name: x.half() if x.ndim > 1 and name not in ("mean", "std", "shrink") else x
+        for name, x in model.state_dict().items()
+        if not name.startswith(("entropy.", "gaussian."))
+    }
+    integers = integer_weights(model.entropy)
+    integer_networks(model.entropy, integers)  # proves that no sum can overflow
+    tensors |= {f"integer.{name}": x for name, x in integers.items()}
+    tensors["tables"] = torch.from_numpy(gaussian_tables().to_array())
+    metadata = {
+        "config": asdict(model.config),
+        "detector_sha256": detector_sha256,
+        "rate_points": rate_points,
+        "trained": trained,
+    }
+    tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    described = {"format": FORMAT, "vfcn": json.dumps(metadata, sort_keys=True)}
+    path.write_bytes(save(tensors, described))
+    return path
+
+
+def read_weights(path: Path) -> tuple[bytes, dict[str, torch.Tensor], dict]:
+    """Bytes, tensors and description of a weights file. Raises InputError."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the VFCN weights: {error.strerror}") from error
+    try:
+        size = int.from_bytes(data[:8], "little")
+        described = json.loads(data[8 : 8 + size])["__metadata__"]
+        if described["format"] != FORMAT:
+            raise KeyError("format")
+        return data, load(data), json.loads(described["vfcn"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected VFCN weights as scripts/train_vfcn.py exports them; found a file of "
+            f"another kind, or a damaged one ({' '.join(str(error).split())})"
+        ) from error
+
+
+def _config(metadata: dict, path: Path) -> VfcnConfig:
+    try:
+        sizes = metadata["config"]
+        return VfcnConfig(**sizes | {"slices": tuple(sizes["slices"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the description of the networks is wrong: {error}") from error

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The networks of VFCN: normalised FPN features -> latents -> FPN features.
+
+                 p2 --s2--> + --s2--> + --> y --+--> Q --> y_hat --> shrink --> p4, p5 | x2 --> p3
+                            ^         ^         |     ^                               | x4 --> p2
+                            p3     p4, p5      h_a    | mu, sigma
+                                                |     |
+                                                z --> Q --> z_hat --> h_s, contexts
+
+After H-SIMO (Zhang et al., ICIP 2024): one latent, one decoder head per scale; the analysis that
+takes all four scales is L-MSFC's idea. What differs is made for IVN: the analysis g_a has neither
+bias nor divisive normalisation, so g_a(x / s) = g_a(x) / s and the scale s is exactly a
+quantiser step; the synthesis undoes s on y_hat, so that its biases are not multiplied by s, and
+shrinks each channel by a trained function of the range ("robust"), which the decoder knows.
+
+Entropy model: z and y are Gaussian with mean and scale from `EntropyNetworks`: y in channel slices,
+each in the two colours of a checkerboard (He et al., ELIC, CVPR 2022). These networks also exist in
+integers (vcm_plugin.entropy); those and not the ones here select entropy tables in a codec.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from compressai.entropy_models import GaussianConditional
+from compressai.ops import LowerBound
+from torch import nn
+from torch.nn import functional as F
+
+LAYERS = ("p2", "p3", "p4", "p5")
+SCALE_LEVELS = 48
+SCALE_MIN, SCALE_MAX = 0.11, 96.0  # of the first and the last level, in steps of the quantiser
+SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
+LEVEL_START, LEVEL_GAIN = 16, 8  # level = LEVEL_START + LEVEL_GAIN * output of a network
+
+
+@dataclass(frozen=True)
+class VfcnConfig:
+    """Sizes of the networks.
+
+    fuse: the analysis takes p2..p5, otherwise p2 alone. variant: "robust" trains over all s and
+    lets the synthesis depend on the range, "plain" trains at s = 1 only, as published.
+    """
+
+    channels: int = 64  # of each FPN layer
+    width8: int = 96  # of the networks on the grid of p3
+    width16: int = 128  # ... of p4
+    latents: int = 192
+    slices: tuple[int, ...] = (12, 28, 56, 96)
+    hyper_width: int = 64
+    hyper_latents: int = 24
+    context_width: int = 64
+    fuse: bool = True
+    variant: str = "robust"
+
+    def __post_init__(self):
+        if sum(self.slices) != self.latents or self.variant not in ("robust", "plain"):
+            raise ValueError(f"slices must add up to latents, variant be robust or plain: {self}")
+
+
+class Vfcn(nn.Module):
+    """g_a, g_s, h_a and the entropy networks.
+
+    Tensors are batches (N, C, h, w), normalised by IVN; ranges are (N, 2) tensors of (m', M').
+    Buffers mean and std (4, C): statistics of each channel of p2..p5; typical_width: of M - m.
+    """
+
+    def __init__(self, config: VfcnConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(4, config.channels))
+        self.register_buffer("std", torch.ones(4, config.channels))
+        self.register_buffer("typical_width", torch.ones(()))
+        self.g_a = Analysis(config)
+        self.g_s = Synthesis(config)
+        self.h_a = nn.Sequential(
+            _conv(config.latents, config.hyper_width),
+            nn.LeakyReLU(0.1),
+            _conv(config.hyper_width, config.hyper_width, stride=2),
+            nn.LeakyReLU(0.1),
+            _conv(config.hyper_width, config.hyper_latents, stride=2),
+        )
+        self.entropy = EntropyNetworks(config)
+        self.shrink = nn.Parameter(torch.zeros(2, config.latents))
+        self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
+
+    def analysis(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor) -> torch.Tensor:
+        """Normalised p2..p5 -> y, at the grid of p4."""
+        low, width = _columns(ranges)
+        standard = {
+            name: (layers[name] - (mean - low) / width) * (self.typical_width / std)
+            for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
+        }
+        return self.g_a(standard)
+
+    def synthesis(self, y_hat: torch.Tensor, ranges: torch.Tensor) -> dict[str, torch.Tensor]:
+        """y_hat -> normalised p2..p5."""
+        low, width = _columns(ranges)
+        octaves = self.octaves(ranges)
+        if self.config.variant == "robust":
+            first, second = (row.view(1, -1, 1, 1) for row in self.shrink)
+            y_hat = y_hat * torch.exp(octaves * (first + second * octaves))
+        standard = self.g_s(y_hat * (width / self.typical_width))
+        return {
+            name: (standard[name] * std + (mean - low)) / width
+            for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
+        }
+
+    def octaves(self, ranges: torch.Tensor) -> torch.Tensor:
+        """(N, 1, 1, 1): what the entropy networks are told of the range, 0 where it is typical."""
+        return _log2(_columns(ranges)[1]) - _log2(self.typical_width)
+
+    def forward(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor):
+        """Normalised p2..p5 -> (normalised p2..p5 as decoded, bits (N,)), for training."""
+        y = self.analysis(layers, ranges).float()
+        octaves = self.octaves(ranges)
+        with torch.autocast(y.device.type, enabled=False):
+            z = self.h_a(y)
+            mean, level = self.entropy.of_z(octaves)
+            bits = self._bits(z, mean, level)
+            z_hat = _round(z - mean) + mean
+            psi = self.entropy.psi(z_hat, octaves, y.shape[-2:])
+            y_hat = torch.zeros_like(y)
+            for own, colour, mask in self.entropy.passes(y.shape[-2:], y.device):
+                mean, level = self.entropy.of_y(psi, y_hat, own, colour)
+                y_own = y[:, own]
+                bits = bits + self._bits(y_own, mean, level, mask)
+                y_hat = y_hat.clone()
+                y_hat[:, own] += mask * (_round(y_own - mean) + mean)
+        return self.synthesis(y_hat, ranges), bits
+
+    def _bits(self, y, mean, level, mask=1.0) -> torch.Tensor:
+        _, likelihood = self.gaussian(y, scale_of(level).expand_as(y), mean.expand_as(y))
+        return (-torch.log2(likelihood) * mask).sum(dim=(1, 2, 3))
+
+
+class Analysis(nn.Module):
+    """g_a: standardised p2..p5 -> y, homogeneous of degree one.
+
+    `detail` leads past the grid of p4 with its few channels, so that y can hold nearly all of p2.
+    """
+
+    def __init__(self, config: VfcnConfig):
+        super().__init__()
+        c, n8, n16 = config.channels, config.width8, config.width16
+        self.fuse = config.fuse
+        self.p2 = _conv(c, n8, stride=2, bias=False)
+        self.down = _conv(n8, n16, stride=2, bias=False)
+        self.blocks16 = nn.Sequential(
+            ResidualBlock(n16, bias=False), ResidualBlock(n16, bias=False)
+        )
+        self.y = _conv(n16, config.latents, bias=False)
+        self.detail = nn.Conv2d(4 * n8, config.latents, 1, bias=False)
+        if config.fuse:
+            self.p3 = nn.Conv2d(c, n8, 1, bias=False)
+            self.p4 = nn.Conv2d(c, n16, 1, bias=False)
+            self.p5 = nn.Conv2d(c, n16, 1, bias=False)
+
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        h = self.p2(x["p2"])
+        if self.fuse:
+            h = h + self.p3(x["p3"])
+        cells = F.pad(h, (0, h.shape[-1] % 2, 0, h.shape[-2] % 2))
+        detail = self.detail(F.pixel_unshuffle(cells, 2))
+        h = self.down(F.leaky_relu(h, 0.1))
+        if self.fuse:
+            coarse = F.interpolate(self.p5(x["p5"]), scale_factor=2.0)
+            h = h + self.p4(x["p4"]) + coarse[..., : h.shape[-2], : h.shape[-1]]
+        return self.y(self.blocks16(h)) + detail
+
+
+class Synthesis(nn.Module):
+    """g_s: y_hat -> standardised p2..p5."""
+
+    def __init__(self, config: VfcnConfig):
+        super().__init__()
+        c, n8, n16 = config.channels, config.width8, config.width16
+        self.trunk16 = nn.Sequential(
+            _conv(config.latents, n16), ResidualBlock(n16), ResidualBlock(n16)
+        )
+        self.p5 = _conv(n16, c, stride=2)
+        self.p4 = _conv(n16, c)
+        self.up = _conv(n16, 4 * n8)
+        self.detail = nn.Conv2d(config.latents, 4 * n8, 1)
+        self.block8 = ResidualBlock(n8)
+        self.p3 = _conv(n8, c)
+        self.p2 = nn.Sequential(_conv(n8, 4 * c), nn.PixelShuffle(2))
+
+    def forward(self, y_hat: torch.Tensor) -> dict[str, torch.Tensor]:
+        h16 = self.trunk16(y_hat)
+        h8 = self.block8(F.pixel_shuffle(self.up(h16) + self.detail(y_hat), 2))
+        return {"p2": self.p2(h8), "p3": self.p3(h8), "p4": self.p4(h16), "p5": self.p5(h16)}
+
+
+class EntropyNetworks(nn.Module):
+    """From what is decoded so far to mean and scale level of what comes next.
+
+    Only convolutions, ReLU, nearest upsampling and concatenation, so that the same graph runs on
+    integers once its convolutions are (vcm_plugin.entropy.IntegerConv).
+    """
+
+    def __init__(self, config: VfcnConfig):
+        super().__init__()
+        n, n_z, context = config.hyper_width, config.hyper_latents, config.context_width
+        self.prior = nn.Sequential(nn.Conv2d(1, 16, 1), nn.ReLU(), nn.Conv2d(16, 2 * n_z, 1))
+        self.h_s = nn.Sequential(
+            _conv(n_z + 1, n),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+            _conv(n, n),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+            _conv(n, n),
+            nn.ReLU(),
+        )
+        self.contexts = nn.ModuleList()
+        start = 0
+        self.slices = []
+        for count in config.slices:
+            for known in (start, start + count):  # channels of y_hat that each colour sees
+                first, last = _conv(n + known, context), nn.Conv2d(context, 2 * count, 1)
+                self.contexts.append(nn.Sequential(first, nn.ReLU(), last))
+            self.slices.append(slice(start, start + count))
+            start += count
+
+    def of_z(self, octaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, 1, 1, 1) -> mean and raw level of z, (N, C, 1, 1)."""
+        return self.prior(octaves).chunk(2, dim=1)
+
+    def psi(self, z_hat: torch.Tensor, octaves: torch.Tensor, grid) -> torch.Tensor:
+        """z_hat -> the part of the contexts that all of y shares, on the grid of y."""
+        plane = octaves.expand(-1, 1, *z_hat.shape[-2:])
+        return self.h_s(torch.cat((z_hat, plane), dim=1))[..., : grid[0], : grid[1]]
+
+    def passes(self, grid, device):
+        """(channels, colour, mask (h, w) of the colour) in coding order."""
+        rows, columns = (torch.arange(n, device=device) for n in grid)
+        odd = (rows[:, None] + columns[None]) % 2
+        for own in self.slices:
+            yield own, 0, 1 - odd
+            yield own, 1, odd
+
+    def of_y(self, psi, y_hat, own: slice, colour: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and raw level of the channels `own` of y, given y_hat as far as it is decoded."""
+        known = y_hat[:, : own.stop if colour else own.start]
+        network = self.contexts[2 * self.slices.index(own) + colour]
+        return network(torch.cat((psi, known), dim=1)).chunk(2, dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x))))."""
+
+    def __init__(self, channels: int, bias: bool = True):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LeakyReLU(0.1),
+            _conv(channels, channels, bias=bias),
+            nn.LeakyReLU(0.1),
+            _conv(channels, channels, bias=bias),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+def scale_of(raw_level: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of an output of the entropy networks; differentiable."""
+    level = _at_least_zero(LEVEL_START + LEVEL_GAIN * raw_level).clamp(max=SCALE_LEVELS - 1)
+    return SCALE_MIN * torch.exp(SCALE_STEP * level)
+
+
+def _at_least_zero(x: torch.Tensor) -> torch.Tensor:
+    return LowerBound(0.0).to(x.device)(x)
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
+
+
+def _log2(x: torch.Tensor) -> torch.Tensor:
+    """log2, linear between powers of two: ivn.log2_code without its rounding."""
+    mantissa, exponent = torch.frexp(x)
+    return exponent + 2.0 * mantissa - 2.0
+
+
+def _round(x: torch.Tensor) -> torch.Tensor:
+    """Rounding whose gradient is that of the identity."""
+    return x + (torch.round(x) - x).detach()
+
+
+def _columns(ranges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """m' and M' - m' as (N, 1, 1, 1)."""
+    low, high = ranges[:, 0], ranges[:, 1]
+    return low.view(-1, 1, 1, 1), (high - low).view(-1, 1, 1, 1)
+
+
+def _rows(statistics: torch.Tensor) -> list[torch.Tensor]:
+    return [row.view(1, -1, 1, 1) for row in statistics]
