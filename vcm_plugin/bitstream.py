@@ -613,11 +613,11 @@ def describe(data: bytes) -> list[str]:
     """What a file holds, in words: one line for each fact."""
     stream = read(data)
     header = stream.header
-    size = " x ".join(str(n) for n in reversed(header.source_size))
-    net = " x ".join(str(n) for n in reversed(header.input_size))
+    size = " x ".join(str(n) for n in header.source_size)
+    net = " x ".join(str(n) for n in header.input_size)
     lines = [
         f".fcm version {VERSION}, profile {header.profile}, split point {header.split_point}",
-        f"source {size}, network input {net} (width x height)",
+        f"source {size}, network input {net} (height x width)",
     ]
     if header.frame_rate:
         numerator, denominator = header.frame_rate

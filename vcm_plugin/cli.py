@@ -115,6 +115,9 @@ def _run(commands) -> None:
         metavar="QP",
         help="instead of the condition's; diff_fchm: scales s such as 0.5 1 2",
     )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="of VVenC, faster to slower, instead of the condition's"
+    )
     parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
     _add_data(parser)
     _add_run_options(parser)
@@ -195,6 +198,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("test set, in place of that of the test condition")
     group.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures")
     group.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
+    group.add_argument(
+        "--split", choices=["train", "val", "test"], help="another split of the built-in test set"
+    )
     group.add_argument(
         "--data-root",
         type=Path,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +37,12 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class CodecEntry:
-    """How a test condition makes a codec, and under which keys it lists QPs (or s) and sizes."""
+    """How a test condition makes a codec, and under which keys a condition lists its settings."""
 
     make: Callable[[TestCondition], Codec]
-    qps: str
+    qps: str  # or scales s
     sizes: str | None = None  # in percent of height and width
+    preset: str | None = None  # of the encoder
 
     def rate_points(self, condition: TestCondition) -> list[str]:
         """ "32" is QP 32 at full size, "32@50" the same at half the height and width."""
@@ -65,34 +65,12 @@ def codec_of(data: bytes) -> str:
     return bitstream.read(data).header.profile if _is_fcm(data) else "vvc_remote"
 
 
-def describe_bitstream(data: bytes) -> dict[str, str]:
-    """What the header of a bitstream says, in words; reads every unit, so damage is found."""
+def describe_bitstream(data: bytes) -> list[str]:
+    """What a bitstream holds, in words, a line for each fact; reads every unit of an .fcm file."""
     if not _is_fcm(data):
         return _describe_raw(data)
-    stream = bitstream.read(data)
-    header = stream.header
-    units = Counter(unit.type for unit in stream.units)
-    described = {
-        "format": f".fcm version {bitstream.VERSION}, profile {header.profile}",
-        "source picture": _size(header.source_size),
-        "network input": f"{_size(header.input_size)} before padding",
-        "split point": header.split_point,
-    }
-    if header.channels:
-        for name, shape in header.shapes().items():
-            described[f"layer {name}"] = f"{shape[0]} channels of {_size(shape[1:])}"
-    if header.value_range:
-        low, high = header.value_range
-        described["value range"] = f"{low:g} .. {high:g} (samples 0 .. 1023)"
-    for what in ("weights_id", "detector_id"):
-        if getattr(header, what) is not None:
-            described[what.replace("_", " ")] = f"{getattr(header, what):08x}"
-    if header.profile == "diff_fchm":
-        described |= _describe_machine(stream.units[0].payload)
-    described["frames"] = str(header.frames)
-    described["units"] = ", ".join(f"{count} {kind}" for kind, count in units.items())
-    described["file"] = _length(data, header.source_size)
-    return described
+    size = bitstream.read(data).header.source_size
+    return [*bitstream.describe(data), _length(data, size)]
 
 
 def _is_fcm(data: bytes) -> bool:
@@ -105,28 +83,14 @@ def _is_fcm(data: bytes) -> bool:
     return data.startswith(b"FCM")
 
 
-def _describe_machine(payload: bytes) -> dict[str, str]:
-    machine = bitstream.MachinePayload.from_bytes(payload)
-    low, high = machine.value_range
-    return {
-        "rate point": f"s = {machine.rate_point:g}",
-        "normalised range": f"{low:g} .. {high:g} (after its scaling by s)",
-        "latents": f"{len(machine.data)} bytes, checksum {machine.checksum:08x}",
-    }
-
-
-def _describe_raw(data: bytes) -> dict[str, str]:
+def _describe_raw(data: bytes) -> list[str]:
     coded, (source, _) = read_format(data), source_size(data)
-    return {
-        "format": "VVC byte stream of one picture (remote inference)",
-        "source picture": _size(source),
-        "coded picture": f"{_size((coded.height, coded.width))}, 10 bits",
-        "file": _length(data, source),
-    }
-
-
-def _size(size: tuple[int, ...]) -> str:
-    return f"{size[0]} x {size[1]} (height x width)"
+    return [
+        "VVC byte stream of one picture (remote inference)",
+        f"source {source[0]} x {source[1]}, coded as {coded.height} x {coded.width} (height x "
+        "width), 10 bits",
+        _length(data, source),
+    ]
 
 
 def _length(data: bytes, source: tuple[int, int]) -> str:
@@ -184,8 +148,10 @@ def _value_range(condition: TestCondition, key: str) -> tuple[float, float] | No
 
 CODECS = {
     "diff_fchm": CodecEntry(_diff_fchm, "diff_fchm_scales"),
-    "vvc_feature": CodecEntry(_vvc_feature, "vvc_feature_qps"),
-    "vvc_remote": CodecEntry(_vvc_remote, "vvc_remote_qps", "vvc_remote_sizes"),
+    "vvc_feature": CodecEntry(_vvc_feature, "vvc_feature_qps", None, "vvc_feature_preset"),
+    "vvc_remote": CodecEntry(
+        _vvc_remote, "vvc_remote_qps", "vvc_remote_sizes", "vvc_remote_preset"
+    ),
     "vtm_feature": CodecEntry(_vtm_feature, "vtm_feature_qps"),
     "vtm_remote": CodecEntry(_vtm_remote, "vtm_remote_qps", "vtm_remote_sizes"),
 }

@@ -29,13 +29,19 @@ def run(options: Namespace) -> None:
     """One codec over a test condition."""
     from vcm_plugin.codecs import codec_entry
 
+    entry = codec_entry(options.codec)
+    if options.preset and not entry.preset:
+        raise InputError(f"codec {options.codec} has no presets: leave out --preset")
     changes = {
         "images": options.images and str(options.images.absolute()),
         "annotations": options.annotations and str(options.annotations.absolute()),
+        "minictc": options.split,
         "limit": options.limit,
         "tasks": options.tasks and tuple(options.tasks),
-        codec_entry(options.codec).qps: options.qps and tuple(options.qps),
+        entry.qps: options.qps and tuple(options.qps),
     }
+    if options.preset:
+        changes[entry.preset] = options.preset
     condition = override(_condition(options), changes)
     folder = options.output or Path("runs") / condition.name / options.codec
     result = _run_test(condition, options.codec, folder, options)
@@ -96,8 +102,8 @@ def info(options: Namespace) -> None:
     """What the header of a bitstream says, in words."""
     from vcm_plugin.codecs import describe_bitstream
 
-    for name, value in describe_bitstream(_read(options.bitstream)).items():
-        print(f"{name:<18} {value}")
+    for line in describe_bitstream(_read(options.bitstream)):
+        print(line)
 
 
 def doctor(_: Namespace) -> None:

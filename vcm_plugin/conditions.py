@@ -44,6 +44,8 @@ class TestCondition:
     expected_tolerance: float | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
+    min_overlap: float = 0.0  # accuracy points that two curves share, for a BD-rate
+    near_lossless: float | None = None  # accuracy points below uncompressed
     diff_fchm_weights: str | None = None
     diff_fchm_scales: tuple[float, ...] = ()
     diff_fchm_other_detector: bool = False
@@ -126,7 +128,7 @@ def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCo
     Where that makes it another test, its name says so and its expected accuracy goes.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
-    if {"images", "annotations", "limit", "model", "weights"} & set(changes):
+    if {"images", "annotations", "minictc", "limit", "model", "weights"} & set(changes):
         changes |= {"expected_box_ap": None, "expected_mask_ap": None}
         changes |= {"name": condition.name.removesuffix("-changed") + "-changed"}
     if {"images", "annotations"} & set(changes):

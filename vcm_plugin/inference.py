@@ -112,6 +112,8 @@ class Worker:
                 "score_threshold": condition.require("score_threshold"),
                 "iou_threshold": condition.require("iou_threshold"),
                 "threads_per_job": condition.threads_per_job,
+                "min_overlap": condition.min_overlap,
+                "near_lossless": condition.near_lossless,
             },
         }
 
@@ -200,13 +202,20 @@ class Worker:
 def load_model(condition: TestCondition, device: str) -> SplitModel:
     """The detector of a test condition."""
     environment.require_device(device)
-    return load_split_model(
+    model = load_split_model(
         condition.model_path(),
         condition.weights_path(),
         condition.split_point,
         condition.runtime,
         device,
     )
+    if model.num_classes != len(condition.class_names):
+        raise InputError(
+            f"the detector of {condition.name} has {model.num_classes} classes, but "
+            f"{len(condition.class_names)} class names are given; name them all in its order "
+            "(class_names, --classes)"
+        )
+    return model
 
 
 def _sha256(picture: np.ndarray) -> str:

@@ -26,15 +26,12 @@ SAME_MODEL_TOLERANCE = 0.5  # accuracy points between two runtimes of one detect
 
 @dataclass(frozen=True)
 class Rules:
-    """How curves are compared; the values of the mini-CTC (issue 2)."""
+    """How curves are compared; the accuracy points are those of the test condition."""
 
     min_overlap: float = 5.0  # accuracy points under which a BD-rate is no result
     near_lossless: float = 1.0  # accuracy points below uncompressed
     resamples: int = 200  # of the pictures, for the 95 % intervals
     seed: int = 1
-
-
-MINI_CTC = Rules()
 
 
 @dataclass(frozen=True)
@@ -150,9 +147,12 @@ class Report:
 
 
 def build_report(
-    folders: Sequence[Path], anchors: Sequence[str], rules: Rules = MINI_CTC
+    folders: Sequence[Path], anchors: Sequence[str], rules: Rules | None = None
 ) -> Report:
-    """Read complete runs of one test condition and compare their curves with the anchors."""
+    """Read complete runs of one test condition and compare their curves with the anchors.
+
+    rules: those that the results state where it is None.
+    """
     runs = _read_runs([Path(folder) for folder in folders])
     _check_same_conditions(runs)
     curves = tuple(curve for run in runs for curve in _curves(run))
@@ -161,6 +161,10 @@ def build_report(
         if name not in names:
             raise InputError(f"anchor {name}: expected one of {', '.join(names)}; run it first")
     first = runs[0].result
+    stated = first.get("test", {})
+    rules = rules or Rules(
+        stated.get("min_overlap", 0.0), stated.get("near_lossless") or Rules.near_lossless
+    )
     uncompressed = dict(first[UNCOMPRESSED]["accuracy"])
     anchors = tuple(dict.fromkeys(anchors))
     return Report(

@@ -9,7 +9,7 @@ from vcm_plugin.report.csv_files import write_csv
 from vcm_plugin.report.layout import write_json
 from vcm_plugin.report.plots import write_plots
 from vcm_plugin.report.terminal import rd_table_text, rd_tables
-from vcm_plugin.tables import MINI_CTC, Report, Rules, build_report
+from vcm_plugin.tables import Report, Rules, build_report
 
 __all__ = ["FORMATS", "rd_table_text", "rd_tables", "write_report"]
 
@@ -21,7 +21,7 @@ def write_report(
     anchors: Sequence[str],
     out: Path,
     formats: Sequence[str] = FORMATS,
-    rules: Rules = MINI_CTC,
+    rules: Rules | None = None,
 ) -> Report:
     """Compare runs with the anchors and write the report into the folder `out`.
 
