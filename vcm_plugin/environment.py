@@ -15,7 +15,15 @@ from vcm_plugin.errors import InputError
 
 PACKAGE = Path(vcm_plugin.__file__).parent
 # Sources that cannot change a result: what is typed, how results are shown, how models are trained.
-NOT_IN_RESULTS = ("cli.py", "commands.py", "doctor.py", "tables.py", "report", "training", "crosscheck.py")
+NOT_IN_RESULTS = (
+    "cli.py",
+    "commands.py",
+    "doctor.py",
+    "tables.py",
+    "report",
+    "training",
+    "crosscheck.py",
+)
 
 
 def make_deterministic(threads: int, seed: int = 0) -> None:
