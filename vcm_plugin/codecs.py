@@ -121,7 +121,12 @@ def _vtm_remote(_: TestCondition) -> VvcRemoteCodec:
 
 
 def _diff_fchm(condition: TestCondition) -> MachineCodec:
-    codec = MachineCodec(Path(condition.bundled_path(condition.require("diff_fchm_weights"))))
+    if condition.diff_fchm_weights is None:
+        raise InputError(
+            f"test condition {condition.name}: diff_fchm needs weights, and none are bundled yet; "
+            "train them with scripts/train_vfcn.py and name them in the key diff_fchm_weights"
+        )
+    codec = MachineCodec(Path(condition.bundled_path(condition.diff_fchm_weights)))
     trained_for = codec.metadata["detector_sha256"]
     weights = condition.weights_path()
     if weights is None or condition.diff_fchm_other_detector or not Path(weights).is_file():

@@ -6,8 +6,11 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from vcm_plugin.bitstream import BitstreamError
 from vcm_plugin.conditions import TestCondition, load_condition, override
 from vcm_plugin.errors import InputError
 
@@ -82,10 +85,12 @@ def decode(options: Namespace) -> None:
 
     data = _read(options.bitstream)
     condition = _condition(options)
-    codec = codec_entry(codec_of(data)).make(condition)
+    with _naming(options.bitstream):
+        codec = codec_entry(codec_of(data)).make(condition)
     if options.picture and codec.kind == "feature":
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
-    decoded = codec.decode(data)
+    with _naming(options.bitstream):
+        decoded = codec.decode(data)
     model = _model(condition, options)
     features = decoded if codec.kind == "feature" else model.nn_part1(decoded)
     detections = model.nn_part2(features)
@@ -102,8 +107,9 @@ def info(options: Namespace) -> None:
     """What the header of a bitstream says, in words."""
     from vcm_plugin.codecs import describe_bitstream
 
-    for line in describe_bitstream(_read(options.bitstream)):
-        print(line)
+    with _naming(options.bitstream):
+        lines = describe_bitstream(_read(options.bitstream))
+    print("\n".join(lines))
 
 
 def doctor(_: Namespace) -> None:
@@ -219,6 +225,15 @@ def _write_features(path: Path, features) -> None:
     sizes = {"source_size": features.source_size, "input_size": features.input_size}
     with path.open("wb") as file:
         np.savez_compressed(file, **layers, **sizes)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the name of a bitstream before the errors that its bytes cause."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise BitstreamError(f"{path}: {error}") from error
 
 
 def _read(path: Path) -> bytes:

@@ -175,6 +175,11 @@ def _drawn(split: str, limit: int | None) -> Path:
 def _read_annotations(path: Path) -> dict:
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such file; give the annotations with --annotations, or the folder in "
+            "which the paths of the test condition start with --data-root or $VCM_DATA"
+        ) from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not readable COCO annotations: {error}") from error
     for key in ("images", "annotations", "categories"):
