@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Train the detector of a model config on the mini-CTC or on a COCO-layout data set.
 
-The built-in weights were made by
+The built-in weights were made by these two, except that the first was stopped twice and went on with
+another number of iterations (vcm_plugin/weights/index.yaml tells):
 
-    scripts/train_detector.py minictc_mask_rcnn -o runs/train/minictc
+    scripts/train_detector.py minictc_mask_rcnn --iterations 2750 -o runs/train/minictc
     scripts/train_detector.py bccd_faster_rcnn -o runs/train/bccd --images BCCD/train \
-        --annotations BCCD/instances_train.json --init runs/train/minictc/model.pth \
-        --iterations 1200 --crop 352 448 --learning-rate 0.0005
+        --annotations BCCD/instances_train.json --init vcm_plugin/weights/minictc_mask_rcnn.pth \
+        --iterations 1200 --batch-size 4 --crop 352 448 --learning-rate 0.0005
+
+Start it with `torchrun --nproc-per-node 2` to use two processes.
 """
 
 import argparse
