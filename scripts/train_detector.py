@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Train the detector of a model config on the mini-CTC or on a COCO-layout data set.
 
-The built-in weights were made by these two, except that the first was stopped twice and went on with
+The built-in weights were made by these two, but the first was stopped twice and went on with
 another number of iterations (vcm_plugin/weights/index.yaml tells):
 
     scripts/train_detector.py minictc_mask_rcnn --iterations 2750 -o runs/train/minictc
