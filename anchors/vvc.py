@@ -60,6 +60,7 @@ PRESET_PARAMETERS = {
 FFMPEG_REPAIR = "install imageio-ffmpeg 0.8 or later, or point IMAGEIO_FFMPEG_EXE to an FFmpeg"
 UNSPECIFIED_NAL = 28  # a type that VVC leaves to the application; decoders skip it
 SPS_NAL = 15
+VTM_PATHS = ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG")
 
 
 def coded_size(height: int, width: int) -> tuple[int, int]:
@@ -214,14 +215,13 @@ class Vtm:
     @classmethod
     def from_environment(cls) -> Vtm:
         """Paths from VCM_VTM_ENCODER, VCM_VTM_DECODER and VCM_VTM_CONFIG."""
-        names = ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG")
-        missing = [name for name in names if not os.environ.get(name)]
+        missing = [name for name in VTM_PATHS if not os.environ.get(name)]
         if missing:
             raise ProcessError(
                 f"VTM is not configured: set {', '.join(missing)} to the paths of "
                 "EncoderAppStatic, DecoderAppStatic and encoder_intra_vtm.cfg"
             )
-        return cls(*(Path(os.environ[name]) for name in names))
+        return cls(*(Path(os.environ[name]) for name in VTM_PATHS))
 
     def encode(self, planes: Sequence[np.ndarray], qp: int) -> bytes:
         """The VVC byte stream of one picture."""

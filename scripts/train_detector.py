@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 
-from vcm_plugin.conditions import load_condition, override
+from vcm_plugin.conditions import load_condition, model_path, override
 from vcm_plugin.datasets import load_coco, open_dataset
-from vcm_plugin.environment import cfg_folder
 from vcm_plugin.split.config import load_config
 from vcm_plugin.training.detector import DetectorTraining, train
 
@@ -55,8 +54,7 @@ def main() -> None:
         crop=tuple(options.crop),
         seed=options.seed,
     )
-    bundled = cfg_folder() / "models" / f"{options.model}.yaml"
-    config = load_config(bundled if bundled.is_file() else options.model)
+    config = load_config(model_path(options.model))
     path = train(
         config,
         dataset,

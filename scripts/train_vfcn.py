@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from vcm_plugin.conditions import model_path
 from vcm_plugin.datasets import load_coco
-from vcm_plugin.environment import cfg_folder
 from vcm_plugin.machine_codec import export
 from vcm_plugin.split import load_split_model
 from vcm_plugin.training.feature_store import FeatureStore
@@ -24,10 +24,7 @@ from vcm_plugin.vfcn import VfcnConfig
 def main() -> None:
     options = _parser().parse_args()
     torch.set_num_threads(options.threads)
-    path = cfg_folder() / "models" / f"{options.model}.yaml"
-    detector = load_split_model(
-        path if path.exists() else options.model, options.weights, runtime="torchvision"
-    )
+    detector = load_split_model(model_path(options.model), options.weights, runtime="torchvision")
     dataset = load_coco(options.images, options.annotations)
     init = read_average(options.init)[1] if options.init else None
     schedule = _chosen(VfcnTraining, options)

@@ -69,7 +69,7 @@ def describe_bitstream(data: bytes) -> list[str]:
     """What a bitstream holds, in words, a line for each fact; reads every unit of an .fcm file."""
     if not _is_fcm(data):
         return _describe_raw(data)
-    size = bitstream.read(data).header.source_size
+    size = bitstream.read_header(data)[0].source_size
     return [*bitstream.describe(data), _length(data, size)]
 
 

@@ -72,9 +72,7 @@ class TestCondition:
 
     def model_path(self) -> str:
         """The Detectron2 YAML of the detector: a name of cfg/models, a path or a model-zoo name."""
-        found = self._relative(self.model)
-        bundled = cfg_folder() / "models" / f"{self.model.removesuffix('.yaml')}.yaml"
-        return str(bundled) if bundled.is_file() and not Path(found).is_file() else found
+        return model_path(self._relative(self.model))
 
     def weights_path(self) -> str | None:
         """The checkpoint of the detector: a file of vcm_plugin/weights, a path or a URL."""
@@ -104,6 +102,12 @@ class TestCondition:
 
 _TYPES = typing.get_type_hints(TestCondition)
 KEYS = tuple(field.name for field in dataclasses.fields(TestCondition) if field.name != "folder")
+
+
+def model_path(name: str) -> str:
+    """The path itself where it is a file, else the Detectron2 YAML of that name in cfg/models."""
+    bundled = cfg_folder() / "models" / f"{name.removesuffix('.yaml')}.yaml"
+    return str(bundled) if bundled.is_file() and not Path(name).is_file() else name
 
 
 def load_condition(name: str | Path) -> TestCondition:

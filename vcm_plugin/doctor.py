@@ -16,8 +16,6 @@ import vcm_plugin
 from vcm_plugin.environment import PACKAGE, cache_folder, version
 from vcm_plugin.errors import InputError
 
-VTM_PATHS = ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG")
-
 
 def examine() -> Iterator[str]:
     """The findings, one line each, "ok" or "--" first; a missing thing has a second line."""
@@ -103,6 +101,8 @@ def _ffmpeg(program: str, option: str) -> str:
 
 
 def _vtm() -> Iterator[str]:
+    from anchors.vvc import VTM_PATHS
+
     unset = [name for name in VTM_PATHS if not os.environ.get(name)]
     absent = [
         name for name in VTM_PATHS if name not in unset and not Path(os.environ[name]).is_file()

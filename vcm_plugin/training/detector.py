@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection.image_list import ImageList
 
 from vcm_plugin.datasets import CocoDataset, read_picture
+from vcm_plugin.split.checkpoint import read_checkpoint
 from vcm_plugin.split.config import DetectorConfig
 from vcm_plugin.split.names import detectron2_name, from_detectron2_weight
 from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
@@ -250,13 +251,13 @@ def tight_boxes(masks: np.ndarray) -> np.ndarray:
 
 def _start_from(model, path: Path) -> None:
     """Take over every weight of a checkpoint whose shape fits; other classes leave new heads."""
-    given = torch.load(path, weights_only=True)["model"]
+    given = read_checkpoint(path).weights
     own = model.state_dict()
     for name, value in own.items():
         source = None if "num_batches" in name else given.get(detectron2_name(name))
         if source is None:
             continue
-        source = from_detectron2_weight(name, source.float())
+        source = from_detectron2_weight(name, source)
         if source.shape == value.shape:
             value.copy_(source)
     model.load_state_dict(own)
