@@ -1,19 +1,28 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Train VFCN for a detector on the train part of a COCO-layout data set.
+"""Train VFCN for a frozen detector: a recipe of cfg/training on a COCO-layout data set.
+
+    scripts/train_vfcn.py vfcn_minictc -o runs/train/vfcn         (draws its training pictures)
+    scripts/train_vfcn.py vfcn_R_50_FPN_coco -o OUT --weights model_final_280758.pkl \
+        --images train2017 --annotations instances_train2017.json
 
 Resumed where the output folder holds a checkpoint; `accelerate launch scripts/train_vfcn.py ...`
-uses several GPUs or machines.
+uses several GPUs or machines. Every key of a recipe is also an option that overrides it.
 """
 
 import argparse
+import difflib
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
+import yaml
 
-from vcm_plugin.conditions import model_path
-from vcm_plugin.datasets import load_coco
+from vcm_plugin.conditions import bundled_weights, load_condition, model_path, override
+from vcm_plugin.datasets import load_coco, open_dataset
+from vcm_plugin.environment import cfg_folder
+from vcm_plugin.errors import InputError
 from vcm_plugin.machine_codec import export
 from vcm_plugin.split import load_split_model
 from vcm_plugin.training.feature_store import FeatureStore
@@ -22,10 +31,16 @@ from vcm_plugin.vfcn import VfcnConfig
 
 
 def main() -> None:
-    options = _parser().parse_args()
+    parser = _parser()
+    parser.set_defaults(**_recipe(parser.parse_known_args()[0].recipe))
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    detector = load_split_model(model_path(options.model), options.weights, runtime="torchvision")
-    dataset = load_coco(options.images, options.annotations)
+    weights = options.weights and bundled_weights(options.weights)
+    detector = load_split_model(model_path(options.model), weights, runtime="torchvision")
+    if options.images:
+        dataset = load_coco(options.images, options.annotations)
+    else:
+        dataset = open_dataset(override(load_condition("minictc"), {"minictc": "train"}))
     init = read_average(options.init)[1] if options.init else None
     schedule = _chosen(VfcnTraining, options)
     model = train(
@@ -37,17 +52,19 @@ def main() -> None:
         report=lambda line: print(line, flush=True),
     )
     path = options.output / "vfcn.safetensors"
-    export(model, detector.weights_sha256, options.rate_points, asdict(schedule), path)
+    trained = asdict(schedule) | {"init": str(options.init.name) if options.init else None}
+    export(model, detector.weights_sha256, options.rate_points, trained, path)
     print(f"VFCN weights: {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="name in cfg/models or path of a Detectron2 YAML")
-    parser.add_argument("--weights", type=Path, required=True, help="checkpoint of the detector")
+    parser.add_argument("recipe", help="name in cfg/training or path of a YAML file")
+    parser.add_argument("--model", help="name in cfg/models or path of a Detectron2 YAML")
+    parser.add_argument("--weights", help="checkpoint of the detector")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder; resumed")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
+    parser.add_argument("--images", type=Path, help="pictures; default: the mini-CTC train split")
+    parser.add_argument("--annotations", type=Path, help="COCO instances JSON of --images")
     parser.add_argument("--cache", type=Path, help="folder for the features, of this detector only")
     parser.add_argument("--init", type=Path, help="vfcn_state.pth to start from")
     parser.add_argument(
@@ -69,10 +86,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _recipe(name: str) -> dict:
+    """The keys of a recipe file, checked against the options."""
+    bundled = cfg_folder() / "training" / f"{name}.yaml"
+    path = bundled if bundled.is_file() else Path(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        known = ", ".join(sorted(p.stem for p in (cfg_folder() / "training").glob("vfcn_*.yaml")))
+        raise InputError(f"{name}: expected a YAML file or one of {known}: {error}") from error
+    keys = [f.name for config in (VfcnConfig, VfcnTraining) for f in fields(config)]
+    keys += ["model", "weights", "init", "rate_points"]
+    for key in values:
+        if key not in keys:
+            nearest = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.0)[0]
+            raise InputError(f"{path}: unknown key {key}; did you mean {nearest}?")
+    return values
+
+
 def _chosen(config, options):
     values = {f.name: getattr(options, f.name) for f in fields(config)}
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"train_vfcn.py: error: {error}")

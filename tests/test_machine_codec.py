@@ -287,7 +287,7 @@ def test_weights_files_that_are_none(tmp_path, weights):
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-@pytest.mark.parametrize("variant", ["robust", "plain"])
+@pytest.mark.parametrize("variant", ["robust", "plain", "gain"])
 def test_every_variant_makes_a_round_trip(tmp_path, fuse, variant):
     config = replace(CONFIG, fuse=fuse, variant=variant)
     codec = MachineCodec(tiny_weights(tmp_path, config))

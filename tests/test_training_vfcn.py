@@ -11,6 +11,7 @@ from vfcn_tiny import CONFIG
 from vcm_plugin import minictc
 from vcm_plugin.datasets import load_coco, read_picture
 from vcm_plugin.environment import cfg_folder
+from vcm_plugin.errors import InputError
 from vcm_plugin.machine_codec import MachineCodec, export
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.config import load_config
@@ -82,6 +83,12 @@ def test_resumed_training_equals_an_undisturbed_one(store, tmp_path):
     resumed = train(CONFIG, store, SCHEDULE, tmp_path / "killed")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_folder_of_another_training_is_refused(store, tmp_path):
+    train(CONFIG, store, replace(SCHEDULE, iterations=2), tmp_path)
+    with pytest.raises(InputError, match="checkpoint with fuse False, found True"):
+        train(replace(CONFIG, fuse=False), store, SCHEDULE, tmp_path)
 
 
 def test_the_loss_falls(store, tmp_path):

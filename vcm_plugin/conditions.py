@@ -80,8 +80,8 @@ class TestCondition:
 
     def bundled_path(self, name: str) -> str:
         """A weights file: of vcm_plugin/weights, or a path."""
-        bundled = PACKAGE / "weights" / name
-        return str(bundled) if bundled.is_file() else self._relative(name)
+        bundled = bundled_weights(name)
+        return bundled if bundled != name else self._relative(name)
 
     def dataset_name(self) -> str:
         """What the test set is called in results; no path."""
@@ -108,6 +108,12 @@ def model_path(name: str) -> str:
     """The path itself where it is a file, else the Detectron2 YAML of that name in cfg/models."""
     bundled = cfg_folder() / "models" / f"{name.removesuffix('.yaml')}.yaml"
     return str(bundled) if bundled.is_file() and not Path(name).is_file() else name
+
+
+def bundled_weights(name: str) -> str:
+    """The path of a file of vcm_plugin/weights of this name, else the name itself."""
+    bundled = PACKAGE / "weights" / name
+    return str(bundled) if bundled.is_file() else name
 
 
 def load_condition(name: str | Path) -> TestCondition:

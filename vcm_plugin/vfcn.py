@@ -34,6 +34,7 @@ SCALE_LEVELS = 48
 SCALE_MIN, SCALE_MAX = 0.11, 96.0  # of the first and the last level, in steps of the quantiser
 SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
 LEVEL_START, LEVEL_GAIN = 16, 8  # level = LEVEL_START + LEVEL_GAIN * output of a network
+GAIN_OCTAVES = torch.linspace(-2.0, 2.0, 8)  # log2 s at the levels of the variant "gain"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class VfcnConfig:
     """Sizes of the networks.
 
     fuse: the analysis takes p2..p5, otherwise p2 alone. variant: "robust" trains over all s and
-    lets the synthesis depend on the range, "plain" trains at s = 1 only, as published.
+    lets the synthesis depend on the range; "plain" trains at s = 1 only, as published; "gain" is a
+    rival of IVN, trained gain and inverse-gain vectors at eight levels as in L-MSFC v2.
     """
 
     channels: int = 64  # of each FPN layer
@@ -56,8 +58,11 @@ class VfcnConfig:
     variant: str = "robust"
 
     def __post_init__(self):
-        if sum(self.slices) != self.latents or self.variant not in ("robust", "plain"):
-            raise ValueError(f"slices must add up to latents, variant be robust or plain: {self}")
+        known = self.variant in ("robust", "plain", "gain")
+        if sum(self.slices) != self.latents or not known:
+            raise ValueError(
+                f"slices must add up to latents, variant be robust, plain or gain: {self}"
+            )
 
 
 class Vfcn(nn.Module):
@@ -84,6 +89,9 @@ class Vfcn(nn.Module):
         )
         self.entropy = EntropyNetworks(config)
         self.shrink = nn.Parameter(torch.zeros(2, config.latents))
+        if config.variant == "gain":
+            start = math.log(2.0) * GAIN_OCTAVES[:, None].expand(-1, config.latents)
+            self.log_gains = nn.Parameter(torch.stack((-start, start)))  # (2, levels, C)
         self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
 
     def analysis(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor) -> torch.Tensor:
@@ -93,7 +101,10 @@ class Vfcn(nn.Module):
             name: (layers[name] - (mean - low) / width) * (self.typical_width / std)
             for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
         }
-        return self.g_a(standard)
+        y = self.g_a(standard)
+        if self.config.variant == "gain":
+            y = y * (width / self.typical_width) * self._gain(0, ranges)
+        return y
 
     def synthesis(self, y_hat: torch.Tensor, ranges: torch.Tensor) -> dict[str, torch.Tensor]:
         """y_hat -> normalised p2..p5."""
@@ -102,7 +113,10 @@ class Vfcn(nn.Module):
         if self.config.variant == "robust":
             first, second = (row.view(1, -1, 1, 1) for row in self.shrink)
             y_hat = y_hat * torch.exp(octaves * (first + second * octaves))
-        standard = self.g_s(y_hat * (width / self.typical_width))
+        undone = (
+            width / self.typical_width if self.config.variant != "gain" else self._gain(1, ranges)
+        )
+        standard = self.g_s(y_hat * undone)
         return {
             name: (standard[name] * std + (mean - low)) / width
             for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
@@ -130,6 +144,11 @@ class Vfcn(nn.Module):
                 y_hat = y_hat.clone()
                 y_hat[:, own] += mask * (_round(y_own - mean) + mean)
         return self.synthesis(y_hat, ranges), bits
+
+    def _gain(self, which: int, ranges: torch.Tensor) -> torch.Tensor:
+        """(N, C, 1, 1): gains (0) or inverse gains (1) of the level nearest to the range."""
+        distance = (self.octaves(ranges).flatten()[:, None] - GAIN_OCTAVES.to(ranges)).abs()
+        return torch.exp(self.log_gains[which, distance.argmin(dim=1)])[:, :, None, None]
 
     def _bits(self, y, mean, level, mask=1.0) -> torch.Tensor:
         _, likelihood = self.gaussian(y, scale_of(level).expand_as(y), mean.expand_as(y))

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
 from vcm_plugin import ivn
+from vcm_plugin.errors import InputError
 from vcm_plugin.split.backbone import with_p6
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.vfcn import LAYERS, Vfcn, VfcnConfig
@@ -222,6 +223,13 @@ def set_statistics(model: Vfcn, store: FeatureStore, schedule: VfcnTraining) -> 
 def resume(path: Path, model: Vfcn, average, optimizer) -> int:
     """Load a checkpoint; returns how many iterations it has behind it."""
     state = torch.load(path, weights_only=True, map_location="cpu")
+    found, wanted = state["config"], asdict(model.config)
+    for key in wanted:
+        if found.get(key) != wanted[key]:
+            raise InputError(
+                f"{path}: expected a checkpoint with {key} {wanted[key]}, found {found.get(key)}; "
+                "give another output folder, or the settings that it was begun with"
+            )
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
