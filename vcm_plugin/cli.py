@@ -73,10 +73,10 @@ def _demo(commands) -> None:
     parser = _command(
         commands,
         "demo",
-        "both VVC anchors on the built-in test set, with table, plot and BD-rate",
-        "Runs the feature anchor and the remote-inference anchor on the built-in test set "
-        "(drawn by code, no download) and reports their rate-accuracy curves. Run it again after "
-        "an interruption and it goes on.",
+        "the proposal and both VVC anchors on the built-in test set: table, plots, BD-rates",
+        "Runs the feature anchor, the remote-inference anchor and Diff-FCHM's machine layer on the "
+        "built-in test set (drawn by code, no download) and reports their rate-accuracy curves. "
+        "Run it again after an interruption and it goes on.",
     )
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="(%(default)s)"

@@ -17,15 +17,22 @@ from vcm_plugin.errors import InputError
 # torch, and all that needs it, is imported where it is used: info and report do without.
 
 DEMO_ANCHORS = ("vvc_feature", "vvc_remote")
+DEMO_PROPOSAL = "diff_fchm"
 
 
 def demo(options: Namespace) -> None:
-    """Both anchors on the built-in test set, then the report."""
+    """Both anchors and the proposal on the built-in test set, then the report."""
     condition = override(load_condition(options.condition), {"limit": options.limit})
-    runs = [options.output / codec for codec in DEMO_ANCHORS]
-    for codec, folder in zip(DEMO_ANCHORS, runs, strict=True):
+    codecs = DEMO_ANCHORS
+    if condition.diff_fchm_weights:
+        codecs += (DEMO_PROPOSAL,)
+    else:
+        print(f"{condition.name}: no diff_fchm_weights, so only the anchors are run")
+    runs = [options.output / codec for codec in codecs]
+    for codec, folder in zip(codecs, runs, strict=True):
         _run_test(condition, codec, folder, options)
-    _write_report(runs, ["vvc_remote"], options.output / "report", ["csv", "json", "png", "svg"])
+    report = options.output / "report"
+    _write_report(runs, list(DEMO_ANCHORS), report, ["csv", "json", "png", "svg"])
 
 
 def run(options: Namespace) -> None:
