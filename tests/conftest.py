@@ -16,6 +16,8 @@ runtime: torchvision
 tasks: [box, mask]
 score_threshold: 0.5
 iou_threshold: 0.5
+diff_fchm_weights: tiny.safetensors
+diff_fchm_scales: [1, 2]
 vvc_feature_qps: [37, 42]
 vvc_feature_preset: faster
 vvc_feature_range: picture
@@ -29,10 +31,14 @@ vtm_remote_sizes: [100]
 
 @pytest.fixture(scope="session")
 def tiny_condition(tmp_path_factory) -> Path:
-    """A condition of two pictures: the architecture of the built-in detector, random weights."""
+    """A condition of two pictures: the built-in detector and a VFCN for it with random weights."""
+    from dataclasses import replace
+
     import torch
+    from vfcn_tiny import CONFIG, tiny_weights
 
     from vcm_plugin.environment import cfg_folder
+    from vcm_plugin.split.checkpoint import read_checkpoint
     from vcm_plugin.split.config import load_config
     from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
 
@@ -40,6 +46,8 @@ def tiny_condition(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = build_rcnn(load_config(cfg_folder() / "models" / "minictc_mask_rcnn.yaml"))
     torch.save({"model": to_detectron2_state_dict(model)}, folder / "random.pth")
+    detector = read_checkpoint(folder / "random.pth").sha256
+    tiny_weights(folder, replace(CONFIG, channels=64), detector=detector)
     path = folder / "tiny.yaml"
     path.write_text(CONDITION.format(pictures=2))
     return path

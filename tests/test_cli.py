@@ -65,13 +65,14 @@ def test_run_prints_its_points(typed, tiny_condition, tmp_path):
     assert "mask_ap" not in result["uncompressed"]["accuracy"]
 
 
-def test_demo_runs_both_anchors_and_reports(typed, tiny_condition, tmp_path):
+def test_demo_runs_anchors_and_proposal_and_reports(typed, tiny_condition, tmp_path):
     code, out, _ = typed("demo", "--condition", tiny_condition, "-o", tmp_path, "--jobs", 1)
     assert code == 0 and "BD-rate" in out and str(tmp_path / "report" / "rd_box_ap.png") in out
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert {"report.json", "rd.csv", "rd_box_ap.png", "rd_box_ap.svg"} <= written
     code, again, _ = typed(
-        "report", tmp_path / "vvc_feature", tmp_path / "vvc_remote", "--anchor", "vvc_remote",
+        "report", *(tmp_path / codec for codec in ("vvc_feature", "vvc_remote", "diff_fchm")),
+        "--anchor", "vvc_feature", "--anchor", "vvc_remote",
         "-o", tmp_path / "again", "--format", "csv", "json",
     )  # fmt: skip
     assert code == 0 and "BD-rate" in again
@@ -79,7 +80,9 @@ def test_demo_runs_both_anchors_and_reports(typed, tiny_condition, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "report" / name).read_bytes()
 
 
-@pytest.mark.parametrize(("codec", "rate_point"), [("vvc_feature", "37"), ("vvc_remote", "37@50")])
+@pytest.mark.parametrize(
+    ("codec", "rate_point"), [("vvc_feature", "37"), ("vvc_remote", "37@50"), ("diff_fchm", "1")]
+)
 def test_encode_info_decode(typed, tiny_condition, picture, tmp_path, codec, rate_point):
     file, found = tmp_path / "coded", tmp_path / "found.json"
     condition = ("--condition", tiny_condition)

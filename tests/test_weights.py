@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from vcm_plugin.environment import PACKAGE, cfg_folder
+from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.split import load_split_model
 
 FOLDER = PACKAGE / "weights"
@@ -27,10 +28,21 @@ def test_weights_are_those_of_the_index(name):
     assert entry["trained_on"] and entry["terms"] and entry["training"]
 
 
-@pytest.mark.parametrize("name", INDEX)
+DETECTORS = [name for name in INDEX if name.endswith(".pth")]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
 def test_weights_load_into_their_detector(name):
     path = FOLDER / name
     assert "model" in torch.load(path, weights_only=True)
     config = cfg_folder() / "models" / f"{INDEX[name]['detector']}.yaml"
     model = load_split_model(config, path, runtime="torchvision")
     assert model.weights_sha256 == INDEX[name]["sha256"]
+
+
+@pytest.mark.parametrize("name", sorted(set(INDEX) - set(DETECTORS)))
+def test_vfcn_belongs_to_its_detector(name):
+    codec = MachineCodec(FOLDER / name)
+    assert f"{codec.weights_id:08x}" == INDEX[name]["id"]
+    detectors = [d for d in DETECTORS if INDEX[d]["detector"] == INDEX[name]["detector"]]
+    assert codec.metadata["detector_sha256"] in [INDEX[d]["sha256"] for d in detectors]

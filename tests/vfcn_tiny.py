@@ -38,9 +38,12 @@ def tiny_model(config: VfcnConfig = CONFIG, seed: int = 0) -> Vfcn:
     return model
 
 
-def tiny_weights(folder: Path, config: VfcnConfig = CONFIG, seed: int = 0) -> Path:
+def tiny_weights(
+    folder: Path, config: VfcnConfig = CONFIG, seed: int = 0, detector: str = "0" * 64
+) -> Path:
     """The weights file of tiny_model."""
-    return export(tiny_model(config, seed), "0" * 64, ["0.5", "1", "2"], {}, folder / "tiny.vfcn")
+    path = folder / "tiny.safetensors"
+    return export(tiny_model(config, seed), detector, ["0.5", "1", "2"], {}, path)
 
 
 def pyramid(

@@ -149,13 +149,15 @@ def _encode(commands) -> None:
     parser = _command(commands, "encode", "one picture -> one bitstream")
     parser.add_argument("picture", type=Path, metavar="PICTURE", help="a JPEG or PNG file")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--codec", required=True, metavar="NAME", help=CODECS)
+    parser.add_argument(
+        "--codec", default="diff_fchm", metavar="NAME", help=f"{CODECS} (%(default)s)"
+    )
     parser.add_argument(
         "--rate-point",
         required=True,
         metavar="R",
-        help="QP of the inner codec, such as 32; vvc_remote: 32@50 codes at half the size; "
-        "diff_fchm: the scale s of its range, such as 0.5 (more bits) or 2 (fewer)",
+        help="diff_fchm: the scale s of its range, such as 0.5 (more bits) or 2 (fewer); "
+        "anchors: the QP, such as 32; vvc_remote: 32@50 codes at half the size",
     )
     _add_condition(parser)
 
