@@ -12,6 +12,7 @@ uses several GPUs or machines. Every key of a recipe is also an option that over
 
 import argparse
 import difflib
+import os
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -51,6 +52,8 @@ def main() -> None:
         init,
         report=lambda line: print(line, flush=True),
     )
+    if int(os.environ.get("RANK", 0)):  # of several processes the first one writes
+        return
     path = options.output / "vfcn.safetensors"
     trained = asdict(schedule) | {"init": str(options.init.name) if options.init else None}
     export(model, detector.weights_sha256, options.rate_points, trained, path)

@@ -85,6 +85,15 @@ def test_resumed_training_equals_an_undisturbed_one(store, tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("variant", ["robust", "plain", "gain"])
+def test_every_trained_parameter_gets_a_gradient(store, variant):
+    """Else training on several processes stops."""
+    model = Vfcn(replace(CONFIG, variant=variant))
+    sum(loss_terms(model, store, SCHEDULE, 0, with_task=True).values()).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
 def test_a_folder_of_another_training_is_refused(store, tmp_path):
     train(CONFIG, store, replace(SCHEDULE, iterations=2), tmp_path)
     with pytest.raises(InputError, match="checkpoint with fuse False, found True"):

@@ -88,7 +88,9 @@ class Vfcn(nn.Module):
             _conv(config.hyper_width, config.hyper_latents, stride=2),
         )
         self.entropy = EntropyNetworks(config)
-        self.shrink = nn.Parameter(torch.zeros(2, config.latents))
+        self.shrink = nn.Parameter(
+            torch.zeros(2, config.latents), requires_grad=config.variant == "robust"
+        )
         if config.variant == "gain":
             start = math.log(2.0) * GAIN_OCTAVES[:, None].expand(-1, config.latents)
             self.log_gains = nn.Parameter(torch.stack((-start, start)))  # (2, levels, C)
