@@ -7,7 +7,7 @@ uses several GPUs or machines.
 """
 
 import argparse
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from vcm_plugin.datasets import load_coco
 from vcm_plugin.machine_codec import export
 from vcm_plugin.split import load_split_model
 from vcm_plugin.training.feature_store import FeatureStore
+from vcm_plugin.training.loop import chosen, training_parser
 from vcm_plugin.training.vfcn import VfcnTraining, read_average, train
 from vcm_plugin.vfcn import VfcnConfig
 
@@ -27,9 +28,9 @@ def main() -> None:
     detector = load_split_model(model_path(options.model), options.weights, runtime="torchvision")
     dataset = load_coco(options.images, options.annotations)
     init = read_average(options.init)[1] if options.init else None
-    schedule = _chosen(VfcnTraining, options)
+    schedule = chosen(VfcnTraining, options)
     model = train(
-        _chosen(VfcnConfig, options),
+        chosen(VfcnConfig, options),
         FeatureStore(detector, dataset, options.cache),
         schedule,
         options.output,
@@ -42,36 +43,13 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="name in cfg/models or path of a Detectron2 YAML")
-    parser.add_argument("--weights", type=Path, required=True, help="checkpoint of the detector")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder; resumed")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the pictures")
-    parser.add_argument("--annotations", type=Path, required=True, help="COCO instances JSON")
-    parser.add_argument("--cache", type=Path, help="folder for the features, of this detector only")
+    parser = training_parser(__doc__.splitlines()[0], VfcnConfig, VfcnTraining)
     parser.add_argument("--init", type=Path, help="vfcn_state.pth to start from")
     parser.add_argument(
         "--rate-points", nargs="+", default=["0.25", "0.5", "1", "2", "4"], metavar="S",
         help="presets, chosen on a validation set, that the weights file names",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    for config in (VfcnConfig, VfcnTraining):
-        for field in fields(config):
-            kind = type(field.default)
-            options = {"default": field.default}
-            if kind is tuple:
-                options |= {"nargs": "+", "type": type(field.default[0])}
-            elif kind is bool:
-                options |= {"action": argparse.BooleanOptionalAction}
-            else:
-                options |= {"type": kind}
-            parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
     return parser
-
-
-def _chosen(config, options):
-    values = {f.name: getattr(options, f.name) for f in fields(config)}
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 if __name__ == "__main__":

@@ -15,14 +15,9 @@ from vcm_plugin.machine_codec import MachineCodec, export
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.config import load_config
 from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
+from vcm_plugin.training.feature_loss import near_objects
 from vcm_plugin.training.feature_store import FeatureStore
-from vcm_plugin.training.vfcn import (
-    VfcnTraining,
-    loss_terms,
-    near_objects,
-    read_average,
-    train,
-)
+from vcm_plugin.training.vfcn import VfcnTraining, loss_terms, read_average, train
 from vcm_plugin.vfcn import Vfcn
 
 SCHEDULE = VfcnTraining(
