@@ -6,7 +6,8 @@
     b_hat --> 1x1, 3x3 --> p5 | x2 --> p4 | x2 --> p3 | x2 --> p2, a residual block at every grid
 
 After MSFC (Zhang et al., "MSFC: deep feature compression in multi-task network", ICME 2021), which
-the first test models of MPEG FCM followed. Packing and encoder are those of vvc_feature.
+the first test models of MPEG FCM followed; its pooling is trained here, since means over the cells
+of p5 lose what a detector finds in p2 and p3. Packing and encoder are those of vvc_feature.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from vcm_plugin.features import SPLIT_POINTS, FeaturePyramid
 from vcm_plugin.weights_file import read_weights, write_weights
 
 LAYERS = tuple(SPLIT_POINTS["fpn"])
+# Layer -> how many of its cells lie side by side in one cell of p5.
+CELLS = {name: SPLIT_POINTS["fpn"]["p5"] // stride for name, stride in SPLIT_POINTS["fpn"].items()}
 MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
 
 
@@ -41,7 +44,7 @@ class MsfcConfig:
     squeezed: int = 16  # of squeeze-excite
     width4: int = 128  # of the restoration, on the grid of p4
     width3: int = 96
-    width2: int = 64
+    width2: int = 48
 
 
 class Msfc(nn.Module):
@@ -95,47 +98,56 @@ class Msfc(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Standardised p2..p5 -> b."""
+    """Standardised p2..p5 -> b; linear but for squeeze-excite, which soon trains."""
 
     def __init__(self, config: MsfcConfig):
         super().__init__()
         whole = len(LAYERS) * config.channels
+        self.pools = nn.ModuleList(
+            nn.Conv2d(config.channels, config.channels, n, n, bias=False) for n in CELLS.values()
+        )
         self.squeeze = nn.Conv2d(whole, config.squeezed, 1)
         self.excite = nn.Conv2d(config.squeezed, whole, 1)
         self.wide = _conv(whole, config.fused_width)
         self.narrow = nn.Conv2d(config.fused_width, config.reduced, 1)
 
     def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
-        grid = x[LAYERS[-1]].shape[-2:]
-        h = torch.cat([F.adaptive_avg_pool2d(x[name], grid) for name in LAYERS], dim=1)
+        rows, columns = x[LAYERS[-1]].shape[-2:]
+        pooled = []
+        for pool, (name, n) in zip(self.pools, CELLS.items()):
+            height, width = x[name].shape[-2:]
+            pooled.append(pool(F.pad(x[name], (0, n * columns - width, 0, n * rows - height))))
+        h = torch.cat(pooled, dim=1)
         weights = self.excite(F.relu(self.squeeze(h.mean(dim=(2, 3), keepdim=True))))
-        return self.narrow(F.leaky_relu(self.wide(h * torch.sigmoid(weights)), 0.1))
+        return self.narrow(self.wide(h * torch.sigmoid(weights)))
 
 
 class Restoration(nn.Module):
-    """b_hat -> standardised p2..p5, top down."""
+    """b_hat -> standardised p2..p5, top down; `details` lead past the narrow fine grids."""
 
     def __init__(self, config: MsfcConfig):
         super().__init__()
         widths = (config.fused_width, config.width4, config.width3, config.width2)
         self.widen = nn.Sequential(
-            nn.Conv2d(config.reduced, widths[0], 1),
-            nn.LeakyReLU(0.1),
-            _conv(widths[0], widths[0]),
+            nn.Conv2d(config.reduced, widths[0], 1), _conv(widths[0], widths[0])
         )
         self.ups = nn.ModuleList(_conv(a, 4 * b) for a, b in zip(widths, widths[1:]))
         self.blocks = nn.ModuleList(ResidualBlock(width) for width in widths)
         self.heads = nn.ModuleList(_conv(width, config.channels) for width in widths)
+        self.details = nn.ModuleList(
+            nn.Conv2d(config.reduced, config.channels * n**2, 1) for n in reversed(CELLS.values())
+        )
 
     def forward(self, b_hat: torch.Tensor, grids) -> dict[str, torch.Tensor]:
         h = self.widen(b_hat)
         found = {}
         for level, name in enumerate(reversed(LAYERS)):
+            height, width = grids[name]
             if level:
-                height, width = grids[name]
                 h = F.pixel_shuffle(self.ups[level - 1](h), 2)[..., :height, :width]
             h = self.blocks[level](h)
-            found[name] = self.heads[level](h)
+            detail = F.pixel_shuffle(self.details[level](b_hat), CELLS[name])
+            found[name] = self.heads[level](h) + detail[..., :height, :width]
         return found
 
 

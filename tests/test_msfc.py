@@ -82,7 +82,7 @@ def test_at_a_low_qp_the_decoder_sees_what_the_reduction_made(codec):
     for qp in ("0", "27", "47"):
         decoded = codec.decode(codec.encode(features, qp)).layers
         errors.append(max((decoded[n] - exact[n][0]).abs().max().item() for n in decoded))
-    assert errors == sorted(errors) and errors[0] < 0.002 < 0.02 < errors[-1]
+    assert errors == sorted(errors) and errors[0] < 0.1 * errors[-1]
 
 
 def test_bits_fall_as_the_qp_rises(codec):
