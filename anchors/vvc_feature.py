@@ -78,8 +78,7 @@ class VvcFeatureCodec:
         qp = vvc.parse_qp(rate_point)
         layers = {n: t.cpu().numpy() for n, t in features.require_finite().layers.items()}
         value_range = self.value_range or picture_range(layers)
-        picture = packing.pack(layers, value_range)
-        stream = self.encoder.encode((_pad(picture, packing.zero_level(value_range)),), qp)
+        stream = self.encode_layers(layers, value_range, qp)
         shapes = {name: layer.shape for name, layer in layers.items()}
         grid, channels = bitstream.compact_shapes(shapes, features.input_size)
         header = Header(
@@ -103,19 +102,31 @@ class VvcFeatureCodec:
                 f"expected one picture of profile vvc_feature, found {header.frames} of profile "
                 f"{header.profile}: decode it with the codec that wrote it"
             )
-        shapes = header.shapes()
+        layers = self.decode_layers(stream.units[0].payload, header.shapes(), header.value_range)
+        tensors = {name: torch.from_numpy(layer) for name, layer in layers.items()}
+        return FeaturePyramid(tensors, header.source_size, header.input_size)
+
+    def encode_layers(
+        self, layers: dict[str, np.ndarray], value_range: tuple[float, float], qp: int
+    ) -> bytes:
+        """The VVC stream of any layers (C, h, w), packed into one picture."""
+        picture = packing.pack(layers, value_range)
+        return self.encoder.encode((_pad(picture, packing.zero_level(value_range)),), qp)
+
+    def decode_layers(
+        self, stream: bytes, shapes: dict[str, tuple], value_range: tuple[float, float]
+    ) -> dict[str, np.ndarray]:
+        """The layers of given shapes that a VVC stream holds."""
         frame = packing.layout(shapes)
         expected = vvc.coded_size(frame.height, frame.width)
-        found = vvc.read_format(stream.units[0].payload)
+        found = vvc.read_format(stream)
         if (found.height, found.width, found.planes) != (*expected, 1):
             raise BitstreamError(
                 f"expected a VVC picture of {expected[0]} x {expected[1]} in 4:0:0 for the layers "
                 f"of the header, found {found.height} x {found.width} in {found.planes} planes"
             )
-        (picture,) = self.encoder.decode(stream.units[0].payload)
-        layers = packing.unpack(picture[: frame.height, : frame.width], shapes, header.value_range)
-        tensors = {name: torch.from_numpy(layer) for name, layer in layers.items()}
-        return FeaturePyramid(tensors, header.source_size, header.input_size)
+        (picture,) = self.encoder.decode(stream)
+        return packing.unpack(picture[: frame.height, : frame.width], shapes, value_range)
 
 
 def picture_range(layers: dict[str, np.ndarray]) -> tuple[float, float]:

@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     for name, settings in TRAINED.items():
         train("train_vfcn.py", ["vfcn_rival"], options, name, settings)
-    train("train_msfc.py", ["minictc_mask_rcnn"], options, "msfc", [])
+    train("train_msfc.py", ["msfc_rival"], options, "msfc", [])
     condition = override(load_condition("minictc"), {"minictc": "val", "limit": options.limit})
     points = options.output / "points.json"
     curves = read_json(points) if points.is_file() else measured(condition, options.output)

@@ -63,3 +63,28 @@ def own_cache(shared_cache, monkeypatch) -> Path:
     """Keeps drawn pictures and features away from the user's cache folder."""
     monkeypatch.setenv("VCM_CACHE", str(shared_cache))
     return shared_cache
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """Features of six drawn pictures, by a small detector with random weights."""
+    from dataclasses import replace
+
+    import torch
+
+    from vcm_plugin import minictc
+    from vcm_plugin.datasets import load_coco
+    from vcm_plugin.environment import cfg_folder
+    from vcm_plugin.split import load_split_model
+    from vcm_plugin.split.config import load_config
+    from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
+    from vcm_plugin.training.feature_store import FeatureStore
+
+    folder = tmp_path_factory.mktemp("drawn")
+    dataset = load_coco(folder / "images", minictc.generate("train", folder, count=6))
+    whole = load_config(cfg_folder() / "models/minictc_mask_rcnn.yaml")
+    config = replace(whole, stem_out_channels=8, res2_out_channels=8, fpn_channels=8, box_fc_dim=16)
+    torch.manual_seed(0)
+    torch.save({"model": to_detectron2_state_dict(build_rcnn(config))}, folder / "random.pth")
+    detector = load_split_model(config, folder / "random.pth", runtime="torchvision")
+    return FeatureStore(detector, dataset, folder / "features")

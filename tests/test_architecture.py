@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 # A module imports only modules that stand before it.
 ORDER = """
     vcm_plugin.errors vcm_plugin.environment vcm_plugin.process vcm_plugin.features
-    vcm_plugin.bitstream vcm_plugin.ivn vcm_plugin.rans vcm_plugin.vfcn vcm_plugin.entropy
-    vcm_plugin.machine_codec
+    vcm_plugin.bitstream vcm_plugin.weights_file vcm_plugin.ivn vcm_plugin.rans vcm_plugin.vfcn
+    vcm_plugin.entropy vcm_plugin.machine_codec
     anchors
     vcm_plugin.split vcm_plugin.minictc vcm_plugin.conditions vcm_plugin.datasets
     vcm_plugin.tasks vcm_plugin.metrics vcm_plugin.codecs
@@ -22,9 +22,9 @@ ORDER = """
     vcm_plugin.doctor vcm_plugin.commands vcm_plugin.cli
 """.split()
 ANCHORS_MAY_IMPORT = {
-    f"vcm_plugin.{name}" for name in ("errors", "process", "features", "bitstream")
+    f"vcm_plugin.{name}" for name in ("errors", "process", "features", "bitstream", "weights_file")
 }
-MAY_IMPORT_ANCHORS = {"vcm_plugin.codecs", "vcm_plugin.doctor", "anchors"}
+MAY_IMPORT_ANCHORS = {"vcm_plugin.codecs", "vcm_plugin.doctor", "vcm_plugin.training", "anchors"}
 WITHOUT_TORCH = ("bitstream", "metrics", "process", "results", "tables", "conditions", "cli")
 SOURCES = sorted(
     path for folder in ("vcm_plugin", "anchors", "scripts", "tests")

@@ -36,6 +36,9 @@ ANCHOR = Header(
     "vvc_feature", "c2", (256, 320), (250, 310), (63, 78), (64, 128, 256, 512),
     value_range=(round_float(-23.0919, 32), round_float(20.2466, 32)), exact_range=True,
 )  # fmt: skip
+REDUCED = Header(
+    "msfc", "fpn", (256, 320), (256, 320), value_range=(-4.0, 5.5), weights_id=0x1234ABCD
+)
 MACHINE = MachinePayload((-3.5, 4.0), 0.5, 0xDEADBEEF, b"latents")
 HUMAN = HumanPayload(seed=2**32 - 1, steps=5, start=300, checksum=1, data=b"more latents")
 
@@ -45,7 +48,7 @@ def units(frames: int, human: bool = True) -> list[Unit]:
     return machine + [Unit("human", i, HUMAN.to_bytes()) for i in range(frames) if human]
 
 
-@pytest.mark.parametrize("header", [PICTURE, VIDEO, ANCHOR])
+@pytest.mark.parametrize("header", [PICTURE, VIDEO, ANCHOR, REDUCED])
 def test_header_round_trip(header):
     data = write_header(header)
     assert read_header(data + b"units") == (header, len(data))
@@ -58,6 +61,7 @@ def test_header_round_trip(header):
         (PICTURE, units(1)),
         (VIDEO, units(3)),
         (ANCHOR, [Unit("private", 0, b"")]),
+        (REDUCED, [Unit("private", 0, b"VVC")]),
     ],
 )
 def test_file_round_trip(header, content):
@@ -172,6 +176,16 @@ def test_huge_layers_are_refused():
 def test_headers_that_make_no_sense(change, message):
     with pytest.raises(BitstreamError, match=message):
         replace(PICTURE, **change)
+    if "profile" not in change and "value_range" not in change:
+        with pytest.raises(BitstreamError, match=message):
+            replace(REDUCED, **change)
+
+
+def test_a_reduced_layer_needs_its_range():
+    with pytest.raises(BitstreamError, match="msfc needs a value range"):
+        replace(REDUCED, value_range=None)
+    with pytest.raises(BitstreamError, match="low < high"):
+        replace(REDUCED, value_range=(1.0, 1.0))
 
 
 def test_the_writer_refuses_what_the_reader_would():

@@ -8,39 +8,16 @@ import pytest
 import torch
 from vfcn_tiny import CONFIG
 
-from vcm_plugin import minictc
-from vcm_plugin.datasets import load_coco, read_picture
-from vcm_plugin.environment import cfg_folder
+from vcm_plugin.datasets import read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.machine_codec import MachineCodec, export
-from vcm_plugin.split import load_split_model
-from vcm_plugin.split.config import load_config
-from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
-from vcm_plugin.training.feature_store import FeatureStore
-from vcm_plugin.training.vfcn import (
-    VfcnTraining,
-    loss_terms,
-    near_objects,
-    read_average,
-    train,
-)
+from vcm_plugin.training.feature_loss import near_objects
+from vcm_plugin.training.vfcn import VfcnTraining, loss_terms, read_average, train
 from vcm_plugin.vfcn import Vfcn
 
 SCHEDULE = VfcnTraining(
     iterations=4, batch_size=2, warmup=2, checkpoint_every=2, task_weight=0.5, task_from=0.5
 )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drawn")
-    dataset = load_coco(folder / "images", minictc.generate("train", folder, count=6))
-    whole = load_config(cfg_folder() / "models/minictc_mask_rcnn.yaml")
-    config = replace(whole, stem_out_channels=8, res2_out_channels=8, fpn_channels=8, box_fc_dim=16)
-    torch.manual_seed(0)
-    torch.save({"model": to_detectron2_state_dict(build_rcnn(config))}, folder / "random.pth")
-    detector = load_split_model(config, folder / "random.pth", runtime="torchvision")
-    return FeatureStore(detector, dataset, folder / "features")
 
 
 def test_kept_features_are_those_of_nn_part1(store):

@@ -13,12 +13,17 @@ from vcm_plugin.errors import InputError
 
 VERSION = 1
 MAGIC = int.from_bytes(b"FCM", "big")
-PROFILES = {1: "diff_fchm", 2: "vvc_feature"}
+PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc"}
+PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
 UNIT_TYPES = {1: "machine", 2: "human", 3: "private"}
 SAMPLERS = {0: "deterministic (no noise added after the start)"}
 # Unit types of each profile, in file order; every one comes once per frame, frames in order.
 # Only the first must be there: a file may end after the last unit of either type.
-UNITS_OF_PROFILE = {"diff_fchm": ("machine", "human"), "vvc_feature": ("private",)}
+UNITS_OF_PROFILE = {
+    "diff_fchm": ("machine", "human"),
+    "vvc_feature": ("private",),
+    "msfc": ("private",),
+}
 # Layers of each split point, with their strides to the padded network input (a test holds that
 # features.SPLIT_POINTS says the same; this module stays free of torch).
 LAYERS = {
@@ -45,7 +50,8 @@ class Element:
     low: int = 0
     high: int = (1 << 32) - 1
     codes: Mapping[int, str] | None = None  # the values that are known
-    when: tuple[tuple[str, int], ...] = ()  # there only where each of these has this value
+    # There only where each of these has this value, or one of these.
+    when: tuple[tuple[str, int | tuple[int, ...]], ...] = ()
     times: str = ""  # the element that says how often this one comes
 
 
@@ -80,14 +86,14 @@ SEQUENCE_HEADER = (
             "stride / its stride)", *SIZE, when=(("grid_flag", 1),)),
     Element("grid_width", "ue(v)", "of the first layer", *SIZE, when=(("grid_flag", 1),)),
     Element("layer_channels", "ue(v)", "channels of a layer", *SIZE, times="channel_counts"),
-    Element("range_low", "f(16)", "feature value of sample 0",
-            when=(("profile", 2), ("exact_range_flag", 0))),
-    Element("range_high", "f(16)", "feature value of sample 1023",
-            when=(("profile", 2), ("exact_range_flag", 0))),
-    Element("exact_range_low", "f(32)", "feature value of sample 0",
-            when=(("profile", 2), ("exact_range_flag", 1))),
-    Element("exact_range_high", "f(32)", "feature value of sample 1023",
-            when=(("profile", 2), ("exact_range_flag", 1))),
+    Element("range_low", "f(16)", "value of sample 0",
+            when=(("profile", PACKED), ("exact_range_flag", 0))),
+    Element("range_high", "f(16)", "value of sample 1023",
+            when=(("profile", PACKED), ("exact_range_flag", 0))),
+    Element("exact_range_low", "f(32)", "value of sample 0",
+            when=(("profile", PACKED), ("exact_range_flag", 1))),
+    Element("exact_range_high", "f(32)", "value of sample 1023",
+            when=(("profile", PACKED), ("exact_range_flag", 1))),
     CRC,
 )  # fmt: skip
 UNIT = (
@@ -124,7 +130,7 @@ class Header:
     grid: (height, width) of the first layer; None where it follows from input_size.
     channels: none (they follow from weights_id), one for all layers, or one per layer.
     frame_rate: frames per second as (numerator, denominator); None for a single picture.
-    value_range: feature values of the samples 0 and 1023 (profile vvc_feature); exact_range
+    value_range: values of the samples 0 and 1023 (profiles vvc_feature and msfc); exact_range
     stores them as 32-bit floats. They must be such floats before they are used: see round_float.
     """
 
@@ -147,17 +153,20 @@ class Header:
                 f"expected one of the profiles {', '.join(PROFILES.values())} and of the split "
                 f"points {', '.join(LAYERS)}; found {self.profile!r} and {self.split_point!r}"
             )
-        anchor = self.profile == "vvc_feature"
-        counts = (1, len(self.strides)) if anchor else (0, 1, len(self.strides))
+        weighted = self.profile != "vvc_feature"
+        counts = (0, 1, len(self.strides)) if weighted else (1, len(self.strides))
         if len(self.channels) not in counts:
             raise BitstreamError(
                 f"profile {self.profile}, split point {self.split_point}: expected "
                 f"{' or '.join(map(str, counts))} channel counts, found {len(self.channels)}"
             )
-        if (self.value_range is not None) != anchor or (self.weights_id is None and not anchor):
-            needed = "a value range" if anchor else "a weights id and no value range"
+        packed = _code(PROFILES, self.profile) in PACKED
+        if weighted and self.weights_id is None:
+            raise BitstreamError(f"profile {self.profile} needs a weights id in the header")
+        if (self.value_range is not None) != packed:
+            needed = "a value range" if packed else "no value range"
             raise BitstreamError(f"profile {self.profile} needs {needed} in the header")
-        if anchor and not self.value_range[0] < self.value_range[1]:
+        if packed and not self.value_range[0] < self.value_range[1]:
             raise BitstreamError(f"expected a value range low < high, found {self.value_range}")
         if self.frame_rate is None and self.frames != 1:
             raise BitstreamError(f"{self.frames} frames need a frame rate")
@@ -207,7 +216,7 @@ class Unit:
 @dataclass(frozen=True)
 class Stream:
     """A whole file. machine_bytes: its length up to the end of the last machine unit (for
-    profile vvc_feature: private unit), which is a valid file by itself."""
+    the profiles of anchors: private unit), which is a valid file by itself."""
 
     header: Header
     units: tuple[Unit, ...]
@@ -428,9 +437,8 @@ def _write_value(writer: _BitWriter, element: Element, value):
 def read_header(data: bytes) -> tuple[Header, int]:
     """The sequence header and the number of its bytes."""
     values, size = _read(SEQUENCE_HEADER, data, 0, "the sequence header")
-    low, high = values.get("range_low"), values.get("range_high")
-    if values["exact_range_flag"] and values["profile"] == 2:
-        low, high = values["exact_range_low"], values["exact_range_high"]
+    prefix = "exact_" if values["exact_range_flag"] else ""
+    low, high = values.get(f"{prefix}range_low"), values.get(f"{prefix}range_high")
     picture = values["picture_flag"]
     header = Header(
         profile=PROFILES[values["profile"]],
@@ -596,7 +604,11 @@ def _check_crc(reader: _BitReader):
 
 
 def _present(element: Element, values: Mapping) -> bool:
-    return all(values[name] == value for name, value in element.when)
+    return all(values[name] in _accepted(value) for name, value in element.when)
+
+
+def _accepted(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _code(codes: Mapping[int, str], name: str) -> int:
@@ -679,7 +691,10 @@ def syntax() -> str:
 
 
 def _row(element: Element) -> str:
-    present = ", ".join(f"{name} = {value}" for name, value in element.when) or "always"
+    conditions = (
+        f"{name} = {' or '.join(map(str, _accepted(value)))}" for name, value in element.when
+    )
+    present = ", ".join(conditions) or "always"
     if element.times:
         present = f"{element.times} times"
     meaning = element.meaning
@@ -696,9 +711,11 @@ RULES = """\
 A file is a sequence_header and then units up to its end. Profile diff_fchm: one machine unit for
 every frame, in the order of the frames, then either nothing or one human unit for every frame in
 the same order. A file may be cut after the last machine unit: what is left is a valid file.
-Profile vvc_feature: one private unit for every frame, which holds a VVC byte stream (Annex B) of
-the packed 10-bit picture of that frame. Machine bits are the bytes up to the end of the last
-machine (vvc_feature: private) unit; total bits are the size of the file. A reader refuses a value
+Profiles vvc_feature and msfc: one private unit for every frame, which holds a VVC byte stream
+(Annex B) of the packed 10-bit picture of that frame: the layers (vvc_feature), or one layer of
+reduced channels on the grid of the last layer (msfc; weights_id says how many there are, and which
+network restores the layers). Machine bits are the bytes up to the end of the last machine
+(vvc_feature, msfc: private) unit; total bits are the size of the file. A reader refuses a value
 that is not in the tables, a length beyond the end of the file, a wrong CRC-32, a float that is
 not finite and a byte after the last unit."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import vcm_plugin
 from vcm_plugin.errors import InputError
 
-CODECS = "diff_fchm, vvc_feature or vvc_remote"
+CODECS = "diff_fchm, vvc_feature, vvc_remote or msfc"
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 DESCRIPTION = """\

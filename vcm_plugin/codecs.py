@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which codecs there are by name; the only module that imports anchors/."""
+"""Which codecs there are by name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from anchors.msfc import MsfcCodec
 from anchors.vvc import read_format
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec, source_size
@@ -127,18 +128,42 @@ def _diff_fchm(condition: TestCondition) -> MachineCodec:
             "train them with scripts/train_vfcn.py and name them in the key diff_fchm_weights"
         )
     codec = MachineCodec(Path(condition.bundled_path(condition.diff_fchm_weights)))
-    trained_for = codec.metadata["detector_sha256"]
+    if not condition.diff_fchm_other_detector:
+        _check_detector(
+            condition, condition.diff_fchm_weights, codec.metadata["detector_sha256"],
+            ", or set diff_fchm_other_detector: true to test it on another",
+        )  # fmt: skip
+    return codec
+
+
+def _msfc(condition: TestCondition) -> MsfcCodec:
+    if condition.msfc_weights is None:
+        raise InputError(
+            f"test condition {condition.name}: msfc needs weights, and none are bundled; train "
+            "them with scripts/train_msfc.py and name them in the key msfc_weights"
+        )
+    codec = MsfcCodec(
+        Path(condition.bundled_path(condition.msfc_weights)),
+        preset=condition.require("msfc_preset"),
+        threads=condition.threads_per_job,
+    )
+    _check_detector(condition, condition.msfc_weights, codec.metadata["detector_sha256"])
+    return codec
+
+
+def _check_detector(
+    condition: TestCondition, codec_weights: str, trained_for: str, way_out: str = ""
+) -> None:
+    """Raise InputError where the condition's detector is not the one of a codec's training."""
     weights = condition.weights_path()
-    if weights is None or condition.diff_fchm_other_detector or not Path(weights).is_file():
-        return codec
+    if weights is None or not Path(weights).is_file():
+        return
     found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     if found != trained_for:
         raise InputError(
-            f"{condition.diff_fchm_weights} was trained for a detector with the SHA-256 "
-            f"{trained_for[:12]}, {Path(weights).name} has {found[:12]}; name the weights of this "
-            "detector, or set diff_fchm_other_detector: true to test it on another"
+            f"{codec_weights} was trained for a detector with the SHA-256 {trained_for[:12]}, "
+            f"{Path(weights).name} has {found[:12]}; name the weights of this detector{way_out}"
         )
-    return codec
 
 
 def _value_range(condition: TestCondition, key: str) -> tuple[float, float] | None:
@@ -157,6 +182,7 @@ CODECS = {
     "vvc_remote": CodecEntry(
         _vvc_remote, "vvc_remote_qps", "vvc_remote_sizes", "vvc_remote_preset"
     ),
+    "msfc": CodecEntry(_msfc, "msfc_qps", None, "msfc_preset"),
     "vtm_feature": CodecEntry(_vtm_feature, "vtm_feature_qps"),
     "vtm_remote": CodecEntry(_vtm_remote, "vtm_remote_qps", "vtm_remote_sizes"),
 }

@@ -52,6 +52,9 @@ class TestCondition:
     vvc_feature_qps: tuple[int, ...] = ()
     vvc_feature_preset: str | None = None
     vvc_feature_range: str | tuple[float, ...] | None = None
+    msfc_weights: str | None = None
+    msfc_qps: tuple[int, ...] = ()
+    msfc_preset: str | None = None
     vvc_remote_qps: tuple[int, ...] = ()
     vvc_remote_sizes: tuple[int, ...] = ()
     vvc_remote_preset: str | None = None

@@ -8,13 +8,10 @@ decode: machine unit -> latents, checked -> g_s -> inverse IVN -> p2..p5
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from vcm_plugin import bitstream, ivn
 from vcm_plugin.bitstream import BitstreamError, Header, MachinePayload, Unit
@@ -30,8 +27,8 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.rans import Tables
 from vcm_plugin.vfcn import Vfcn, VfcnConfig
+from vcm_plugin.weights_file import read_weights, write_weights
 
-FORMAT = "vcm-plugin vfcn 1"
 MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
 
 
@@ -52,7 +49,7 @@ class MachineCodec:
 
     def __init__(self, weights: Path, device: str = "cpu", dtype: torch.dtype = torch.float32):
         """dtype: of g_a and g_s; whatever it is, files decode to the same latents."""
-        data, tensors, self.metadata = read_weights(weights)
+        data, tensors, self.metadata = read_weights(weights, "vfcn")
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
         self.device, self.dtype = torch.device(device), dtype
@@ -208,29 +205,7 @@ def export(
         "rate_points": rate_points,
         "trained": trained,
     }
-    tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    described = {"format": FORMAT, "vfcn": json.dumps(metadata, sort_keys=True)}
-    path.write_bytes(save(tensors, described))
-    return path
-
-
-def read_weights(path: Path) -> tuple[bytes, dict[str, torch.Tensor], dict]:
-    """Bytes, tensors and description of a weights file. Raises InputError."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the VFCN weights: {error.strerror}") from error
-    try:
-        size = int.from_bytes(data[:8], "little")
-        described = json.loads(data[8 : 8 + size])["__metadata__"]
-        if described["format"] != FORMAT:
-            raise KeyError("format")
-        return data, load(data), json.loads(described["vfcn"])
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected VFCN weights as scripts/train_vfcn.py exports them; found a file of "
-            f"another kind, or a damaged one ({' '.join(str(error).split())})"
-        ) from error
+    return write_weights(path, "vfcn", tensors, metadata)
 
 
 def _config(metadata: dict, path: Path) -> VfcnConfig:

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Recipes: the bundled ones are complete, a wrong key is named, what is typed comes first."""
+
+import pytest
+
+from anchors.msfc import MsfcConfig
+from vcm_plugin.conditions import model_path
+from vcm_plugin.environment import cfg_folder
+from vcm_plugin.errors import InputError
+from vcm_plugin.split.config import load_config
+from vcm_plugin.training import options as cli
+from vcm_plugin.training.msfc import MsfcTraining
+from vcm_plugin.training.vfcn import VfcnTraining
+from vcm_plugin.vfcn import VfcnConfig
+
+RECIPES = sorted(path.stem for path in (cfg_folder() / "training").glob("*.yaml"))
+CODECS = {"vfcn": (VfcnConfig, VfcnTraining), "msfc": (MsfcConfig, MsfcTraining)}
+
+
+def typed(monkeypatch, codec, *words):
+    monkeypatch.setattr("sys.argv", ["train.py", *map(str, words), "-o", "out"])
+    parser = cli.parser("", *CODECS[codec])
+    parser.add_argument("--init")
+    return cli.parse(parser)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_bundled_recipes_are_complete(monkeypatch, name):
+    codec = name.split("_")[0]
+    options = typed(monkeypatch, codec, name)
+    config, _ = (cli.chosen(kind, options) for kind in CODECS[codec])
+    assert config.channels == load_config(model_path(options.model)).fpn_channels
+
+
+def test_what_is_typed_comes_first(monkeypatch):
+    options = typed(monkeypatch, "vfcn", "vfcn_minictc", "--iterations", 3)
+    assert (options.iterations, options.latents) == (3, 320)
+
+
+def test_bad_recipes(monkeypatch, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: minictc_mask_rcnn\niteration: 3\n")
+    with pytest.raises(InputError, match="unknown key iteration; did you mean iterations"):
+        typed(monkeypatch, "vfcn", path)
+    path.write_text("iterations: 3\n")
+    with pytest.raises(InputError, match="expected the key model"):
+        typed(monkeypatch, "vfcn", path)
+    with pytest.raises(InputError, match="vfcn_minictc"):
+        typed(monkeypatch, "vfcn", "nowhere")

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Train the reduction anchor MSFC on the features of a frozen detector: one model for every QP.
+
+Loss of a picture at a QP, with the step of VVC's quantiser in shares of the bottleneck's range:
+
+    sum of w_l MSE_l of the standardised features  +  rate_weight * step^2 * bits per sample
+    + task_weight * sum of the detector's losses
+
+The bottleneck has uniform noise of that step. The bits are log2(1 + |deviation| / step) of what is
+sent, their weight as an encoder weighs bits against squared errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anchors.msfc import Msfc, MsfcConfig, relative_step
+from vcm_plugin.training import loop
+from vcm_plugin.training.feature_loss import feature_statistics, task_loss, weighted_mse
+from vcm_plugin.training.feature_store import FeatureStore
+from vcm_plugin.training.loop import Schedule, Terms
+
+
+@dataclass(frozen=True)
+class MsfcTraining(Schedule):
+    """Schedule and loss of one training; the seed fixes batches, QPs and noise."""
+
+    ema_decay: float = 0.98  # a short training's average must forget its first weights
+    rate_weight: float = 20.0
+    qps: tuple[float, float] = (4.0, 37.0)  # a QP is uniform between them
+
+
+def train(
+    config: MsfcConfig,
+    store: FeatureStore,
+    schedule: MsfcTraining,
+    folder: Path,
+    report=lambda line: None,
+) -> Msfc:
+    """Train, or go on with the checkpoint in `folder`; returns the model with averaged weights."""
+    accelerator = loop.start(store, schedule)
+    torch.manual_seed(schedule.seed)
+    model = Msfc(config).to(memory_format=torch.channels_last)
+    mean, std, _ = feature_statistics(store, schedule)
+    model.mean.copy_(mean)
+    model.std.copy_(std)
+    path = folder / "msfc_state.pth"
+    return loop.fit(accelerator, model, store, schedule, path, loss_terms, report)
+
+
+def loss_terms(
+    model, store: FeatureStore, schedule: MsfcTraining, draw: int, with_task: bool
+) -> Terms:
+    """Terms of the loss for batch number `draw`, which alone decides about every random number."""
+    rng = np.random.default_rng((schedule.seed, draw))
+    torch.manual_seed(int(rng.integers(1 << 62)))
+    size, pictures = store.draw(schedule.batch_size, rng)
+    device = store.detector.model.rpn.head.cls_logits.weight.device
+    layers = {name: x.to(device) for name, x in store.features(size, pictures).items()}
+    qps = torch.from_numpy(rng.uniform(*schedule.qps, len(pictures))).float().to(device)
+    decoded, errors, bits = model(layers, qps)
+    terms = {
+        "mse": weighted_mse(errors, store.boxes(size, pictures), schedule),
+        "rate": schedule.rate_weight * (relative_step(qps).square() * bits).mean(),
+    }
+    if with_task:
+        weights = torch.full_like(qps, schedule.task_weight)
+        targets = store.targets(size, pictures)
+        terms["task"] = task_loss(store.detector.model, decoded, size, targets, weights)
+    return terms

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How the weights of a learned codec are kept: one safetensors file with a description in JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from vcm_plugin.errors import InputError
+
+
+def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor], dict]:
+    """Bytes, tensors and description of a weights file; kind: vfcn or msfc. Raises InputError."""
+    name = kind.upper()
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the {name} weights: {error.strerror}") from error
+    try:
+        size = int.from_bytes(data[:8], "little")
+        described = json.loads(data[8 : 8 + size])["__metadata__"]
+        if described["format"] != _format(kind):
+            raise KeyError("format")
+        return data, load(data), json.loads(described[kind])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: expected {name} weights as scripts/train_{kind}.py exports them; found a "
+            f"file of another kind, or a damaged one ({' '.join(str(error).split())})"
+        ) from error
+
+
+def write_weights(path: Path, kind: str, tensors: dict[str, torch.Tensor], about: dict) -> Path:
+    """Write a weights file; the same tensors and description give the same bytes."""
+    tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    described = {"format": _format(kind), kind: json.dumps(about, sort_keys=True)}
+    path.write_bytes(save(tensors, described))
+    return path
+
+
+def _format(kind: str) -> str:
+    return f"vcm-plugin {kind} 1"
