@@ -34,7 +34,7 @@ SCRIPTS = Path(__file__).parent
 SCALES = [round(2.0**octave, 4) for octave in GAIN_OCTAVES.tolist()]
 LAMBDA = 0.003  # at s = 1; a model for s alone has LAMBDA / s^2
 SINGLE = (0.4, 0.8, 1.6, 3.2)
-QPS = (22, 27, 32, 37, 42, 47)
+QPS = (17, 22, 27, 30, 33, 36)
 ONE_RATE = ["--scales", "1", "1", "--variant", "plain"]
 ALL_RATES = ["--scales", "0.25", "4"]
 TRAINED = {

@@ -33,7 +33,7 @@ class Schedule:
     task_weight: float = 0.0
     task_from: float = 0.5  # share of the iterations without the detector's losses
     mixed_precision: str = "no"
-    ema_decay: float = 0.998
+    ema_decay: float = 0.998  # 0: the last weights as they are
     checkpoint_every: int = 250
     seed: int = 1
 
@@ -62,9 +62,8 @@ def fit(
     alone decides about every random number. The checkpoint `path` is resumed where it is there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(schedule.ema_decay)
-    ).to(accelerator.device)
+    average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_averaging(schedule.ema_decay))
+    average.to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=1e-4)
     begin = resume(path, model, average, optimizer) if path.exists() else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -135,6 +134,15 @@ def read_average(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
         if name.startswith(prefix)
     }
     return state["config"], weights
+
+
+def _averaging(decay: float):
+    """An exponential average that reaches `decay` slowly, so that it forgets the first weights."""
+
+    def average(averaged, current, count):
+        return averaged + (current - averaged) * (1.0 - min(decay, (1.0 + count) / (10.0 + count)))
+
+    return average
 
 
 def _is_due(done: int, schedule: Schedule) -> bool:

@@ -29,7 +29,6 @@ from vcm_plugin.training.loop import Schedule, Terms
 class MsfcTraining(Schedule):
     """Schedule and loss of one training; the seed fixes batches, QPs and noise."""
 
-    ema_decay: float = 0.98  # a short training's average must forget its first weights
     rate_weight: float = 20.0
     qps: tuple[float, float] = (4.0, 37.0)  # a QP is uniform between them
 
