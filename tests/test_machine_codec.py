@@ -14,10 +14,13 @@ from vfcn_tiny import CONFIG, pyramid, tiny_model, tiny_weights
 
 from vcm_plugin import bitstream, ivn
 from vcm_plugin.bitstream import BitstreamError, MachinePayload
+from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.machine_codec import MAX_INPUT_PIXELS, MachineCodec, export
 
+GOLDEN = Path(__file__).parent / "golden"
+TINY, BUNDLED = GOLDEN / "tiny.vfcn", PACKAGE / "weights" / "minictc_vfcn.safetensors"
 MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # scripts/fuzz_fcm.sh sets it to 20000
 
 
@@ -205,12 +208,14 @@ def with_right_crcs(data: bytes, header_size: int) -> bytes:
     return b"".join(part + struct.pack(">I", zlib.crc32(part)) for part in (header, unit))
 
 
-def test_mutated_files_are_refused_or_decode_to_their_checksum(codec, files):
+@pytest.mark.parametrize(("name", "count"), [("tiny", MUTATIONS), ("minictc", MUTATIONS // 10)])
+def test_mutated_files_are_refused_or_decode_to_their_checksum(name, count):
+    codec = MachineCodec(TINY if name == "tiny" else BUNDLED)
     rng = np.random.default_rng(5)
-    pool = list(files.values())
+    pool = [path.read_bytes() for path in sorted(GOLDEN.glob(f"{name}_*.fcm"))]
     _, header_size = bitstream.read_header(pool[0])
     refused = reached = 0
-    for number in range(MUTATIONS):
+    for number in range(count):
         data = mutated(pool[number % len(pool)], rng, pool)
         if number % 2:
             data = with_right_crcs(data, header_size)
@@ -221,8 +226,8 @@ def test_mutated_files_are_refused_or_decode_to_their_checksum(codec, files):
             reached += "entropy-coded" in str(error) or "decoded latents" in str(error)
         else:
             assert layer.latents.checksum() == layer.payload.checksum
-    assert refused > 0.8 * MUTATIONS
-    assert reached > 0.15 * MUTATIONS  # the entropy decoder was really tried
+    assert refused > 0.8 * count
+    assert reached > 0.15 * count  # the entropy decoder was really tried
 
 
 def test_a_picture_too_large_is_refused_before_anything_is_allocated(codec):
@@ -299,12 +304,18 @@ def test_every_variant_makes_a_round_trip(tmp_path, fuse, variant):
 
 
 @pytest.mark.parametrize(
-    "name, checksum", [("s0.25", 0x956B08F8), ("s1", 0x30268927), ("s4", 0x3873A88E)]
+    ("weights", "name", "checksum"),
+    [
+        (TINY, "tiny_s0.25", 0x956B08F8),
+        (TINY, "tiny_s1", 0x30268927),
+        (TINY, "tiny_s4", 0x3873A88E),
+        (BUNDLED, "minictc_s0.35", 0x6D011CDA),
+        (BUNDLED, "minictc_s1.4", 0xB52DE5A9),
+        (BUNDLED, "minictc_s5.6", 0x278CFE80),
+    ],
 )
-def test_golden_files_decode_to_their_checksum_for_ever(name, checksum):
-    golden = Path(__file__).parent / "golden"
-    layer = MachineCodec(golden / "tiny.vfcn").decode_latents(
-        (golden / f"tiny_{name}.fcm").read_bytes()
-    )
+def test_golden_files_decode_to_their_checksum_for_ever(weights, name, checksum):
+    layer = MachineCodec(weights).decode_latents((GOLDEN / f"{name}.fcm").read_bytes())
     assert layer.latents.checksum() == checksum
-    assert (layer.header.input_size, layer.header.source_size) == ((61, 90), (122, 180))
+    sizes = (layer.header.input_size, layer.header.source_size)
+    assert sizes == (((61, 90), (122, 180)) if weights == TINY else ((256, 320), (256, 320)))
