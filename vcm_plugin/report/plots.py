@@ -120,16 +120,9 @@ def _name_points(axes: Axes, curves: Sequence[Curve], metric: str, styles: dict)
 
 def _draw_uncompressed(axes: Axes, report: Report, metric: str) -> None:
     value, loss = report.uncompressed[metric], report.rules.near_lossless
-    axes.axhline(value, color=INK, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1)
+    text = f"uncompressed {value:.1f} (band: within {loss:g} AP)"
+    axes.axhline(value, color=INK, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1, label=text)
     axes.axhspan(value - loss, value, color="#000000", alpha=0.06, linewidth=0, zorder=0)
-    axes.annotate(
-        f"uncompressed {value:.1f}   (band: within {loss:g} AP)",
-        (0.012, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 4),
-        textcoords="offset points",
-        fontsize=8.5,
-    )
 
 
 def _dress(axes: Axes, report: Report, metric: str) -> None:
