@@ -21,6 +21,7 @@ def typed(monkeypatch, codec, *words):
     monkeypatch.setattr("sys.argv", ["train.py", *map(str, words), "-o", "out"])
     parser = cli.parser("", *CODECS[codec])
     parser.add_argument("--init")
+    parser.add_argument("--rate-points", nargs="+")
     return cli.parse(parser)
 
 
