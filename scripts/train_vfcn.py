@@ -13,6 +13,7 @@ uses several GPUs or machines. Every key of a recipe is also an option that over
 from dataclasses import asdict
 from pathlib import Path
 
+from vcm_plugin import ivn
 from vcm_plugin.machine_codec import export
 from vcm_plugin.training import options as cli
 from vcm_plugin.training.vfcn import VfcnTraining, read_average, train
@@ -24,9 +25,11 @@ def main() -> None:
     parser.add_argument("--init", type=Path, help="vfcn_state.pth to start from")
     parser.add_argument(
         "--rate-points", nargs="+", default=["0.25", "0.5", "1", "2", "4"], metavar="S",
-        help="presets, chosen on a validation set, that the weights file names",
+        help="presets that the weights file names; a test takes diff_fchm_scales of its condition",
     )  # fmt: skip
     options = cli.parse(parser)
+    for rate_point in options.rate_points:
+        ivn.parse_rate_point(rate_point)
     detector, store = cli.open_store(options)
     config, schedule = cli.chosen(VfcnConfig, options), cli.chosen(VfcnTraining, options)
     init = read_average(options.init)[1] if options.init else None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import warnings
@@ -240,7 +241,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--feature-cache",
-        type=float,
+        type=_gibibytes,
         default=4.0,
         metavar="GIB",
         help="disk for features that are kept between runs; 0 turns it off (%(default)g)",
@@ -254,6 +255,15 @@ def _number(text: str) -> int | float:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+
+
+def _gibibytes(text: str) -> float:
+    try:
+        if 0.0 <= float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number from 0 on, found {text!r}")
 
 
 def _positive(text: str) -> int:

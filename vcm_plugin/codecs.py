@@ -16,6 +16,7 @@ from anchors.vvc_remote import VvcRemoteCodec, source_size
 from vcm_plugin import bitstream
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
+from vcm_plugin.ivn import parse_rate_point
 from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.metrics import bpp
 
@@ -44,14 +45,18 @@ class CodecEntry:
     qps: str  # or scales s
     sizes: str | None = None  # in percent of height and width
     preset: str | None = None  # of the encoder
+    check: Callable[[str], Any] = str  # raises InputError for a rate point out of range
 
     def rate_points(self, condition: TestCondition) -> list[str]:
         """ "32" is QP 32 at full size, "32@50" the same at half the height and width."""
         sizes = condition.require(self.sizes) if self.sizes else (100,)
         qps = condition.require(self.qps)
-        if len(set(sizes)) < len(sizes) or len(set(qps)) < len(qps):
+        points = [f"{qp:g}" if size == 100 else f"{qp:g}@{size}" for size in sizes for qp in qps]
+        if len(set(points)) < len(points):
             raise InputError(f"test condition {condition.name}: {self.qps}: name each value once")
-        return [f"{qp:g}" if size == 100 else f"{qp:g}@{size}" for size in sizes for qp in qps]
+        for point in points:
+            self.check(point)
+        return points
 
 
 def codec_entry(name: str) -> CodecEntry:
@@ -124,8 +129,9 @@ def _vtm_remote(_: TestCondition) -> VvcRemoteCodec:
 def _diff_fchm(condition: TestCondition) -> MachineCodec:
     if condition.diff_fchm_weights is None:
         raise InputError(
-            f"test condition {condition.name}: diff_fchm needs weights, and none are bundled yet; "
-            "train them with scripts/train_vfcn.py and name them in the key diff_fchm_weights"
+            f"test condition {condition.name}: diff_fchm needs weights for its detector, and it "
+            "names none; train them with scripts/train_vfcn.py and name them in the key "
+            "diff_fchm_weights"
         )
     codec = MachineCodec(Path(condition.bundled_path(condition.diff_fchm_weights)))
     if not condition.diff_fchm_other_detector:
@@ -177,7 +183,7 @@ def _value_range(condition: TestCondition, key: str) -> tuple[float, float] | No
 
 
 CODECS = {
-    "diff_fchm": CodecEntry(_diff_fchm, "diff_fchm_scales"),
+    "diff_fchm": CodecEntry(_diff_fchm, "diff_fchm_scales", check=parse_rate_point),
     "vvc_feature": CodecEntry(_vvc_feature, "vvc_feature_qps", None, "vvc_feature_preset"),
     "vvc_remote": CodecEntry(
         _vvc_remote, "vvc_remote_qps", "vvc_remote_sizes", "vvc_remote_preset"

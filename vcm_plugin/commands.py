@@ -106,7 +106,7 @@ def decode(options: Namespace) -> None:
     if options.features:
         _write_features(options.features, features)
     if options.picture:
-        Image.fromarray(decoded).save(options.picture)
+        Image.fromarray(decoded).save(options.picture, format="PNG")
     print(f"{options.bitstream}: {len(detections)} detections")
 
 

@@ -60,18 +60,19 @@ class MachineCodec:
         if set(floats) != wanted | {"tables"}:
             odd = sorted(set(floats) ^ (wanted | {"tables"}))[0]
             raise InputError(f"{weights}: {odd} is missing or unknown; the weights file is damaged")
-        tables = Tables.from_array(tensors["tables"].numpy())
         del floats["tables"]
+        prefix = "integer."
+        integers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
+            if not all(x.isfinite().all() for x in floats.values()):
+                raise InputError("a weight is NaN or infinite")
             model.load_state_dict(floats, strict=False)
-        except RuntimeError as error:
-            raise InputError(f"{weights}: {' '.join(str(error).split())}") from error
-        integers = {
-            k.removeprefix("integer."): v for k, v in tensors.items() if k.startswith("integer.")
-        }
-        networks = integer_networks(model.entropy, integers).to(self.device)
-        self.coder = LatentCoder(networks, tables)
-        self.typical = ivn.log2_code((0.0, model.typical_width.item()))
+            networks = integer_networks(model.entropy, integers).to(self.device)
+            self.coder = LatentCoder(networks, Tables.from_array(tensors["tables"].numpy()))
+            self.typical = ivn.log2_code((0.0, model.typical_width.item()))
+        except (InputError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
         self.model = model.requires_grad_(False).eval()
         self.model.to(self.device, dtype, memory_format=torch.channels_last)
 
@@ -210,6 +211,7 @@ def export(
 
 def _config(metadata: dict, path: Path) -> VfcnConfig:
     try:
+        metadata["detector_sha256"], metadata["rate_points"]  # both must be there
         sizes = metadata["config"]
         return VfcnConfig(**sizes | {"slices": tuple(sizes["slices"])})
     except (KeyError, TypeError, ValueError) as error:

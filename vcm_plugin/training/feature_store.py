@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from vcm_plugin.datasets import CocoDataset, read_picture
+from vcm_plugin.errors import InputError
 from vcm_plugin.features import SPLIT_POINTS
+from vcm_plugin.results import read_json, write_json
 from vcm_plugin.split.geometry import network_input_size, padded_size
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.training.detector import annotation_mask, tight_boxes
@@ -39,6 +43,7 @@ class FeatureStore:
         self.kept: dict[Size, tuple[np.memmap, np.memmap]] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            self._claim(folder)
             self.kept = {size: self._open(folder, size) for size in self.groups}
         self.annotations: dict[int, list[dict]] = {p.image_id: [] for p in dataset.pictures}
         for annotation in dataset.coco["annotations"]:
@@ -106,6 +111,19 @@ class FeatureStore:
         height, width = padded_size(size)
         strides = SPLIT_POINTS["fpn"]
         return {n: (self.channels, height // s, width // s) for n, s in strides.items()}
+
+    def _claim(self, folder: Path) -> None:
+        """Note whose features a folder keeps. Raises InputError where they are others'."""
+        names = [[p.path.name, p.height, p.width] for p in self.dataset.pictures]
+        pictures = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        ours = {"detector": self.detector.weights_sha256, "pictures": pictures}
+        note = folder / "features.json"
+        if note.is_file() and read_json(note) != ours:
+            raise InputError(
+                f"{folder}: expected the features of this detector and these pictures, found those "
+                "of others; give another folder"
+            )
+        write_json(note, ours)
 
     def _open(self, folder: Path, size: Size) -> tuple[np.memmap, np.memmap]:
         count = len(self.groups[size])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from accelerate import Accelerator
 from vcm_plugin.errors import InputError
 from vcm_plugin.training.feature_store import FeatureStore
 
+PRECISIONS = ("no", "fp16", "bf16", "fp8")
+STATE = {"iteration", "config", "model", "average", "optimizer", "schedule", "detector"}
 Terms = dict[str, torch.Tensor]  # of the loss, by name
 
 
@@ -36,6 +39,16 @@ class Schedule:
     ema_decay: float = 0.998  # 0: the last weights as they are
     checkpoint_every: int = 250
     seed: int = 1
+
+    def __post_init__(self):
+        for name in ("iterations", "batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.mixed_precision not in PRECISIONS:
+            raise InputError(
+                f"mixed_precision: expected one of {', '.join(PRECISIONS)}, found "
+                f"{self.mixed_precision!r}"
+            )
 
 
 def start(store: FeatureStore, schedule: Schedule) -> Accelerator:
@@ -65,7 +78,8 @@ def fit(
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_averaging(schedule.ema_decay))
     average.to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=1e-4)
-    begin = resume(path, model, average, optimizer) if path.exists() else 0
+    made_by = {"schedule": asdict(schedule), "detector": store.detector.weights_sha256}
+    begin = resume(path, model, average, optimizer, made_by) if path.exists() else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     journal = _Journal(schedule, begin, path.parent, report, accelerator.is_main_process)
     for iteration in range(begin, schedule.iterations):
@@ -83,7 +97,7 @@ def fit(
         average.update_parameters(model)
         journal.add(iteration + 1, terms)
         if accelerator.is_main_process and _is_due(iteration + 1, schedule):
-            _save(path, iteration + 1, model, average, optimizer)
+            _save(path, iteration + 1, model, average, optimizer, made_by)
     return average.module
 
 
@@ -108,25 +122,54 @@ class _Journal:
         self.seen = []
 
 
-def resume(path: Path, model, average, optimizer) -> int:
-    """Load a checkpoint; returns how many iterations it has behind it."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    found, wanted = state["config"], asdict(model.config)
-    for key in wanted:
+def resume(path: Path, model, average, optimizer, made_by: dict) -> int:
+    """Load a checkpoint; returns how many iterations it has behind it.
+
+    Raises InputError where its networks, its schedule or its detector are others; only the number
+    of iterations and of those between checkpoints may change.
+    """
+    state = read_checkpoint(path)
+    wanted = asdict(model.config) | made_by["schedule"] | {"detector": made_by["detector"]}
+    found = state["config"] | state["schedule"] | {"detector": state["detector"]}
+    for key in wanted.keys() - {"iterations", "checkpoint_every"}:
         if found.get(key) != wanted[key]:
             raise InputError(
                 f"{path}: expected a checkpoint with {key} {wanted[key]}, found {found.get(key)}; "
                 "give another output folder, or the settings that it was begun with"
             )
+    if state["iteration"] > wanted["iterations"]:
+        raise InputError(
+            f"{path}: expected at most {wanted['iterations']} iterations, found "
+            f"{state['iteration']}; give another output folder, or more --iterations"
+        )
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return state["iteration"]
 
 
+_UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError)
+
+
+def read_checkpoint(path: Path) -> dict:
+    """What _save wrote. Raises InputError where the file is missing, damaged or another."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        missing = STATE - set(state)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: expected a checkpoint of a training, found: {reason}") from error
+    if missing:
+        raise InputError(
+            f"{path}: expected a checkpoint of a training, found a file without "
+            f"{', '.join(sorted(missing))}; name the *_state.pth of its output folder"
+        )
+    return state
+
+
 def read_average(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """Sizes of the networks and averaged weights of a checkpoint, complete or not."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = read_checkpoint(path)
     prefix = "module."
     weights = {
         name.removeprefix(prefix): x
@@ -169,13 +212,14 @@ def _tensorboard(folder: Path):
     return SummaryWriter(folder / "tensorboard")
 
 
-def _save(path: Path, done: int, model, average, optimizer) -> None:
+def _save(path: Path, done: int, model, average, optimizer, made_by: dict) -> None:
     state = {
         "iteration": done,
         "config": asdict(model.config),
         "model": model.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
+        **made_by,
     }
     partial = path.with_suffix(".partial")
     torch.save(state, partial)

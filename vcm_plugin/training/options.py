@@ -57,22 +57,31 @@ def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         known = ", ".join(sorted(p.stem for p in (cfg_folder() / "training").glob("*.yaml")))
         raise InputError(f"{recipe}: expected a YAML file or one of {known}: {error}") from error
-    keys = {action.dest for action in made._actions} - {"help", "recipe", "output"}
-    for key in values:
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a YAML of keys such as model, found {values!r}")
+    actions = {action.dest: action for action in made._actions}
+    keys = set(actions) - {"help", "recipe", "output"}
+    for key, value in values.items():
         if key not in keys:
             nearest = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.0)[0]
             raise InputError(f"{path}: unknown key {key}; did you mean {nearest}?")
+        values[key] = _checked(actions[key], value, path)
     made.set_defaults(**values)
     options = made.parse_args()
     if not options.model:
         raise InputError(f"{path}: expected the key model, found none; add it, or give --model")
+    if options.images and not options.annotations:
+        raise InputError("--images: expected --annotations too, the COCO JSON of the pictures")
     return options
 
 
 def chosen(config: type, options: argparse.Namespace):
     """The dataclass that the options say."""
     values = {f.name: getattr(options, f.name) for f in fields(config)}
-    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try:
+        return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def open_store(options: argparse.Namespace) -> tuple[TorchvisionDetector, FeatureStore]:
@@ -96,5 +105,27 @@ def run(main: Callable[[], None]) -> None:
     """main(), with bad input as one line."""
     try:
         main()
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
+    except OSError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error.filename}: {error.strerror}")
+
+
+def _checked(action: argparse.Action, value, path: Path):
+    """A value of a recipe in the type of its option."""
+    kind = action.type or (bool if isinstance(action, argparse.BooleanOptionalAction) else str)
+    several = action.nargs == "+"
+    items = value if several and isinstance(value, list) else [value]
+    if several != isinstance(value, list) or not all(_is(item, kind) for item in items):
+        wanted = f"a list of {kind.__name__}" if several else kind.__name__
+        raise InputError(f"{path}: {action.dest}: expected {wanted}, found {value!r}")
+    items = [kind(item) for item in items]
+    return items if several else items[0]
+
+
+def _is(value, kind: type) -> bool:
+    if kind is Path:
+        return isinstance(value, str)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
