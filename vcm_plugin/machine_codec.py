@@ -98,7 +98,7 @@ class MachineCodec:
         ranges = self._ranges(value_range)
         y = self.model.analysis(ivn.normalise(layers, value_range), ranges)
         z = self.model.h_a(y)
-        data, latents = self.coder.encode(z[0], y[0], self._octaves(value_range))
+        data, latents = self.coder.encode(z[0], y[0], self.octaves(value_range))
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
         return bitstream.write(header, [Unit("machine", 0, payload.to_bytes())])
 
@@ -113,7 +113,7 @@ class MachineCodec:
         self._check(header)
         payload = MachinePayload.from_bytes(stream.units[0].payload)
         grid = header.shapes(self.config.channels)["p4"][1:]
-        latents = self.coder.decode(payload.data, grid, self._octaves(payload.value_range))
+        latents = self.coder.decode(payload.data, grid, self.octaves(payload.value_range))
         if latents.checksum() != payload.checksum:
             raise BitstreamError(
                 f"the decoded latents have the checksum {latents.checksum():08x}, the file says "
@@ -181,7 +181,7 @@ class MachineCodec:
     def _ranges(self, value_range: tuple[float, float]) -> torch.Tensor:
         return torch.tensor([value_range], device=self.device, dtype=self.dtype)
 
-    def _octaves(self, value_range: tuple[float, float]) -> int:
+    def octaves(self, value_range: tuple[float, float]) -> int:
         """What the integer networks are told of the range, in 1/256 octaves."""
         return ivn.log2_code(value_range) - self.typical
 

@@ -126,7 +126,7 @@ class Vfcn(nn.Module):
 
     def octaves(self, ranges: torch.Tensor) -> torch.Tensor:
         """(N, 1, 1, 1): what the entropy networks are told of the range, 0 where it is typical."""
-        return _log2(_columns(ranges)[1]) - _log2(self.typical_width)
+        return log2_linear(_columns(ranges)[1]) - log2_linear(self.typical_width)
 
     def forward(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor):
         """Normalised p2..p5 -> (normalised p2..p5 as decoded, bits (N,)), for training."""
@@ -312,7 +312,7 @@ def _conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.C
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
 
 
-def _log2(x: torch.Tensor) -> torch.Tensor:
+def log2_linear(x: torch.Tensor) -> torch.Tensor:
     """log2, linear between powers of two: ivn.log2_code without its rounding."""
     mantissa, exponent = torch.frexp(x)
     return exponent + 2.0 * mantissa - 2.0
