@@ -88,9 +88,13 @@ class MachineCodec:
             "detector_sha256": self.metadata["detector_sha256"],
         }
 
-    @torch.inference_mode()
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
         """Features of split point fpn -> an .fcm file with one machine unit."""
+        return self.code(features, rate_point)[0]
+
+    @torch.inference_mode()
+    def code(self, features: FeaturePyramid, rate_point: str) -> tuple[bytes, MachineLayer]:
+        """Features -> the file of `encode`, and what it decodes to."""
         s = ivn.parse_rate_point(rate_point)
         header = self._header(features)
         value_range = ivn.scaled_range(ivn.feature_range(features.layers, features.input_size), s)
@@ -100,7 +104,8 @@ class MachineCodec:
         z = self.model.h_a(y)
         data, latents = self.coder.encode(z[0], y[0], self.octaves(value_range))
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
-        return bitstream.write(header, [Unit("machine", 0, payload.to_bytes())])
+        file = bitstream.write(header, [Unit("machine", 0, payload.to_bytes())])
+        return file, MachineLayer(header, payload, latents)
 
     def decode(self, data: bytes) -> FeaturePyramid:
         """An .fcm file -> features; a human layer, where there is one, is not looked at."""

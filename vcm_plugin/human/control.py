@@ -15,7 +15,8 @@ from torch import nn
 
 from vcm_plugin.human.config import HvcnConfig, PriorFit
 
-GROUPS = 8
+GROUPS = 4
+MULTIPLE = 8  # of the widths, so that a group has several channels
 TIME_FEATURES = 64
 TIME_WIDTH = 128
 
@@ -26,7 +27,8 @@ class ControlEncoder(nn.Module):
     def __init__(self, config: HvcnConfig, prior: PriorFit):
         super().__init__()
         widths = [
-            max(GROUPS, round(config.control_share * n / GROUPS) * GROUPS) for n in prior.blocks
+            max(MULTIPLE, round(config.control_share * n / MULTIPLE) * MULTIPLE)
+            for n in prior.blocks
         ]
         inputs = 2 * prior.latent_channels + config.width
         self.features = Timesteps(TIME_FEATURES, flip_sin_to_cos=True, downscale_freq_shift=0)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How a picture becomes the human layer of an .fcm file and comes back: HVCN.
 
-encode: machine layer as it is; its features -> F; picture -> z0 -> y -> entropy coding -> human unit
+encode: machine layer -> features -> F; picture -> z0 -> y -> entropy coding -> human unit
 decode: machine latents -> F_int -> auxiliary latents, checked -> c -> sampler -> picture
 """
 
@@ -107,8 +107,8 @@ class HumanCodec:
         geometry = Geometry(features.source_size, features.input_size)
         if geometry.problem():
             raise InputError(geometry.problem())
-        data = self.machine.encode(features, rate_point)
-        return data + self._human_unit(data, picture, human_rate_point, sampling or Sampling())
+        data, machine = self.machine.code(features, rate_point)
+        return data + self._human_unit(machine, picture, human_rate_point, sampling or Sampling())
 
     def decode(self, data: bytes) -> tuple[FeaturePyramid, np.ndarray]:
         """An .fcm file -> features, and the picture as uint8 RGB (H, W, 3)."""
@@ -154,8 +154,9 @@ class HumanCodec:
         return AuxiliaryLayer(machine, payload, latents)
 
     @torch.no_grad()
-    def _human_unit(self, data: bytes, picture, human_rate_point: str, sampling) -> bytes:
-        machine = self.machine.decode_latents(data)
+    def _human_unit(
+        self, machine: MachineLayer, picture: np.ndarray, human_rate_point: str, sampling: Sampling
+    ) -> bytes:
         geometry = geometry_of(machine)
         if tuple(picture.shape[:2]) != geometry.source_size:
             raise InputError(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """From decoded features and auxiliary latents to the picture, as a pipeline of diffusers.
 
-    p2..p5 -> FCN -> F -+-> g_s -> c -> + noise -> UNet with control, few steps -> z -> VAE -> picture
-    auxiliary latents --+
+p2..p5 -> FCN -> F -+-> g_s -> c -> + noise -> UNet with control, few steps -> z -> VAE -> picture
+auxiliary latents --+
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class HVCNPipeline(DiffusionPipeline):
     ) -> np.ndarray:
         """The picture, uint8 RGB (H, W, 3).
 
-        layers: decoded p2..p5, (1, C, h, w) each; ranges (1, 2): m', M'; s (1,): the machine layer's
-        scale. y_hat (1, C, h16, w16): auxiliary latents in steps of q (1,). steps: 1 to 50 of the
+        layers: decoded p2..p5, (1, C, h, w) each; ranges (1, 2): m', M'; s (1,): the scale in
+        them. y_hat (1, C, h16, w16): auxiliary latents in steps of q (1,). steps: 1 to 50 of the
         sampler, 0 decodes c without the denoising network; start: time step that c is noised to.
         """
         control = self.hvcn.fcn(layers, ranges, s, geometry)
@@ -69,7 +69,7 @@ class HVCNPipeline(DiffusionPipeline):
         return self.unet(z_t, t, encoder_hidden_states=text, **added, return_dict=False)[0]
 
     def to_latents(self, picture: torch.Tensor) -> torch.Tensor:
-        """Whole cells of a picture (N, 3, 8 h8, 8 w8) in -1 .. 1 -> z0, its mean where it has one."""
+        """Whole cells of a picture (N, 3, 8 h8, 8 w8) in -1 .. 1 -> z0 (N, 4, h8, w8)."""
         encoded = self.vae.encode(picture)
         z = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         return z * self.vae.config.scaling_factor
