@@ -197,7 +197,7 @@ def test_the_writer_refuses_what_the_reader_would():
         replace(MACHINE, rate_point=0.3).to_bytes()
     with pytest.raises(BitstreamError, match="low < high"):
         replace(MACHINE, value_range=(1.0, 1.0)).to_bytes()
-    with pytest.raises(BitstreamError, match="steps from 1 to 255"):
+    with pytest.raises(BitstreamError, match="steps from 1 to 50"):
         replace(HUMAN, steps=0).to_bytes()
     with pytest.raises(BitstreamError, match="checksum from 0 to 4294967295"):
         replace(MACHINE, checksum=-1).to_bytes()

@@ -268,6 +268,16 @@ def test_a_machine_layer_that_it_was_not_trained_on(codec, tmp_path):
         HumanCodec(MachineCodec(tiny_weights(tmp_path, seed=9)), folder)
 
 
+def test_a_folder_without_its_prior(codec, tmp_path):
+    folder = tiny_folder(tmp_path / "hvcn", codec.machine)
+    (folder / "unet").rename(tmp_path / "unet")
+    with pytest.raises(InputError, match="name the folder or hub id of the prior"):
+        HumanCodec(codec.machine, folder)
+    for name in ("vae", "scheduler"):
+        (folder / name).rename(tmp_path / name)
+    HumanCodec(codec.machine, folder, prior=str(tmp_path))
+
+
 def test_sampling_that_no_file_can_say():
     for wrong in ({"steps": 0}, {"steps": 51}, {"start": 1000}, {"steps": 9, "start": 8}):
         with pytest.raises(InputError, match="sampling steps"):

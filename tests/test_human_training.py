@@ -143,7 +143,7 @@ def test_stages_chain_and_the_result_codes(samples, tmp_path):
     picture = read_picture(samples.paths[0])
     data = codec.encode(picture, samples.detector.nn_part1(picture), "1", "1")
     assert codec.decode(data)[1].shape == picture.shape
-    state = torch.load(tmp_path / "sampling_state.pth", weights_only=True)
+    state = torch.load(tmp_path / "train_sampling" / "state.pth", weights_only=True)
     assert state["iteration"] == 2
 
 

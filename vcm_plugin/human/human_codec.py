@@ -22,7 +22,7 @@ from vcm_plugin.human.geometry import Geometry
 from vcm_plugin.human.hvcn import Hvcn
 from vcm_plugin.human.integer_coder import IntegerCoder
 from vcm_plugin.human.pipeline import HVCNPipeline, whole_cells
-from vcm_plugin.human.prior import load_prior
+from vcm_plugin.human.prior import load_prior, settled
 from vcm_plugin.human.sampler import MAX_STEPS
 from vcm_plugin.machine_codec import MachineCodec, MachineLayer
 
@@ -209,7 +209,7 @@ def load_hvcn(folder: Path) -> Hvcn:
             f"{folder}: expected the weights of a human layer as scripts/train_hvcn.py writes "
             f"them, found: {' '.join(str(error).split())[:200]}"
         ) from error
-    return hvcn.float().eval().requires_grad_(False)
+    return settled(hvcn)
 
 
 def _in_range(name: str, value: float) -> float:

@@ -7,6 +7,7 @@ with, all of them diffusers' own classes. Sampling is deterministic, see vcm_plu
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,18 @@ class Prior:
             layers=layers,
             attends=attends,
             text_width=unet.cross_attention_dim if any(attends) else 0,
+            fingerprint=self._fingerprint(),
         )
+
+    def _fingerprint(self) -> str:
+        """Of the first and the last weights of both networks, in 16-bit floats: quick, and the same
+        for either precision that a prior is kept in."""
+        digest = hashlib.sha256()
+        for model in (self.vae, self.unet):
+            first, *_, last = model.parameters()
+            for weights in (first, last):
+                digest.update(weights.detach().cpu().half().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 def small_prior(sizes: SmallPrior) -> Prior:
@@ -132,8 +144,19 @@ def load_prior(source: str) -> Prior:
             "folder or on the hub; save it there with diffusers' save_pretrained, or name another "
             f"({' '.join(str(error).split())[:200]})"
         ) from error
-    vae, unet = (model.float().eval().requires_grad_(False) for model in (vae, unet))
-    return Prior(vae, unet, scheduler)
+    return Prior(settled(vae), settled(unet), scheduler)
+
+
+def settled(model: torch.nn.Module) -> torch.nn.Module:
+    """A loaded model, frozen, in 32-bit floats, in memory that torch has aligned.
+
+    Tensors that lie where the file was mapped can have any alignment, and matrix products differ in
+    their last bits with it: the same file would not always paint the same picture.
+    """
+    model = model.float().eval().requires_grad_(False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model
 
 
 def empty_prompt(source: str) -> torch.Tensor:

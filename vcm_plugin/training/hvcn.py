@@ -83,7 +83,7 @@ def train(stage: nn.Module, samples: Samples, schedule: HvcnTraining, folder: Pa
     for module in (prior.vae, prior.unet):
         module.to(accelerator.device)
     stage.to(accelerator.device).train()
-    path = folder / f"{schedule.stage}_state.pth"
+    path = folder / f"train_{schedule.stage}" / "state.pth"
     return fit(accelerator, stage, samples, schedule, path, loss_terms, report).eval()
 
 
