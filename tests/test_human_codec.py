@@ -3,6 +3,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.human.acn import scaled_back
 from vcm_plugin.human.geometry import resampling_taps
-from vcm_plugin.human.human_codec import HumanCodec, Sampling, geometry_of
+from vcm_plugin.human.human_codec import HumanCodec, Sampling, geometry_of, load_hvcn
+from vcm_plugin.human.integer_coder import IntegerCoder
 from vcm_plugin.machine_codec import MachineCodec
 
 MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # scripts/fuzz_fcm.sh sets it to 20000
@@ -284,3 +286,22 @@ def test_sampling_that_no_file_can_say():
             Sampling(**wrong)
     with pytest.raises(InputError, match="seed"):
         Sampling(seed=-1)
+
+
+# --- files of the past ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, checksum", [("q0.25", 0x18B4E4E2), ("q2", 0xC57CD6D2)])
+def test_golden_files_decode_to_their_checksum_for_ever(name, checksum):
+    """Without a prior, whose floats have no part in it."""
+    golden = Path(__file__).parent / "golden"
+    hvcn = load_hvcn(golden / "tiny_hvcn")
+    data = (golden / f"tiny_human_{name}.fcm").read_bytes()
+    payload = HumanPayload.from_bytes(bitstream.read(data).units[1].payload)
+    assert payload.weights_id == int(hvcn.sha256()[:8], 16)
+    machine_codec = MachineCodec(golden / "tiny.vfcn")
+    machine = machine_codec.decode_latents(data)
+    octaves = machine_codec.octaves(machine.payload.value_range)
+    coder, geometry = IntegerCoder(hvcn, torch.device("cpu")), geometry_of(machine)
+    told = coder.told(machine.latents, octaves, payload.step, geometry)
+    assert coder.decode(payload.data, geometry, told).checksum() == checksum

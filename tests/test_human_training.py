@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Training the human layer: stages chain, a killed stage resumes exactly, the result codes."""
 
+import json
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -127,6 +128,18 @@ def test_the_estimate_of_training_is_the_size_of_the_file(samples, tmp_path):
     assert bits.item() == pytest.approx(8 * len(coded), rel=0.05)
 
 
+@pytest.mark.parametrize("conditioned", [True, False])
+@pytest.mark.parametrize("stage", ["control", "sampling", "joint"])
+def test_every_weight_has_a_gradient(samples, stage, conditioned):
+    """Several processes average gradients and wait for each of them."""
+    sizes = replace(SIZES, conditioned=conditioned)
+    vfcn = tiny_model() if stage == "joint" else None
+    human = Human(stage, tiny_hvcn(samples.machine, samples.prior, sizes), None, vfcn).train()
+    terms = loss_terms(human, samples, replace(SCHEDULE, stage=stage), 0, False)
+    sum(terms.values()).backward()
+    assert [n for n, p in human.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
 def test_stages_chain_and_the_result_codes(samples, tmp_path):
     short = replace(SCHEDULE, iterations=2)
     with pytest.raises(InputError, match="train the stages vae and prior"):
@@ -145,6 +158,7 @@ def test_stages_chain_and_the_result_codes(samples, tmp_path):
     assert codec.decode(data)[1].shape == picture.shape
     state = torch.load(tmp_path / "train_sampling" / "state.pth", weights_only=True)
     assert state["iteration"] == 2
+    assert set(json.loads((folder / "training.json").read_text())) == {"control", "sampling"}
 
 
 def test_the_joint_stage_moves_the_machine_layer_too(samples, tmp_path):

@@ -147,4 +147,4 @@ class AuxiliaryCoder(nn.Module):
         return torch.cat((self._seen(condition), plane), dim=1)
 
     def _seen(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.conditioned else torch.zeros_like(x)
+        return x if self.conditioned else 0.0 * x  # keeps every weight in the graph

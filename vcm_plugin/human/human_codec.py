@@ -203,7 +203,7 @@ def load_hvcn(folder: Path) -> Hvcn:
     try:
         if not (Path(folder) / "hvcn").is_dir():
             raise OSError("there is no folder hvcn in it")
-        hvcn = Hvcn.from_pretrained(str(folder), subfolder="hvcn")
+        hvcn = Hvcn.from_pretrained(str(folder), subfolder="hvcn", use_safetensors=True)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{folder}: expected the weights of a human layer as scripts/train_hvcn.py writes "

@@ -88,6 +88,6 @@ class HVCNPipeline(DiffusionPipeline):
 
 def whole_cells(picture: np.ndarray) -> torch.Tensor:
     """uint8 RGB (H, W, 3) -> float32 (1, 3, 8 h8, 8 w8) in -1 .. 1, the last samples repeated."""
-    samples = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+    samples = torch.tensor(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
     below, right = (-n % STRIDE for n in picture.shape[:2])
     return F.pad(samples.float() / 127.5 - 1.0, (0, right, 0, below), mode="replicate")

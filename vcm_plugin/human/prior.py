@@ -133,8 +133,8 @@ def load_prior(source: str) -> Prior:
     Raises InputError where it cannot be read or is no prior for HVCN.
     """
     try:
-        vae = AutoModel.from_pretrained(source, subfolder="vae")
-        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet")
+        vae = AutoModel.from_pretrained(source, subfolder="vae", use_safetensors=True)
+        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", use_safetensors=True)
         scheduler = DDIMScheduler.from_config(
             DDIMScheduler.load_config(source, subfolder="scheduler"), clip_sample=False
         )
@@ -154,6 +154,7 @@ def settled(model: torch.nn.Module) -> torch.nn.Module:
     their last bits with it: the same file would not always paint the same picture.
     """
     model = model.float().eval().requires_grad_(False)
+    model.register_to_config(_name_or_path="")  # where it lay is nobody's business once it is saved
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model

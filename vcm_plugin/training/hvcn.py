@@ -93,13 +93,13 @@ def loss_terms(stage, samples: Samples, schedule: HvcnTraining, draw: int, _: bo
     torch.manual_seed(int(rng.integers(1 << 62)))
     device = samples.prior.unet.device
     if schedule.stage in ("vae", "prior"):
-        pictures = samples.samples(samples.draw(schedule.batch_size, rng)).to(device)
+        pictures = samples.tensor(samples.draw(schedule.batch_size, rng)).to(device)
         return stage(pictures, samples.prior, schedule)
     crops = same_zoom(samples, schedule.batch_size, rng)
     scales = log_uniform(schedule.scales, len(crops), rng)
     steps = log_uniform(schedule.quantiser_steps, len(crops), rng)
     batch = samples.machine_batch(crops, scales).to(device)
-    pictures = samples.samples(crops).to(device)
+    pictures = samples.tensor(crops).to(device)
     q = torch.from_numpy(steps).float().to(device)
     return stage(pictures, batch, q, samples.prior, schedule)
 
@@ -233,7 +233,7 @@ def set_latent_scale(prior: Prior, samples: Samples, schedule: HvcnTraining) -> 
     device, variances = prior.vae.device, []
     for draw in range(16):
         rng = np.random.default_rng((schedule.seed, 1 << 40, draw))
-        pictures = samples.samples(samples.draw(schedule.batch_size, rng)).to(device)
+        pictures = samples.tensor(samples.draw(schedule.batch_size, rng)).to(device)
         variances.append(prior.vae.encode(pictures).latent_dist.mode().var().item())
     prior.vae.register_to_config(scaling_factor=1.0 / float(np.mean(variances)) ** 0.5)
 

@@ -68,7 +68,7 @@ class Samples:
         chosen = rng.choice(len(self.paths), count, replace=count > len(self.paths))
         return [self._crop(read_picture(self.paths[k]), rng) for k in chosen]
 
-    def samples(self, crops: list[tuple[np.ndarray, float]]) -> torch.Tensor:
+    def tensor(self, crops: list[tuple[np.ndarray, float]]) -> torch.Tensor:
         """Crops -> (N, 3, h, w) in -1 .. 1."""
         return torch.cat([whole_cells(crop) for crop, _ in crops])
 

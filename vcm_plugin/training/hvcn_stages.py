@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vcm_plugin.human.prior import (
     small_prior,
 )
 from vcm_plugin.machine_codec import MachineCodec, export
+from vcm_plugin.results import write_json
 from vcm_plugin.training.hvcn import (
     Autoencoding,
     Denoising,
@@ -73,7 +75,7 @@ def run_stage(
         raise InputError("stage joint trains the machine layer too: name its vfcn_state.pth")
     vfcn = _float_vfcn(vfcn_state) if stage == "joint" else None
     hvcn = _start(sizes, samples, stage, output / "pipeline", prior_source)
-    perceptual = None if stage == "control" else lpips_network()
+    perceptual = None if stage == "control" else _perceptual(report)
     human = train(Human(stage, hvcn, perceptual, vfcn), samples, schedule, output, report)
     hvcn = human.hvcn.cpu()
     if is_first_process():
@@ -84,15 +86,15 @@ def run_stage(
             HVCNPipeline(prior.vae, prior.unet, prior.scheduler, hvcn).save_pretrained(folder)
         else:
             hvcn.save_pretrained(folder / "hvcn")
+        _note(folder, schedule)
     return output / "pipeline"
 
 
 def _train_prior(samples: Samples, schedule: HvcnTraining, output: Path, report) -> Path:
     prior = samples.prior
     if schedule.stage == "vae":
-        prior.vae = train(
-            Autoencoding(prior, lpips_network()), samples, schedule, output, report
-        ).vae
+        network = Autoencoding(prior, _perceptual(report))
+        prior.vae = train(network, samples, schedule, output, report).vae
         set_latent_scale(prior, samples, schedule)
     else:
         prior.unet = train(Denoising(prior), samples, schedule, output, report).unet
@@ -100,7 +102,22 @@ def _train_prior(samples: Samples, schedule: HvcnTraining, output: Path, report)
     if is_first_process():
         for name in ("vae", "unet", "scheduler"):
             getattr(prior, name).save_pretrained(folder / name)
+        _note(folder, schedule)
     return folder
+
+
+def _perceptual(report):
+    network = lpips_network()
+    if network is None:
+        report("lpips: the package or its weights are not here, so this stage does without LPIPS")
+    return network
+
+
+def _note(folder: Path, schedule: HvcnTraining) -> None:
+    """Write down how each stage was trained."""
+    path = folder / "training.json"
+    stages = json.loads(path.read_text()) if path.is_file() else {}
+    write_json(path, stages | {schedule.stage: asdict(schedule)})
 
 
 def _start(
