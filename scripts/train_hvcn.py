@@ -4,8 +4,8 @@
 
     scripts/train_hvcn.py hvcn_minictc_vae -o OUT           (draws its training pictures)
     scripts/train_hvcn.py hvcn_minictc_prior -o OUT
-    scripts/train_hvcn.py hvcn_minictc_control -o OUT --vfcn vfcn_minictc.safetensors
-    scripts/train_hvcn.py hvcn_minictc_sampling -o OUT --vfcn vfcn_minictc.safetensors
+    scripts/train_hvcn.py hvcn_minictc_control -o OUT
+    scripts/train_hvcn.py hvcn_minictc_sampling -o OUT
     scripts/train_hvcn.py hvcn_sd21_control -o OUT --prior FOLDER --vfcn ... --weights ...
 
 A stage takes what earlier ones left in OUT: the prior in OUT/prior, the human layer in

@@ -28,6 +28,7 @@ def typed(monkeypatch, codec, *words):
     parser = cli.parser("", *CODECS[codec])
     parser.add_argument("--init")
     parser.add_argument("--rate-points", nargs="+")
+    parser.add_argument("--vfcn")
     return cli.parse(parser)
 
 
