@@ -59,8 +59,11 @@ def tiny_folder(folder: Path, machine: MachineCodec, sizes: HvcnConfig = SIZES) 
     return folder
 
 
-def tiny_codec(folder: Path, sizes: HvcnConfig = SIZES) -> HumanCodec:
-    machine = MachineCodec(tiny_weights(folder, VFCN_CONFIG))
+def tiny_codec(
+    folder: Path, sizes: HvcnConfig = SIZES, machine: MachineCodec | None = None
+) -> HumanCodec:
+    """A codec with its weights below the folder, on the tiny VFCN or a given machine layer."""
+    machine = machine or MachineCodec(tiny_weights(folder, VFCN_CONFIG))
     return HumanCodec(machine, tiny_folder(folder / "hvcn", machine, sizes))
 
 

@@ -27,8 +27,13 @@ MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # scripts/fuzz_fcm.sh s
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory):
-    return tiny_codec(tmp_path_factory.mktemp("hvcn"))
+def weights(tmp_path_factory):
+    return tiny_weights(tmp_path_factory.mktemp("vfcn"))
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory, weights):
+    return tiny_codec(tmp_path_factory.mktemp("hvcn"), machine=MachineCodec(weights))
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +76,10 @@ def test_bits_fall_as_q_rises(codec):
 # --- the same latents everywhere ------------------------------------------------------------
 
 
-def test_floats_do_not_reach_the_latents(codec, data, tmp_path):
+def test_floats_do_not_reach_the_latents(codec, weights, data, tmp_path):
     """Other weights and another precision wherever floats rule: the latents stay."""
     expected = codec.decode_latents(data).latents
-    weights = tiny_weights(tmp_path)
-    machine = MachineCodec(weights, dtype=torch.bfloat16)
-    other = HumanCodec(machine, tiny_folder(tmp_path / "hvcn", machine))
+    other = tiny_codec(tmp_path, machine=MachineCodec(weights, dtype=torch.bfloat16))
     with torch.no_grad():
         hvcn = other.pipeline.hvcn
         for part in (hvcn.fcn, hvcn.control, hvcn.acn.g_s, hvcn.acn.up, other.pipeline.unet):
@@ -150,8 +153,8 @@ def test_the_float_twin_says_nearly_the_same(codec, data):
     assert floats[:, :-1].std() > 0.01
 
 
-def test_without_conditioning_the_machine_layer_says_nothing(tmp_path, data):
-    codec = tiny_codec(tmp_path, replace(SIZES, conditioned=False))
+def test_without_conditioning_the_machine_layer_says_nothing(tmp_path, weights, data):
+    codec = tiny_codec(tmp_path, replace(SIZES, conditioned=False), MachineCodec(weights))
     machine = codec.machine.decode_latents(data)
     told = codec.coder.told(machine.latents, 0, 0.5, geometry_of(machine))
     assert (told[:, :-1] == 0).all()
@@ -252,6 +255,15 @@ def test_a_picture_too_large_is_refused_before_anything_is_allocated(codec):
 
 
 # --- bad input ------------------------------------------------------------------------------
+
+
+def test_a_file_of_another_profile(codec):
+    header = bitstream.Header(
+        "vvc_feature", "fpn", (90, 90), (32, 32), channels=(8,), value_range=(0.0, 1.0)
+    )
+    data = bitstream.write(header, [Unit("private", 0, b"")])
+    with pytest.raises(BitstreamError, match="expected a human layer"):
+        codec.decode(data)
 
 
 def test_a_picture_that_is_not_that_of_the_features(codec):

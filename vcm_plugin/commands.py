@@ -66,7 +66,7 @@ def report(options: Namespace) -> None:
 
 def encode(options: Namespace) -> None:
     """One picture -> one bitstream."""
-    from vcm_plugin.codecs import codec_entry
+    from vcm_plugin.codecs import codec_entry, human_codec
     from vcm_plugin.datasets import read_picture
     from vcm_plugin.metrics import bpp
     from vcm_plugin.results import write_bytes
@@ -74,13 +74,14 @@ def encode(options: Namespace) -> None:
     condition = _condition(options)
     if options.human and options.codec != "diff_fchm":
         raise InputError(f"codec {options.codec} has no human layer: leave out --human")
-    codec = codec_entry(options.codec).make(condition)
+    human = human_codec(condition, options.device) if options.human else None
+    codec = human.machine if human else codec_entry(options.codec).make(condition)
     source = picture = read_picture(options.picture)
     pixels = source.shape[0] * source.shape[1]
     if codec.kind == "feature":
         source = _model(condition, options).nn_part1(source)
-    if options.human:
-        data = _encode_human(condition, picture, source, options)
+    if human:
+        data = _encode_human(human, picture, source, options)
     else:
         data = codec.encode(source, options.rate_point)
     write_bytes(options.output, data)
@@ -92,21 +93,24 @@ def decode(options: Namespace) -> None:
     """One bitstream -> the detections in its picture."""
     from PIL import Image
 
-    from vcm_plugin.codecs import codec_entry, codec_of
+    from vcm_plugin.codecs import codec_entry, codec_of, human_codec
+    from vcm_plugin.environment import make_deterministic
     from vcm_plugin.results import write_json
 
     data = _read(options.bitstream)
     condition = _condition(options)
     with _naming(options.bitstream):
         name = codec_of(data)
-        codec = codec_entry(name).make(condition)
-    if options.picture and codec.kind == "feature":
-        raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
     if options.human and name != "diff_fchm":
         raise InputError(f"{options.bitstream} is of codec {name}: leave out --human")
+    human = human_codec(condition, options.device) if options.human else None
+    codec = human.machine if human else codec_entry(name).make(condition)
+    if options.picture and codec.kind == "feature":
+        raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
+    make_deterministic(condition.threads_per_job)  # the same features with a picture and without
     with _naming(options.bitstream):
-        if options.human:
-            decoded, painted = _decode_human(condition, data, options)
+        if human:
+            decoded, painted = human.decode(data)
         else:
             decoded = codec.decode(data)
     model = _model(condition, options)
@@ -118,7 +122,7 @@ def decode(options: Namespace) -> None:
         _write_features(options.features, features)
     if options.picture:
         Image.fromarray(decoded).save(options.picture)
-    if options.human:
+    if human:
         Image.fromarray(painted).save(options.human)
     print(f"{options.bitstream}: {len(detections)} detections")
 
@@ -228,27 +232,16 @@ def _model(condition: TestCondition, options: Namespace):
     return load_model(condition, options.device)
 
 
-def _encode_human(condition: TestCondition, picture, features, options: Namespace) -> bytes:
+def _encode_human(codec, picture, features, options: Namespace) -> bytes:
     """A file with both layers, and a line about their sizes."""
     from vcm_plugin.bitstream import machine_bits
-    from vcm_plugin.codecs import human_codec
     from vcm_plugin.human.human_codec import Sampling
 
     sampling = Sampling(steps=options.human_steps, seed=options.human_seed)
-    codec = human_codec(condition, options.device)
     data = codec.encode(picture, features, options.rate_point, options.human_rate_point, sampling)
     machine = machine_bits(data)
     print(f"machine layer {machine} bits, human layer {8 * len(data) - machine} bits")
     return data
-
-
-def _decode_human(condition: TestCondition, data: bytes, options: Namespace):
-    """Features, and the picture that the human layer paints."""
-    from vcm_plugin.codecs import human_codec
-    from vcm_plugin.environment import make_deterministic
-
-    make_deterministic(condition.threads_per_job)
-    return human_codec(condition, options.device).decode(data)
 
 
 def _named(detections, condition: TestCondition) -> list[dict]:

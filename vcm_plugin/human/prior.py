@@ -8,6 +8,7 @@ with, all of them diffusers' own classes. Sampling is deterministic, see vcm_plu
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,6 +133,11 @@ def load_prior(source: str) -> Prior:
 
     Raises InputError where it cannot be read or is no prior for HVCN.
     """
+    if not Path(source).is_dir() and not re.fullmatch(r"[\w-]+/[\w.-]+", source):
+        raise InputError(
+            f"{source}: expected a prior with the folders vae, unet and scheduler, found neither a "
+            "folder nor a hub id (owner/name); name one of them"
+        )
     try:
         vae = AutoModel.from_pretrained(source, subfolder="vae", use_safetensors=True)
         unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", use_safetensors=True)
