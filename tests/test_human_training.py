@@ -158,6 +158,8 @@ def test_stages_chain_and_the_result_codes(samples, tmp_path):
     assert codec.decode(data)[1].shape == picture.shape
     state = torch.load(tmp_path / "train_sampling" / "state.pth", weights_only=True)
     assert state["iteration"] == 2
+    for written in tmp_path.rglob("*.json"):
+        assert str(tmp_path) not in written.read_text(), "a path of this machine"
     assert set(json.loads((folder / "training.json").read_text())) == {"control", "sampling"}
 
 

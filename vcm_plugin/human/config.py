@@ -25,7 +25,8 @@ class PriorFit:
     latent_channels, latent_scale: of the autoencoder, whose latents are multiplied by the scale.
     blocks: channels of each block of the denoising network; layers: residual blocks in each.
     attends: whether each block has cross-attention; text_width: of its embeddings, 0 for none.
-    fingerprint: of some of its weights, so that another prior of the same sizes is noticed.
+    fingerprint: of its schedule and some of its weights, so that another prior of the same sizes
+    is noticed.
     """
 
     latent_channels: int = 4

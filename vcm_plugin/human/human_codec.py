@@ -88,7 +88,7 @@ class HumanCodec:
         self.pipeline.to(self.device)
 
     def identity(self) -> dict:
-        """What affects the result, but for the prior."""
+        """What affects the result; the weights of the human layer name the prior's fingerprint."""
         return self.machine.identity() | {"human_weights_sha256": self.sha256}
 
     def encode(

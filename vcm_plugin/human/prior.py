@@ -8,6 +8,7 @@ with, all of them diffusers' own classes. Sampling is deterministic, see vcm_plu
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from vcm_plugin.human.config import PriorFit
 from vcm_plugin.human.geometry import STRIDE
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULE_KEYS = (*SCHEDULE, "num_train_timesteps", "prediction_type")  # decide about sampling
 EMPTY_PROMPT = "empty_prompt.safetensors"
 
 
@@ -74,9 +76,10 @@ class Prior:
         )
 
     def _fingerprint(self) -> str:
-        """Of the first and the last weights of both networks, in 16-bit floats: quick, and the same
-        for either precision that a prior is kept in."""
-        digest = hashlib.sha256()
+        """Of the noise schedule, and of the first and the last weights of both networks in 16-bit
+        floats: quick, and the same for either precision that a prior is kept in."""
+        told = {name: self.scheduler.config.get(name) for name in SCHEDULE_KEYS}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
         for model in (self.vae, self.unet):
             first, *_, last = model.parameters()
             for weights in (first, last):
