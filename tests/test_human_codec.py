@@ -114,9 +114,13 @@ def convolved(network, x: np.ndarray) -> np.ndarray:
     return ((total + (1 << 13)) >> 14).clamp(-(1 << 20), 1 << 20).numpy().reshape(-1, *x.shape[1:])
 
 
-def test_f_int_is_that_of_64_bit_integers(codec, data):
+@pytest.mark.parametrize(
+    "size, input_size", [((122, 180), (61, 90)), ((65, 33), (100, 51)), ((97, 201), (97, 201))]
+)
+@pytest.mark.parametrize("s", ["0.3", "5"])
+def test_f_int_is_that_of_64_bit_integers(codec, size, input_size, s):
     """Against a second implementation that holds nothing but int64."""
-    machine = codec.decode_latents(data).machine
+    _, machine = codec.machine.code(features_of(size, input_size), s)
     geometry, octaves = geometry_of(machine), codec.machine.octaves(machine.payload.value_range)
     factor, shift = 256 + octaves % 256, octaves // 256 - 8
     y = machine.latents.y * 16 * factor
