@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = """
     vcm_plugin.errors vcm_plugin.environment vcm_plugin.process vcm_plugin.features
     vcm_plugin.bitstream vcm_plugin.weights_file vcm_plugin.ivn vcm_plugin.rans vcm_plugin.vfcn
-    vcm_plugin.entropy vcm_plugin.machine_codec
+    vcm_plugin.entropy vcm_plugin.machine_codec vcm_plugin.human
     anchors
     vcm_plugin.split vcm_plugin.minictc vcm_plugin.conditions vcm_plugin.datasets
     vcm_plugin.tasks vcm_plugin.metrics vcm_plugin.codecs

@@ -40,7 +40,9 @@ REDUCED = Header(
     "msfc", "fpn", (256, 320), (256, 320), value_range=(-4.0, 5.5), weights_id=0x1234ABCD
 )
 MACHINE = MachinePayload((-3.5, 4.0), 0.5, 0xDEADBEEF, b"latents")
-HUMAN = HumanPayload(seed=2**32 - 1, steps=5, start=300, checksum=1, data=b"more latents")
+HUMAN = HumanPayload(
+    weights_id=7, step=0.5, seed=2**32 - 1, steps=5, start=300, checksum=1, data=b"more latents"
+)
 
 
 def units(frames: int, human: bool = True) -> list[Unit]:
@@ -195,7 +197,7 @@ def test_the_writer_refuses_what_the_reader_would():
         replace(MACHINE, rate_point=0.3).to_bytes()
     with pytest.raises(BitstreamError, match="low < high"):
         replace(MACHINE, value_range=(1.0, 1.0)).to_bytes()
-    with pytest.raises(BitstreamError, match="steps from 1 to 255"):
+    with pytest.raises(BitstreamError, match="steps from 1 to 50"):
         replace(HUMAN, steps=0).to_bytes()
     with pytest.raises(BitstreamError, match="checksum from 0 to 4294967295"):
         replace(MACHINE, checksum=-1).to_bytes()

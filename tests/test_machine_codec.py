@@ -291,6 +291,19 @@ def test_weights_files_that_are_none(tmp_path, weights):
             MachineCodec(path)
 
 
+def test_weights_with_a_nan(tmp_path):
+    model = tiny_model()
+    model.g_a.p2.weight.data[0, 0, 0, 0] = float("nan")
+    path = export(model, "0" * 64, ["1"], {}, tmp_path / "nan.safetensors")
+    with pytest.raises(InputError, match="nan.safetensors: the weights file is damaged: a weight"):
+        MachineCodec(path)
+
+
+def test_an_export_is_the_same_bytes_every_time(tmp_path):
+    files = [export(tiny_model(), "0" * 64, ["1"], {}, tmp_path / str(n)) for n in range(8)]
+    assert len({path.read_bytes() for path in files}) == 1
+
+
 @pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("variant", ["robust", "plain", "gain"])
 def test_every_variant_makes_a_round_trip(tmp_path, fuse, variant):

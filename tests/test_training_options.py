@@ -7,14 +7,20 @@ from anchors.msfc import MsfcConfig
 from vcm_plugin.conditions import model_path
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
+from vcm_plugin.human.config import HvcnConfig
 from vcm_plugin.split.config import load_config
 from vcm_plugin.training import options as cli
+from vcm_plugin.training.hvcn import HvcnTraining
 from vcm_plugin.training.msfc import MsfcTraining
 from vcm_plugin.training.vfcn import VfcnTraining
 from vcm_plugin.vfcn import VfcnConfig
 
 RECIPES = sorted(path.stem for path in (cfg_folder() / "training").glob("*.yaml"))
-CODECS = {"vfcn": (VfcnConfig, VfcnTraining), "msfc": (MsfcConfig, MsfcTraining)}
+CODECS = {
+    "vfcn": (VfcnConfig, VfcnTraining),
+    "msfc": (MsfcConfig, MsfcTraining),
+    "hvcn": (HvcnConfig, HvcnTraining),
+}
 
 
 def typed(monkeypatch, codec, *words):
@@ -22,6 +28,7 @@ def typed(monkeypatch, codec, *words):
     parser = cli.parser("", *CODECS[codec])
     parser.add_argument("--init")
     parser.add_argument("--rate-points", nargs="+")
+    parser.add_argument("--vfcn")
     return cli.parse(parser)
 
 
@@ -29,13 +36,32 @@ def typed(monkeypatch, codec, *words):
 def test_bundled_recipes_are_complete(monkeypatch, name):
     codec = name.split("_")[0]
     options = typed(monkeypatch, codec, name)
-    config, _ = (cli.chosen(kind, options) for kind in CODECS[codec])
-    assert config.channels == load_config(model_path(options.model)).fpn_channels
+    config, schedule = (cli.chosen(kind, options) for kind in CODECS[codec])
+    if codec == "hvcn":  # the machine layer says the channels
+        assert name.endswith(schedule.stage)
+    else:
+        assert config.channels == load_config(model_path(options.model)).fpn_channels
 
 
 def test_what_is_typed_comes_first(monkeypatch):
     options = typed(monkeypatch, "vfcn", "vfcn_minictc", "--iterations", 3)
     assert (options.iterations, options.latents) == (3, 320)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--checkpoint-every", 0, "checkpoint_every: expected at least 1"),
+        ("--mixed-precision", "half", "mixed_precision: expected one of no"),
+        ("--scales", 0, "scales: expected two"),
+        ("--latents", 100, "slices must add up"),
+    ],
+)
+def test_settings_that_cannot_train(monkeypatch, option, value, message):
+    options = typed(monkeypatch, "vfcn", "vfcn_minictc", option, value)
+    with pytest.raises(InputError, match=message):
+        for kind in CODECS["vfcn"]:
+            cli.chosen(kind, options)
 
 
 def test_bad_recipes(monkeypatch, tmp_path):
@@ -48,3 +74,12 @@ def test_bad_recipes(monkeypatch, tmp_path):
         typed(monkeypatch, "vfcn", path)
     with pytest.raises(InputError, match="vfcn_minictc"):
         typed(monkeypatch, "vfcn", "nowhere")
+    for line, message in {
+        "iterations: 2.5": "iterations: expected int, found 2.5",
+        "scales: 4": "scales: expected a list of float, found 4",
+        "fuse: 'no'": "fuse: expected bool, found 'no'",
+        "[1, 2]": "expected a YAML of keys",
+    }.items():
+        path.write_text(line)
+        with pytest.raises(InputError, match=message):
+            typed(monkeypatch, "vfcn", path)

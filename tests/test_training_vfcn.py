@@ -12,6 +12,7 @@ from vcm_plugin.datasets import read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.machine_codec import MachineCodec, export
 from vcm_plugin.training.feature_loss import near_objects
+from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.vfcn import VfcnTraining, loss_terms, read_average, train
 from vcm_plugin.vfcn import Vfcn
 
@@ -75,6 +76,19 @@ def test_a_folder_of_another_training_is_refused(store, tmp_path):
     train(CONFIG, store, replace(SCHEDULE, iterations=2), tmp_path)
     with pytest.raises(InputError, match="checkpoint with fuse False, found True"):
         train(replace(CONFIG, fuse=False), store, SCHEDULE, tmp_path)
+    with pytest.raises(InputError, match="checkpoint with lmbda 9.0, found"):
+        train(CONFIG, store, replace(SCHEDULE, lmbda=9.0), tmp_path)
+    with pytest.raises(InputError, match="at most 1 iterations, found 2"):
+        train(CONFIG, store, replace(SCHEDULE, iterations=1), tmp_path)
+    (tmp_path / "damaged.pth").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match="expected a checkpoint of a training"):
+        read_average(tmp_path / "damaged.pth")
+
+
+def test_a_feature_folder_of_another_detector_is_refused(store, tmp_path):
+    (tmp_path / "features.json").write_text('{"detector": "another", "pictures": "others"}')
+    with pytest.raises(InputError, match="those of others; give another folder"):
+        FeatureStore(store.detector, store.dataset, tmp_path)
 
 
 def test_the_loss_falls(store, tmp_path):

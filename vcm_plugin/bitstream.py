@@ -106,15 +106,17 @@ UNIT = (
 MACHINE_PAYLOAD = (
     Element("range_low", "f(16)", "IVN: feature value that is normalised to 0"),
     Element("range_high", "f(16)", "IVN: feature value that is normalised to 1"),
-    Element("rate_point", "f(16)", "scale s of the range; told, not used"),
+    Element("rate_point", "f(16)", "scale s of the range; only the human layer uses it"),
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
     Element("data", "b(v)", "entropy-coded latents"),
 )
 HUMAN_PAYLOAD = (
+    Element("weights_id", "u(32)", "first 32 bits of the SHA-256 of the human layer's weights"),
+    Element("step", "f(16)", "q, the step of the quantiser of the auxiliary latents"),
     Element("seed", "u(32)", "of the CPU generator that draws the noise"),
     Element("sampler", "u(8)", "", codes=SAMPLERS),
-    Element("steps", "u(8)", "of the sampler", 1, 255),
-    Element("start", "u(16)", "time step of the first step"),
+    Element("steps", "u(8)", "of the sampler", 1, 50),
+    Element("start", "u(16)", "time step of the first step", 1, 999),
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
     Element("data", "b(v)", "entropy-coded latents"),
 )
@@ -250,8 +252,13 @@ class MachinePayload:
 
 @dataclass(frozen=True)
 class HumanPayload:
-    """Payload of a human unit: how its picture is sampled, and its entropy-coded data."""
+    """Payload of a human unit: how its picture is sampled, and its entropy-coded data.
 
+    step must be a 16-bit float above zero already (round_float).
+    """
+
+    weights_id: int
+    step: float
     seed: int
     steps: int
     start: int
@@ -260,11 +267,23 @@ class HumanPayload:
     sampler: int = 0
 
     def to_bytes(self) -> bytes:
+        self._check()
         return _write(HUMAN_PAYLOAD, vars(self))
 
     @classmethod
     def from_bytes(cls, payload: bytes) -> HumanPayload:
-        return cls(**_read(HUMAN_PAYLOAD, payload, 0, "the payload of a human unit")[0])
+        found = cls(**_read(HUMAN_PAYLOAD, payload, 0, "the payload of a human unit")[0])
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        if not self.step > 0.0:
+            raise BitstreamError(f"expected a quantiser step above 0, found {self.step}")
+        if self.steps > self.start:
+            raise BitstreamError(
+                f"expected at most as many sampling steps as time steps, found {self.steps} steps "
+                f"from {self.start}"
+            )
 
 
 def derived_grid(input_size: tuple[int, int], stride: int) -> tuple[int, int]:
@@ -661,7 +680,8 @@ def _describe_unit(unit: Unit) -> str:
     if unit.type == "human":
         payload = HumanPayload.from_bytes(unit.payload)
         return (
-            f"{line}, seed {payload.seed}, {payload.steps} steps from {payload.start}, "
+            f"{line}, step {payload.step:.4g}, weights {payload.weights_id:08x}, seed "
+            f"{payload.seed}, {payload.steps} sampling steps from {payload.start}, "
             f"checksum {payload.checksum:08x}, {len(payload.data)} bytes of latents"
         )
     return line

@@ -160,6 +160,26 @@ def _encode(commands) -> None:
         help="diff_fchm: the scale s of its range, such as 0.5 (more bits) or 2 (fewer); "
         "anchors: the QP, such as 32; vvc_remote: 32@50 codes at half the size",
     )
+    parser.add_argument(
+        "--human", action="store_true", help="diff_fchm: also a layer that paints the picture"
+    )
+    parser.add_argument(
+        "--human-rate-point",
+        default="1",
+        metavar="Q",
+        help="step of its quantiser, such as 0.5 (more bits) or 2 (fewer) (%(default)s)",
+    )
+    parser.add_argument(
+        "--human-steps",
+        type=_positive,
+        default=4,
+        metavar="N",
+        help="sampling steps of its decoder, 1 to 50 (%(default)s)",
+    )
+    parser.add_argument(
+        "--human-seed", type=int, default=0, metavar="N", help="of its noise (%(default)s)"
+    )
+    _add_human_weights(parser)
     _add_condition(parser)
 
 
@@ -169,7 +189,22 @@ def _decode(commands) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="the detections")
     parser.add_argument("--features", type=Path, metavar="NPZ", help="also keep decoded features")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also keep the decoded picture")
+    parser.add_argument(
+        "--human", type=Path, metavar="PNG", help="also paint the picture of the human layer"
+    )
+    _add_human_weights(parser)
     _add_condition(parser)
+
+
+def _add_human_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--human-weights", metavar="DIR", help="of the human layer, from scripts/train_hvcn.py"
+    )
+    parser.add_argument(
+        "--human-prior",
+        metavar="DIR",
+        help="its diffusion prior, a folder or hub id, where that is not in --human-weights",
+    )
 
 
 def _info(commands) -> None:

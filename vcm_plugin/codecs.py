@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anchors.msfc import MsfcCodec
 from anchors.vvc import read_format
@@ -19,6 +19,9 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.ivn import parse_rate_point
 from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.metrics import bpp
+
+if TYPE_CHECKING:
+    from vcm_plugin.human.human_codec import HumanCodec
 
 
 class Codec(Protocol):
@@ -64,6 +67,22 @@ def codec_entry(name: str) -> CodecEntry:
     if name not in CODECS:
         raise InputError(f"codec {name}: expected one of {', '.join(CODECS)}")
     return CODECS[name]
+
+
+def human_codec(condition: TestCondition, device: str) -> HumanCodec:
+    """The human codec of a condition; raises InputError where it names no weights for it."""
+    from vcm_plugin.human.human_codec import HumanCodec  # diffusers, which other codecs do without
+
+    if condition.diff_fchm_human_weights is None:
+        raise InputError(
+            f"test condition {condition.name}: the human layer needs weights, and none are bundled "
+            "yet; train them with scripts/train_hvcn.py and name their folder with --human-weights "
+            "or in the key diff_fchm_human_weights"
+        )
+    folder = Path(condition.bundled_path(condition.diff_fchm_human_weights))
+    prior = condition.diff_fchm_human_prior
+    prior = prior and condition.bundled_path(prior)
+    return HumanCodec(_diff_fchm(condition), folder, prior, device)
 
 
 def codec_of(data: bytes) -> str:

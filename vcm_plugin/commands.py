@@ -66,18 +66,24 @@ def report(options: Namespace) -> None:
 
 def encode(options: Namespace) -> None:
     """One picture -> one bitstream."""
-    from vcm_plugin.codecs import codec_entry
+    from vcm_plugin.codecs import codec_entry, human_codec
     from vcm_plugin.datasets import read_picture
     from vcm_plugin.metrics import bpp
     from vcm_plugin.results import write_bytes
 
     condition = _condition(options)
-    codec = codec_entry(options.codec).make(condition)
-    source = read_picture(options.picture)
+    if options.human and options.codec != "diff_fchm":
+        raise InputError(f"codec {options.codec} has no human layer: leave out --human")
+    human = human_codec(condition, options.device) if options.human else None
+    codec = human.machine if human else codec_entry(options.codec).make(condition)
+    source = picture = read_picture(options.picture)
     pixels = source.shape[0] * source.shape[1]
     if codec.kind == "feature":
         source = _model(condition, options).nn_part1(source)
-    data = codec.encode(source, options.rate_point)
+    if human:
+        data = _encode_human(human, picture, source, options)
+    else:
+        data = codec.encode(source, options.rate_point)
     write_bytes(options.output, data)
     bits = 8 * len(data)
     print(f"{options.output}: {bits} bits, {bpp(bits, pixels):.4f} bits per pixel")
@@ -87,17 +93,26 @@ def decode(options: Namespace) -> None:
     """One bitstream -> the detections in its picture."""
     from PIL import Image
 
-    from vcm_plugin.codecs import codec_entry, codec_of
+    from vcm_plugin.codecs import codec_entry, codec_of, human_codec
+    from vcm_plugin.environment import make_deterministic
     from vcm_plugin.results import write_json
 
     data = _read(options.bitstream)
     condition = _condition(options)
     with _naming(options.bitstream):
-        codec = codec_entry(codec_of(data)).make(condition)
+        name = codec_of(data)
+    if options.human and name != "diff_fchm":
+        raise InputError(f"{options.bitstream} is of codec {name}: leave out --human")
+    human = human_codec(condition, options.device) if options.human else None
+    codec = human.machine if human else codec_entry(name).make(condition)
     if options.picture and codec.kind == "feature":
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
+    make_deterministic(condition.threads_per_job)  # the same features with a picture and without
     with _naming(options.bitstream):
-        decoded = codec.decode(data)
+        if human:
+            decoded, painted = human.decode(data)
+        else:
+            decoded = codec.decode(data)
     model = _model(condition, options)
     features = decoded if codec.kind == "feature" else model.nn_part1(decoded)
     detections = model.nn_part2(features)
@@ -107,6 +122,8 @@ def decode(options: Namespace) -> None:
         _write_features(options.features, features)
     if options.picture:
         Image.fromarray(decoded).save(options.picture, format="PNG")
+    if human:
+        Image.fromarray(painted).save(options.human, format="PNG")
     print(f"{options.bitstream}: {len(detections)} detections")
 
 
@@ -201,6 +218,8 @@ def _condition(options: Namespace) -> TestCondition:
         "weights": options.weights,
         "class_names": options.classes and tuple(options.classes),
         "runtime": options.runtime,
+        "diff_fchm_human_weights": getattr(options, "human_weights", None),
+        "diff_fchm_human_prior": getattr(options, "human_prior", None),
     }
     return override(load_condition(options.condition), changes)
 
@@ -211,6 +230,18 @@ def _model(condition: TestCondition, options: Namespace):
 
     make_deterministic(condition.threads_per_job)
     return load_model(condition, options.device)
+
+
+def _encode_human(codec, picture, features, options: Namespace) -> bytes:
+    """A file with both layers, and a line about their sizes."""
+    from vcm_plugin.bitstream import machine_bits
+    from vcm_plugin.human.human_codec import Sampling
+
+    sampling = Sampling(steps=options.human_steps, seed=options.human_seed)
+    data = codec.encode(picture, features, options.rate_point, options.human_rate_point, sampling)
+    machine = machine_bits(data)
+    print(f"machine layer {machine} bits, human layer {8 * len(data) - machine} bits")
+    return data
 
 
 def _named(detections, condition: TestCondition) -> list[dict]:

@@ -49,6 +49,8 @@ class TestCondition:
     diff_fchm_weights: str | None = None
     diff_fchm_scales: tuple[float, ...] = ()
     diff_fchm_other_detector: bool = False
+    diff_fchm_human_weights: str | None = None  # a folder that scripts/train_hvcn.py wrote
+    diff_fchm_human_prior: str | None = None  # folder or hub id, where it is not in that folder
     vvc_feature_qps: tuple[int, ...] = ()
     vvc_feature_preset: str | None = None
     vvc_feature_range: str | tuple[float, ...] | None = None

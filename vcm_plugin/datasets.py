@@ -121,7 +121,8 @@ def read_picture(path: Path) -> np.ndarray:
     """Read a picture as Detectron2's `read_image` does, in RGB: uint8 (H, W, 3).
 
     EXIF orientation is applied; grey, palette, RGBA and 16-bit pictures become 8-bit RGB as Pillow
-    converts them (16-bit samples are cut at 255, in Detectron2 too). Raises PictureError, which names the file, where it is unreadable or truncated.
+    converts them (16-bit samples are cut at 255, in Detectron2 too). Raises PictureError, which
+    names the file, where it is unreadable or truncated.
     """
     try:
         with Image.open(path) as image:

@@ -36,6 +36,7 @@ from vcm_plugin.vfcn import (
 
 ACTIVATION_STEPS = 256  # in 1.0
 ACTIVATION_LIMIT = 1 << 20
+ACTIVATIONS = (-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 WEIGHT_BITS = 14  # after the binary point
 LATENT_STEPS = 16  # in 1.0
 TAIL = 2.0**-13  # probability beyond the entries of a table, left to the escape
@@ -64,7 +65,7 @@ class IntegerConv(nn.Module):
         columns = F.unfold(x, self.size, padding=self.size // 2)  # (N, C * k * k, h * w)
         total = self.weight @ columns + self.bias[:, None]
         scaled = torch.floor(total * 2.0**-WEIGHT_BITS + 0.5)
-        return scaled.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).unflatten(2, x.shape[-2:])
+        return scaled.clamp(*ACTIVATIONS).unflatten(2, x.shape[-2:])
 
 
 def integer_weights(networks: EntropyNetworks) -> dict[str, torch.Tensor]:
@@ -137,7 +138,11 @@ class Latents:
 
 
 class LatentCoder:
-    """Latents <-> bytes, by the integer networks and the stored tables."""
+    """Latents <-> bytes, by the integer networks and the stored tables.
+
+    told: what the networks are told beside the latents, integers in 1/256: one for the whole
+    picture, or (1, told, h, w) as their own class says.
+    """
 
     def __init__(self, networks: EntropyNetworks, tables: Tables):
         if len(tables.rows) != SCALE_LEVELS:
@@ -146,7 +151,9 @@ class LatentCoder:
             )
         self.networks, self.tables = networks, tables
 
-    def encode(self, z: torch.Tensor, y: torch.Tensor, octaves: int) -> tuple[bytes, Latents]:
+    def encode(
+        self, z: torch.Tensor, y: torch.Tensor, told: int | torch.Tensor
+    ) -> tuple[bytes, Latents]:
         """z and y (C, h, w), floats -> bytes, and the latents that they decode to."""
         encoder = Encoder(self.tables)
         values = {"z": z.double().cpu().numpy(), "y": y.double().cpu().numpy()}
@@ -157,24 +164,24 @@ class LatentCoder:
             encoder.add(q, level)
             return q
 
-        latents = self._walk(z.shape[-2:], y.shape[-2:], octaves, write)
+        latents = self._walk(z.shape[-2:], y.shape[-2:], told, write)
         return encoder.finish(), latents
 
-    def decode(self, data: bytes, grid: tuple[int, int], octaves: int) -> Latents:
+    def decode(self, data: bytes, grid: tuple[int, int], told: int | torch.Tensor) -> Latents:
         """Bytes -> latents; grid: (height, width) of y. Raises BitstreamError."""
         decoder = Decoder(self.tables, data)
         z_grid = (-(-grid[0] // 4), -(-grid[1] // 4))
-        latents = self._walk(z_grid, grid, octaves, lambda _1, _2, _3, level: decoder.take(level))
+        latents = self._walk(z_grid, grid, told, lambda _1, _2, _3, level: decoder.take(level))
         decoder.finish()
         return latents
 
     @torch.no_grad()
-    def _walk(self, z_grid, grid, octaves: int, transfer: Callable) -> Latents:
+    def _walk(self, z_grid, grid, told: int | torch.Tensor, transfer: Callable) -> Latents:
         """Visit z and all passes of y in coding order; `transfer` writes or reads the symbols."""
         networks = self.networks
         device = networks.contexts[0][0].weight.device
-        told = torch.full((1, 1, 1, 1), float(octaves), dtype=torch.float64, device=device)
-        told = told.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+        told = torch.as_tensor(told, dtype=torch.float64, device=device)
+        told = (told if told.ndim else told.view(1, 1, 1, 1)).clamp(*ACTIVATIONS)
         everywhere = np.ones(z_grid, dtype=bool)
         mean, level = (
             np.broadcast_to(x, (*x.shape[:1], *z_grid))[:, everywhere]

@@ -89,9 +89,13 @@ class MachineCodec:
             "detector_sha256": self.metadata["detector_sha256"],
         }
 
-    @torch.inference_mode()
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
         """Features of split point fpn -> an .fcm file with one machine unit."""
+        return self.code(features, rate_point)[0]
+
+    @torch.inference_mode()
+    def code(self, features: FeaturePyramid, rate_point: str) -> tuple[bytes, MachineLayer]:
+        """Features -> the file of `encode`, and what it decodes to."""
         s = ivn.parse_rate_point(rate_point)
         header = self._header(features)
         value_range = ivn.scaled_range(ivn.feature_range(features.layers, features.input_size), s)
@@ -99,9 +103,10 @@ class MachineCodec:
         ranges = self._ranges(value_range)
         y = self.model.analysis(ivn.normalise(layers, value_range), ranges)
         z = self.model.h_a(y)
-        data, latents = self.coder.encode(z[0], y[0], self._octaves(value_range))
+        data, latents = self.coder.encode(z[0], y[0], self.octaves(value_range))
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
-        return bitstream.write(header, [Unit("machine", 0, payload.to_bytes())])
+        file = bitstream.write(header, [Unit("machine", 0, payload.to_bytes())])
+        return file, MachineLayer(header, payload, latents)
 
     def decode(self, data: bytes) -> FeaturePyramid:
         """An .fcm file -> features; a human layer, where there is one, is not looked at."""
@@ -114,7 +119,7 @@ class MachineCodec:
         self._check(header)
         payload = MachinePayload.from_bytes(stream.units[0].payload)
         grid = header.shapes(self.config.channels)["p4"][1:]
-        latents = self.coder.decode(payload.data, grid, self._octaves(payload.value_range))
+        latents = self.coder.decode(payload.data, grid, self.octaves(payload.value_range))
         if latents.checksum() != payload.checksum:
             raise BitstreamError(
                 f"the decoded latents have the checksum {latents.checksum():08x}, the file says "
@@ -182,7 +187,7 @@ class MachineCodec:
     def _ranges(self, value_range: tuple[float, float]) -> torch.Tensor:
         return torch.tensor([value_range], device=self.device, dtype=self.dtype)
 
-    def _octaves(self, value_range: tuple[float, float]) -> int:
+    def octaves(self, value_range: tuple[float, float]) -> int:
         """What the integer networks are told of the range, in 1/256 octaves."""
         return ivn.log2_code(value_range) - self.typical
 

@@ -126,35 +126,20 @@ class Vfcn(nn.Module):
 
     def octaves(self, ranges: torch.Tensor) -> torch.Tensor:
         """(N, 1, 1, 1): what the entropy networks are told of the range, 0 where it is typical."""
-        return _log2(_columns(ranges)[1]) - _log2(self.typical_width)
+        return log2_linear(_columns(ranges)[1]) - log2_linear(self.typical_width)
 
     def forward(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor):
         """Normalised p2..p5 -> (normalised p2..p5 as decoded, bits (N,)), for training."""
         y = self.analysis(layers, ranges).float()
         octaves = self.octaves(ranges)
         with torch.autocast(y.device.type, enabled=False):
-            z = self.h_a(y)
-            mean, level = self.entropy.of_z(octaves)
-            bits = self._bits(z, mean, level)
-            z_hat = _round(z - mean) + mean
-            psi = self.entropy.psi(z_hat, octaves, y.shape[-2:])
-            y_hat = torch.zeros_like(y)
-            for own, colour, mask in self.entropy.passes(y.shape[-2:], y.device):
-                mean, level = self.entropy.of_y(psi, y_hat, own, colour)
-                y_own = y[:, own]
-                bits = bits + self._bits(y_own, mean, level, mask)
-                y_hat = y_hat.clone()
-                y_hat[:, own] += mask * (_round(y_own - mean) + mean)
+            y_hat, bits = estimate(self.entropy, self.gaussian, self.h_a(y), y, octaves)
         return self.synthesis(y_hat, ranges), bits
 
     def _gain(self, which: int, ranges: torch.Tensor) -> torch.Tensor:
         """(N, C, 1, 1): gains (0) or inverse gains (1) of the level nearest to the range."""
         distance = (self.octaves(ranges).flatten()[:, None] - GAIN_OCTAVES.to(ranges)).abs()
         return torch.exp(self.log_gains[which, distance.argmin(dim=1)])[:, :, None, None]
-
-    def _bits(self, y, mean, level, mask=1.0) -> torch.Tensor:
-        _, likelihood = self.gaussian(y, scale_of(level).expand_as(y), mean.expand_as(y))
-        return (-torch.log2(likelihood) * mask).sum(dim=(1, 2, 3))
 
 
 class Analysis(nn.Module):
@@ -219,15 +204,16 @@ class EntropyNetworks(nn.Module):
     """From what is decoded so far to mean and scale level of what comes next.
 
     Only convolutions, ReLU, nearest upsampling and concatenation, so that the same graph runs on
-    integers once its convolutions are (vcm_plugin.entropy.IntegerConv).
+    integers once its convolutions are (vcm_plugin.entropy.IntegerConv). told: channels of what they
+    are told beside the latents, (N, told, 1 or h, 1 or w) on the grid of z; VFCN tells the octaves.
     """
 
-    def __init__(self, config: VfcnConfig):
+    def __init__(self, config: VfcnConfig, told: int = 1):
         super().__init__()
         n, n_z, context = config.hyper_width, config.hyper_latents, config.context_width
-        self.prior = nn.Sequential(nn.Conv2d(1, 16, 1), nn.ReLU(), nn.Conv2d(16, 2 * n_z, 1))
+        self.prior = nn.Sequential(nn.Conv2d(told, 16, 1), nn.ReLU(), nn.Conv2d(16, 2 * n_z, 1))
         self.h_s = nn.Sequential(
-            _conv(n_z + 1, n),
+            _conv(n_z + told, n),
             nn.ReLU(),
             nn.Upsample(scale_factor=2),
             _conv(n, n),
@@ -246,14 +232,14 @@ class EntropyNetworks(nn.Module):
             self.slices.append(slice(start, start + count))
             start += count
 
-    def of_z(self, octaves: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, 1, 1, 1) -> mean and raw level of z, (N, C, 1, 1)."""
-        return self.prior(octaves).chunk(2, dim=1)
+    def of_z(self, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and raw level of z, (N, C, h, w) or (N, C, 1, 1), as what is told."""
+        return self.prior(told).chunk(2, dim=1)
 
-    def psi(self, z_hat: torch.Tensor, octaves: torch.Tensor, grid) -> torch.Tensor:
+    def psi(self, z_hat: torch.Tensor, told: torch.Tensor, grid) -> torch.Tensor:
         """z_hat -> the part of the contexts that all of y shares, on the grid of y."""
-        plane = octaves.expand(-1, 1, *z_hat.shape[-2:])
-        return self.h_s(torch.cat((z_hat, plane), dim=1))[..., : grid[0], : grid[1]]
+        planes = told.expand(-1, -1, *z_hat.shape[-2:])
+        return self.h_s(torch.cat((z_hat, planes), dim=1))[..., : grid[0], : grid[1]]
 
     def passes(self, grid, device):
         """(channels, colour, mask (h, w) of the colour) in coding order."""
@@ -286,6 +272,32 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
+def estimate(
+    networks: EntropyNetworks, gaussian: GaussianConditional, z, y, told
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """z and y -> (y_hat, bits (N,)) of coding both, differentiable: what LatentCoder does.
+
+    Bits are those of noisy latents while `gaussian` is in training mode, else of rounded ones.
+    """
+
+    def bits_of(x, mean, level, mask=1.0) -> torch.Tensor:
+        _, likelihood = gaussian(x, scale_of(level).expand_as(x), mean.expand_as(x))
+        return (-torch.log2(likelihood) * mask).sum(dim=(1, 2, 3))
+
+    mean, level = networks.of_z(told)
+    bits = bits_of(z, mean, level)
+    z_hat = _round(z - mean) + mean
+    psi = networks.psi(z_hat, told, y.shape[-2:])
+    y_hat = torch.zeros_like(y)
+    for own, colour, mask in networks.passes(y.shape[-2:], y.device):
+        mean, level = networks.of_y(psi, y_hat, own, colour)
+        y_own = y[:, own]
+        bits = bits + bits_of(y_own, mean, level, mask)
+        y_hat = y_hat.clone()
+        y_hat[:, own] += mask * (_round(y_own - mean) + mean)
+    return y_hat, bits
+
+
 def scale_of(raw_level: torch.Tensor) -> torch.Tensor:
     """Standard deviation of an output of the entropy networks; differentiable."""
     level = _at_least_zero(LEVEL_START + LEVEL_GAIN * raw_level).clamp(max=SCALE_LEVELS - 1)
@@ -300,7 +312,7 @@ def _conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.C
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
 
 
-def _log2(x: torch.Tensor) -> torch.Tensor:
+def log2_linear(x: torch.Tensor) -> torch.Tensor:
     """log2, linear between powers of two: ivn.log2_code without its rounding."""
     mantissa, exponent = torch.frexp(x)
     return exponent + 2.0 * mantissa - 2.0

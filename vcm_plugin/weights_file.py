@@ -37,7 +37,11 @@ def write_weights(path: Path, kind: str, tensors: dict[str, torch.Tensor], about
     """Write a weights file; the same tensors and description give the same bytes."""
     tensors = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     described = {"format": _format(kind), kind: json.dumps(about, sort_keys=True)}
-    path.write_bytes(save(tensors, described))
+    data = save(tensors, described)
+    end = 8 + int.from_bytes(data[:8], "little")  # the library orders the description at random
+    header = json.dumps(json.loads(data[8:end]), separators=(",", ":"), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
     return path
 
 

@@ -78,7 +78,8 @@ def fit(
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_averaging(schedule.ema_decay))
     average.to(accelerator.device)
     optimizer = torch.optim.AdamW(model.parameters(), schedule.learning_rate, weight_decay=1e-4)
-    made_by = {"schedule": asdict(schedule), "detector": store.detector.weights_sha256}
+    detector = store.detector and store.detector.weights_sha256
+    made_by = {"schedule": asdict(schedule), "detector": detector}
     begin = resume(path, model, average, optimizer, made_by) if path.exists() else 0
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     journal = _Journal(schedule, begin, path.parent, report, accelerator.is_main_process)
@@ -128,7 +129,7 @@ def resume(path: Path, model, average, optimizer, made_by: dict) -> int:
     Raises InputError where its networks, its schedule or its detector are others; only the number
     of iterations and of those between checkpoints may change.
     """
-    state = read_checkpoint(path)
+    state = read_checkpoint(path, STATE)
     wanted = asdict(model.config) | made_by["schedule"] | {"detector": made_by["detector"]}
     found = state["config"] | state["schedule"] | {"detector": state["detector"]}
     for key in wanted.keys() - {"iterations", "checkpoint_every"}:
@@ -151,11 +152,11 @@ def resume(path: Path, model, average, optimizer, made_by: dict) -> int:
 _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, TypeError, pickle.UnpicklingError)
 
 
-def read_checkpoint(path: Path) -> dict:
+def read_checkpoint(path: Path, needed: set[str]) -> dict:
     """What _save wrote. Raises InputError where the file is missing, damaged or another."""
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-        missing = STATE - set(state)
+        missing = needed - set(state)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path}: expected a checkpoint of a training, found: {reason}") from error
@@ -169,7 +170,7 @@ def read_checkpoint(path: Path) -> dict:
 
 def read_average(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """Sizes of the networks and averaged weights of a checkpoint, complete or not."""
-    state = read_checkpoint(path)
+    state = read_checkpoint(path, {"config", "average"})
     prefix = "module."
     weights = {
         name.removeprefix(prefix): x

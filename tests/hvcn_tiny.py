@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A tiny real HVCN on the tiny VFCN, with a tiny prior of diffusers' classes, for tests."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from vfcn_tiny import CONFIG as VFCN_CONFIG
+from vfcn_tiny import tiny_weights
+
+from vcm_plugin.human.config import HvcnConfig, MachineFit
+from vcm_plugin.human.human_codec import HumanCodec
+from vcm_plugin.human.hvcn import Hvcn
+from vcm_plugin.human.pipeline import HVCNPipeline
+from vcm_plugin.human.prior import Prior, SmallPrior, small_prior
+from vcm_plugin.machine_codec import MachineCodec
+
+SIZES = HvcnConfig(
+    width=8,
+    analysis_width=8,
+    latents=8,
+    slices=(2, 6),
+    hyper_width=8,
+    hyper_latents=4,
+    context_width=8,
+    condition_width=4,
+)
+PRIOR = SmallPrior(vae_blocks=(8, 8, 8, 8), blocks=(8, 16), groups=4)
+
+
+def tiny_prior(seed: int = 0) -> Prior:
+    torch.manual_seed(seed)
+    return small_prior(PRIOR)
+
+
+def tiny_hvcn(machine: MachineCodec, prior: Prior, sizes: HvcnConfig = SIZES, seed: int = 0):
+    """Random weights whose latents have several steps and whose control is not zero."""
+    torch.manual_seed(seed)
+    config = machine.config
+    fit = MachineFit(config.channels, config.latents, machine.sha256)
+    hvcn = Hvcn.new(sizes, fit, prior.fit())
+    for network in (hvcn.acn.g_a, hvcn.acn.h_a):
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.data *= 1.7
+    for network in (hvcn.acn.entropy.prior, *hvcn.acn.entropy.contexts):
+        network[-1].weight.data *= 0.2
+        network[-1].bias.data[len(network[-1].bias) // 2 :] = 0.5
+    for conv in (*hvcn.control.encoder, *hvcn.control.decoder, hvcn.control.centre):
+        conv.weight.data.normal_(std=0.1)
+    return hvcn.eval()
+
+
+def tiny_folder(folder: Path, machine: MachineCodec, sizes: HvcnConfig = SIZES) -> Path:
+    """A folder as HVCNPipeline saves it."""
+    prior = tiny_prior()
+    hvcn = tiny_hvcn(machine, prior, sizes)
+    HVCNPipeline(prior.vae, prior.unet, prior.scheduler, hvcn).save_pretrained(folder)
+    return folder
+
+
+def tiny_codec(
+    folder: Path, sizes: HvcnConfig = SIZES, machine: MachineCodec | None = None
+) -> HumanCodec:
+    """A codec with its weights below the folder, on the tiny VFCN or a given machine layer."""
+    machine = machine or MachineCodec(tiny_weights(folder, VFCN_CONFIG))
+    return HumanCodec(machine, tiny_folder(folder / "hvcn", machine, sizes))
+
+
+def picture(size: tuple[int, int] = (122, 180), seed: int = 4) -> np.ndarray:
+    """Smooth colours, uint8 (H, W, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand((1, 3, 7, 9), generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=False)
+    return (smooth[0].permute(1, 2, 0).clamp(0, 1) * 255).to(torch.uint8).numpy()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How latents are sampled: from c, noised to a time step, in few deterministic steps (DDIM).
+
+The noise is drawn on the CPU from the seed that the bitstream names. Nothing is drawn afterwards.
+"""
+
+from __future__ import annotations
+
+import torch
+
+MAX_STEPS = 50
+
+
+def time_steps(start: int, steps: int) -> list[int]:
+    """The time steps that the network is asked at, from `start` on, equally far apart.
+
+    >>> time_steps(300, 4)
+    [300, 225, 150, 75]
+    """
+    return [(start * (steps - k) + steps // 2) // steps for k in range(steps)]
+
+
+def start_noise(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal noise of an explicit CPU generator."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn(shape, generator=generator)
+
+
+def sample(denoise, scheduler, c: torch.Tensor, noise: torch.Tensor, times: list[int]):
+    """c and noise (N, C, h, w) -> latents (N, C, h, w); differentiable.
+
+    denoise(z_t, t): the output of the denoising network, as scheduler.config.prediction_type says;
+    scheduler: gives the cumulated alphas.
+    """
+    alphas = [float(scheduler.alphas_cumprod[t]) for t in times] + [1.0]
+    z = alphas[0] ** 0.5 * c + (1.0 - alphas[0]) ** 0.5 * noise
+    for t, alpha, following in zip(times, alphas, alphas[1:]):
+        found = denoise(z, torch.full((len(z),), t, device=z.device))
+        clean, noise = split(found, z, alpha, scheduler.config.prediction_type)
+        z = following**0.5 * clean + (1.0 - following) ** 0.5 * noise
+    return z
+
+
+def split(found, z_t, alpha: float, prediction_type: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output of the denoising network -> (clean latents, noise) that z_t is made of."""
+    signal, noise = alpha**0.5, (1.0 - alpha) ** 0.5
+    if prediction_type == "v_prediction":
+        return signal * z_t - noise * found, noise * z_t + signal * found
+    return (z_t - noise * found) / signal, found
