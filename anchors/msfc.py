@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from anchors import packing, vvc
 from anchors.vvc_feature import VvcFeatureCodec, picture_range
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import BitstreamError, Header, Unit
+from vcm_plugin.bitstream import Header, Unit
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import SPLIT_POINTS, FeaturePyramid
 from vcm_plugin.weights_file import read_weights, write_weights
@@ -31,7 +31,6 @@ from vcm_plugin.weights_file import read_weights, write_weights
 LAYERS = tuple(SPLIT_POINTS["fpn"])
 # Layer -> how many of its cells lie side by side in one cell of p5.
 CELLS = {name: SPLIT_POINTS["fpn"]["p5"] // stride for name, stride in SPLIT_POINTS["fpn"].items()}
-MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ class MsfcCodec:
         header = Header(
             self.name, "fpn", *sizes, grid, weights_id=self.weights_id, value_range=value_range
         )
-        self._check_header(header)
+        header.require_weights(self.name, self.weights_id, self.config.channels)
         stream = self.inner.encode_layers(reduced, value_range, qp)
         return bitstream.write(header, [Unit("private", 0, stream)])
 
@@ -234,7 +233,7 @@ class MsfcCodec:
         """The features that an .fcm file holds; raises BitstreamError where they are others'."""
         stream = bitstream.read(data)
         header = stream.header
-        self._check_header(header)
+        header.require_weights(self.name, self.weights_id, self.config.channels)
         shapes = header.shapes(self.config.channels)
         grids = {name: shape[1:] for name, shape in shapes.items()}
         reduced = {"b": (self.config.reduced, *grids[LAYERS[-1]])}
@@ -258,31 +257,6 @@ class MsfcCodec:
                 f"{' '.join(map(str, channels))}; use the weights trained for this detector"
             )
         return grid
-
-    def _check_header(self, header: Header) -> None:
-        """Raise BitstreamError where this codec cannot decode a file with this header."""
-        if (header.profile, header.split_point, header.frames) != (self.name, "fpn", 1):
-            raise BitstreamError(
-                f"expected a picture of profile {self.name}, split point fpn; found profile "
-                f"{header.profile}, split point {header.split_point}, {header.frames} frames: "
-                "decode it with the codec that wrote it"
-            )
-        if header.weights_id != self.weights_id:
-            raise BitstreamError(
-                f"the file was made with the weights {header.weights_id:08x}, these are "
-                f"{self.weights_id:08x}; decode it with the weights that it names"
-            )
-        if header.channels or header.detector_id is not None:
-            raise BitstreamError(
-                "expected channels and detector to follow from the weights id, found them in the "
-                "header"
-            )
-        _, height, width = header.shapes(self.config.channels)["p2"]
-        pixels = 16 * height * width
-        if pixels > MAX_INPUT_PIXELS:
-            raise BitstreamError(
-                f"expected a network input of at most {MAX_INPUT_PIXELS} pixels, found {pixels}"
-            )
 
 
 def export(model: Msfc, detector_sha256: str, trained: dict, path: Path) -> Path:

@@ -13,11 +13,11 @@ import torch
 from vfcn_tiny import CONFIG, pyramid, tiny_model, tiny_weights
 
 from vcm_plugin import bitstream, ivn
-from vcm_plugin.bitstream import BitstreamError, MachinePayload
+from vcm_plugin.bitstream import MAX_INPUT_PIXELS, BitstreamError, MachinePayload
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.machine_codec import MAX_INPUT_PIXELS, MachineCodec, export
+from vcm_plugin.machine_codec import MachineCodec, export
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY, BUNDLED = GOLDEN / "tiny.vfcn", PACKAGE / "weights" / "minictc_vfcn.safetensors"

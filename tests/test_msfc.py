@@ -8,9 +8,9 @@ import pytest
 import torch
 from vfcn_tiny import pyramid
 
-from anchors.msfc import MAX_INPUT_PIXELS, Msfc, MsfcCodec, MsfcConfig, export, relative_step
+from anchors.msfc import Msfc, MsfcCodec, MsfcConfig, export, relative_step
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import BitstreamError, Unit
+from vcm_plugin.bitstream import MAX_INPUT_PIXELS, BitstreamError, Unit
 from vcm_plugin.codecs import CODECS, codec_of, describe_bitstream
 from vcm_plugin.conditions import load_condition
 from vcm_plugin.datasets import read_picture

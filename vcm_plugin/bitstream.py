@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from vcm_plugin.errors import InputError
 
 VERSION = 1
+MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
 MAGIC = int.from_bytes(b"FCM", "big")
 PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc"}
 PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
@@ -204,6 +205,34 @@ class Header:
             name: (count, -(-base[0] // stride), -(-base[1] // stride))
             for count, (name, stride) in zip(counts, self.strides.items(), strict=True)
         }
+
+    def require_weights(self, profile: str, weights_id: int, channels: int) -> None:
+        """Raise BitstreamError unless a learned codec of split point fpn can decode the file.
+
+        weights_id, channels: of the weights that the codec has, and of the layers they are for.
+        """
+        if (self.profile, self.split_point, self.frames) != (profile, "fpn", 1):
+            raise BitstreamError(
+                f"expected a picture of profile {profile}, split point fpn; found profile "
+                f"{self.profile}, split point {self.split_point}, {self.frames} frames: decode it "
+                "with the codec that wrote it"
+            )
+        if self.weights_id != weights_id:
+            raise BitstreamError(
+                f"the file was made with the weights {self.weights_id:08x}, these are "
+                f"{weights_id:08x}; decode it with the weights that it names"
+            )
+        if self.channels or self.detector_id is not None:
+            raise BitstreamError(
+                "expected channels and detector to follow from the weights id, found them in the "
+                "header"
+            )
+        _, height, width = self.shapes(channels)["p2"]
+        pixels = 16 * height * width
+        if pixels > MAX_INPUT_PIXELS:
+            raise BitstreamError(
+                f"expected a network input of at most {MAX_INPUT_PIXELS} pixels, found {pixels}"
+            )
 
 
 @dataclass(frozen=True)

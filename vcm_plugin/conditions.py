@@ -180,16 +180,17 @@ def _checked(key: str, value: typing.Any, kind: typing.Any, path: Path) -> typin
     for option in typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
         if typing.get_origin(option) is tuple:
             item = typing.get_args(option)[0]
-            if isinstance(value, list) and all(_is(v, item) for v in value):
+            if isinstance(value, list) and all(is_of_kind(v, item) for v in value):
                 return tuple(item(v) for v in value)
-        elif _is(value, option):
+        elif is_of_kind(value, option):
             return option(value) if option is not types.NoneType else None
     wanted = kind.__name__ if isinstance(kind, type) else str(kind)
     wanted = wanted.replace("tuple[", "list[").replace(", ...", "").replace("None", "null")
     raise InputError(f"{path}: {key}: expected {wanted}, found {value!r}")
 
 
-def _is(value: typing.Any, kind: type) -> bool:
+def is_of_kind(value: typing.Any, kind: type) -> bool:
+    """Whether a value of a YAML file can stand for a field of this type."""
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

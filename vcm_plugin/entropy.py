@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vcm_plugin.bitstream import BitstreamError
 from vcm_plugin.errors import InputError
 from vcm_plugin.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
 from vcm_plugin.vfcn import (
@@ -135,6 +136,14 @@ class Latents:
         return zlib.crc32(
             self.y.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i4").tobytes())
         )
+
+    def require(self, checksum: int, name: str) -> None:
+        """Raise BitstreamError unless these are the latents that a file states."""
+        if self.checksum() != checksum:
+            raise BitstreamError(
+                f"the decoded {name} have the checksum {self.checksum():08x}, the file says "
+                f"{checksum:08x}; it is damaged"
+            )
 
 
 class LatentCoder:

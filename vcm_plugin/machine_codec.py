@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from vcm_plugin import bitstream, ivn
-from vcm_plugin.bitstream import BitstreamError, Header, MachinePayload, Unit
+from vcm_plugin.bitstream import Header, MachinePayload, Unit
 from vcm_plugin.entropy import (
     LATENT_STEPS,
     LatentCoder,
@@ -28,8 +28,6 @@ from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.rans import Tables
 from vcm_plugin.vfcn import Vfcn, VfcnConfig
 from vcm_plugin.weights_file import read_weights, write_weights
-
-MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
 
 
 @dataclass(frozen=True)
@@ -116,15 +114,11 @@ class MachineCodec:
         """An .fcm file -> its latents. Raises BitstreamError unless they match their checksum."""
         stream = bitstream.read(data)
         header = stream.header
-        self._check(header)
+        header.require_weights(self.name, self.weights_id, self.config.channels)
         payload = MachinePayload.from_bytes(stream.units[0].payload)
         grid = header.shapes(self.config.channels)["p4"][1:]
         latents = self.coder.decode(payload.data, grid, self.octaves(payload.value_range))
-        if latents.checksum() != payload.checksum:
-            raise BitstreamError(
-                f"the decoded latents have the checksum {latents.checksum():08x}, the file says "
-                f"{payload.checksum:08x}; it is damaged"
-            )
+        latents.require(payload.checksum, "latents")
         return MachineLayer(header, payload, latents)
 
     @torch.inference_mode()
@@ -157,32 +151,8 @@ class MachineCodec:
         grid, _ = bitstream.compact_shapes(shapes, features.input_size)
         sizes = (features.source_size, features.input_size)
         header = Header(self.name, "fpn", *sizes, grid=grid, weights_id=self.weights_id)
-        self._check(header)
+        header.require_weights(self.name, self.weights_id, self.config.channels)
         return header
-
-    def _check(self, header: Header) -> None:
-        """Raise BitstreamError where this codec cannot decode a file with this header."""
-        if (header.profile, header.split_point, header.frames) != (self.name, "fpn", 1):
-            raise BitstreamError(
-                f"expected a picture of profile {self.name}, split point fpn; found profile "
-                f"{header.profile}, split point {header.split_point}, {header.frames} frames"
-            )
-        if header.weights_id != self.weights_id:
-            raise BitstreamError(
-                f"the file was made with the weights {header.weights_id:08x}, these are "
-                f"{self.weights_id:08x}; decode it with the weights that it names"
-            )
-        if header.channels or header.detector_id is not None:
-            raise BitstreamError(
-                "expected channels and detector to follow from the weights id, found them in the "
-                "header"
-            )
-        _, height, width = header.shapes(self.config.channels)["p2"]
-        pixels = 16 * height * width
-        if pixels > MAX_INPUT_PIXELS:
-            raise BitstreamError(
-                f"expected a network input of at most {MAX_INPUT_PIXELS} pixels, found {pixels}"
-            )
 
     def _ranges(self, value_range: tuple[float, float]) -> torch.Tensor:
         return torch.tensor([value_range], device=self.device, dtype=self.dtype)

@@ -146,11 +146,7 @@ class HumanCodec:
         geometry = geometry_of(machine)
         told = self._told(machine, _in_range("step", payload.step), geometry)
         latents = self.coder.decode(payload.data, geometry, told)
-        if latents.checksum() != payload.checksum:
-            raise BitstreamError(
-                f"the decoded auxiliary latents have the checksum {latents.checksum():08x}, the "
-                f"file says {payload.checksum:08x}; it is damaged"
-            )
+        latents.require(payload.checksum, "auxiliary latents")
         return AuxiliaryLayer(machine, payload, latents)
 
     @torch.no_grad()

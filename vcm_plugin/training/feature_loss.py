@@ -21,6 +21,17 @@ STATISTICS_PICTURES = 64
 MARGIN = 12  # pixels of the network input around an object's box
 
 
+def draw_batch(store: FeatureStore, schedule: Schedule, draw: int):
+    """Batch number `draw`: its generator of random numbers, (height, width) of the network input,
+    the pictures, and p2..p5 on the detector's device. Seeds torch too."""
+    rng = np.random.default_rng((schedule.seed, draw))
+    torch.manual_seed(int(rng.integers(1 << 62)))
+    size, pictures = store.draw(schedule.batch_size, rng)
+    device = store.detector.model.rpn.head.cls_logits.weight.device
+    layers = {name: x.to(device) for name, x in store.features(size, pictures).items()}
+    return rng, size, pictures, layers
+
+
 def weighted_mse(
     errors: dict[str, torch.Tensor], boxes: list[np.ndarray], schedule: Schedule
 ) -> torch.Tensor:

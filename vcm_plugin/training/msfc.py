@@ -15,12 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from anchors.msfc import Msfc, MsfcConfig, relative_step
 from vcm_plugin.training import loop
-from vcm_plugin.training.feature_loss import feature_statistics, task_loss, weighted_mse
+from vcm_plugin.training.feature_loss import draw_batch, feature_statistics, task_loss, weighted_mse
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.loop import Schedule, Terms
 
@@ -55,11 +54,8 @@ def loss_terms(
     model, store: FeatureStore, schedule: MsfcTraining, draw: int, with_task: bool
 ) -> Terms:
     """Terms of the loss for batch number `draw`, which alone decides about every random number."""
-    rng = np.random.default_rng((schedule.seed, draw))
-    torch.manual_seed(int(rng.integers(1 << 62)))
-    size, pictures = store.draw(schedule.batch_size, rng)
-    device = store.detector.model.rpn.head.cls_logits.weight.device
-    layers = {name: x.to(device) for name, x in store.features(size, pictures).items()}
+    rng, size, pictures, layers = draw_batch(store, schedule, draw)
+    device = layers["p2"].device
     qps = torch.from_numpy(rng.uniform(*schedule.qps, len(pictures))).float().to(device)
     decoded, errors, bits = model(layers, qps)
     terms = {

@@ -14,7 +14,13 @@ from pathlib import Path
 import torch
 import yaml
 
-from vcm_plugin.conditions import bundled_weights, load_condition, model_path, override
+from vcm_plugin.conditions import (
+    bundled_weights,
+    is_of_kind,
+    load_condition,
+    model_path,
+    override,
+)
 from vcm_plugin.datasets import load_coco, open_dataset
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
@@ -116,16 +122,10 @@ def _checked(action: argparse.Action, value, path: Path):
     kind = action.type or (bool if isinstance(action, argparse.BooleanOptionalAction) else str)
     several = action.nargs == "+"
     items = value if several and isinstance(value, list) else [value]
-    if several != isinstance(value, list) or not all(_is(item, kind) for item in items):
+    if several != isinstance(value, list) or not all(
+        is_of_kind(item, str if kind is Path else kind) for item in items
+    ):
         wanted = f"a list of {kind.__name__}" if several else kind.__name__
         raise InputError(f"{path}: {action.dest}: expected {wanted}, found {value!r}")
     items = [kind(item) for item in items]
     return items if several else items[0]
-
-
-def _is(value, kind: type) -> bool:
-    if kind is Path:
-        return isinstance(value, str)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))

@@ -25,7 +25,7 @@ import torch
 from vcm_plugin import ivn
 from vcm_plugin.errors import InputError
 from vcm_plugin.training import loop
-from vcm_plugin.training.feature_loss import feature_statistics, task_loss, weighted_mse
+from vcm_plugin.training.feature_loss import draw_batch, feature_statistics, task_loss, weighted_mse
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.loop import Schedule, Terms, fit, start
 from vcm_plugin.vfcn import Vfcn, VfcnConfig
@@ -68,11 +68,8 @@ def loss_terms(
     model, store: FeatureStore, schedule: VfcnTraining, draw: int, with_task: bool
 ) -> Terms:
     """Terms of the loss for batch number `draw`, which alone decides about every random number."""
-    rng = np.random.default_rng((schedule.seed, draw))
-    torch.manual_seed(int(rng.integers(1 << 62)))
-    size, pictures = store.draw(schedule.batch_size, rng)
-    device = store.detector.model.rpn.head.cls_logits.weight.device
-    layers = {name: x.to(device) for name, x in store.features(size, pictures).items()}
+    rng, size, pictures, layers = draw_batch(store, schedule, draw)
+    device = layers["p2"].device
     low, high = ivn.feature_range(layers, size)
     exponents = torch.from_numpy(rng.uniform(*np.log(schedule.scales), len(pictures)))
     scales = exponents.exp().float().to(device)
