@@ -31,11 +31,11 @@ class SmallPrior:
     """Sizes of the built-in prior. vae_blocks: channels at strides 1, 2, 4, 8; blocks: of the
     denoising network, from stride 8 down; groups: of every normalisation."""
 
-    latent_channels: int = 4
-    vae_blocks: tuple[int, ...] = (32, 64, 96, 96)
+    latent_channels: int = 8
+    vae_blocks: tuple[int, ...] = (16, 32, 96, 128)
     blocks: tuple[int, ...] = (64, 128, 192)
     layers: int = 1
-    groups: int = 16
+    groups: int = 8
 
 
 @dataclass
