@@ -202,10 +202,13 @@ def _print_points(result: dict) -> None:
     from vcm_plugin.metrics import bpp
 
     names = [n for n in result["uncompressed"]["accuracy"] if n.endswith(("_ap", "_ap50"))]
-    rows = [("rate point", "bpp", *(name.replace("_", " ") for name in names))]
+    seen = [n for n in ("psnr", "ssim", "vmaf") if n in result["points"][0].get("human_vision", {})]
+    rows = [("rate point", "bpp", *(name.replace("_", " ") for name in [*names, *seen]))]
     for point in [*result["points"], {"rate_point": "uncompressed", **result["uncompressed"]}]:
         rate = f"{bpp(point['bits'], point['pixels']):.4f}" if "bits" in point else ""
-        rows.append((point["rate_point"], rate, *(f"{point['accuracy'][n]:.2f}" for n in names)))
+        values = [point["accuracy"][n] for n in names]
+        values += [point["human_vision"][n] for n in seen if "human_vision" in point]
+        rows.append((point["rate_point"], rate, *(f"{value:.2f}" for value in values)))
     print(f"{result['condition']}, {result['codec']}: accuracy in percent")
     for row in rows:
         print(f"{row[0]:<12}" + "".join(f"{cell:>11}" for cell in row[1:]))

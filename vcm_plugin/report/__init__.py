@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.csv_files import write_csv
+from vcm_plugin.report.human import write_human_plot
 from vcm_plugin.report.layout import write_json
 from vcm_plugin.report.plots import write_plots
 from vcm_plugin.report.terminal import rd_table_text, rd_tables
@@ -26,7 +27,8 @@ def write_report(
     """Compare runs with the anchors and write the report into the folder `out`.
 
     csv: rd.csv, bd_rate.csv, near_lossless.csv and the summary tables; json: report.json;
-    png and svg: one plot of bpp against accuracy per task, rd_<metric>.
+    png and svg: one plot of bpp against accuracy per task, rd_<metric>. Where human vision was
+    measured, also human_vision.<format>, human_equal_value.csv and human_bd_rate.csv.
     """
     for name in formats:
         if name not in FORMATS:
@@ -38,5 +40,7 @@ def write_report(
         write_csv(report, out)
     if "json" in formats:
         write_json(report, out)
-    write_plots(report, out, [name for name in formats if name in ("png", "svg")])
+    pictures = [name for name in formats if name in ("png", "svg")]
+    write_plots(report, out, pictures)
+    write_human_plot(report, out, pictures)
     return report
