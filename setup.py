@@ -31,7 +31,7 @@ setup(
     packages=find_packages(include=["vcm_plugin*", "anchors*"]) + cfg_packages(),
     package_dir={"vcm_plugin.cfg": "cfg"},
     package_data={
-        "vcm_plugin": ["weights/*"],
+        "vcm_plugin": ["weights/*", "weights/*/*", "weights/*/*/*"],
         "vcm_plugin.cfg": ["*.yaml", "**/*.yaml"],
         "anchors": ["reference/*.json"],
     },
@@ -47,6 +47,7 @@ setup(
         "pyyaml",
         "safetensors",
         "ffmpeg-python",
+        "piq",
         "imageio-ffmpeg>=0.8",
         "pycocotools",
         "bjontegaard",

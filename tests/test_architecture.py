@@ -19,13 +19,15 @@ ORDER = """
     vcm_plugin.ctc
     vcm_plugin.human_vision vcm_plugin.tables vcm_plugin.report
     vcm_plugin.training
+    vcm_plugin.human_demo
     vcm_plugin.doctor vcm_plugin.commands vcm_plugin.cli
 """.split()
 ANCHORS_MAY_IMPORT = {
     f"vcm_plugin.{name}" for name in ("errors", "process", "features", "bitstream", "weights_file")
 }
 MAY_IMPORT_ANCHORS = {
-    f"vcm_plugin.{name}" for name in ("codecs", "picture_metrics", "doctor", "training")
+    f"vcm_plugin.{name}"
+    for name in ("codecs", "picture_metrics", "human_demo", "doctor", "training")
 } | {"anchors"}
 WITHOUT_TORCH = ("bitstream", "metrics", "process", "results", "tables", "conditions", "cli")
 SOURCES = sorted(

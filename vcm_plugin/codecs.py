@@ -260,7 +260,10 @@ CODECS = {
         human_codec, "diff_fchm_human_points", check=_check_both(parse_rate_point)
     ),
     "simulcast": CodecEntry(
-        _simulcast, "simulcast_points", None, "vvc_remote_preset",
+        _simulcast,
+        "simulcast_points",
+        None,
+        "vvc_remote_preset",
         _check_both(parse_picture_rate_point),
     ),  # fmt: skip
     "msfc": CodecEntry(_msfc, "msfc_qps", None, "msfc_preset"),

@@ -20,7 +20,16 @@ from vcm_plugin.errors import InputError
 def examine() -> Iterator[str]:
     """The findings, one line each, "ok" or "--" first; a missing thing has a second line."""
     yield f"ok  vcm-plugin     {vcm_plugin.__version__}, Python {platform.python_version()}"
-    for check in (_torch, _detectron2, _vvenc, _ffmpeg_filters, _vtm, _weights, _cache):
+    for check in (
+        _torch,
+        _detectron2,
+        _vvenc,
+        _ffmpeg_filters,
+        _perceptual_networks,
+        _vtm,
+        _weights,
+        _cache,
+    ):
         yield from check()
 
 
@@ -92,6 +101,28 @@ def _ffmpeg_filters() -> Iterator[str]:
     yield from _missing(
         "VMAF", "no libvmaf in this FFmpeg", "VMAF", "use an FFmpeg that has libvmaf"
     )
+
+
+def _perceptual_networks() -> Iterator[str]:
+    """The networks of LPIPS, DISTS, FID and KID, which are used where their files are here."""
+    from vcm_plugin.picture_metrics import NETWORK_FILES, missing_network_files
+
+    makers = {"lpips": "piq.LPIPS()", "dists": "piq.DISTS()", "fid": "InceptionV3()"}
+    titles = {"lpips": "LPIPS", "dists": "DISTS", "fid": "FID and KID"}
+    for name, files in NETWORK_FILES.items():
+        missing = missing_network_files(name)
+        if not missing:
+            yield from _found(titles[name], f"{', '.join(files)} of torch.hub")
+            continue
+        modules = (
+            "from piq.feature_extractors import InceptionV3" if name == "fid" else "import piq"
+        )
+        yield from _missing(
+            titles[name],
+            f"no {', '.join(missing)} in torch.hub's folder of checkpoints",
+            f"{titles[name]} of human vision",
+            f'run once where there is a network: python -c "{modules}; {makers[name]}"',
+        )
 
 
 def _ffmpeg(program: str, option: str) -> str:

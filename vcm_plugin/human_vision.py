@@ -103,9 +103,7 @@ class HumanVision:
     comparisons: tuple[HumanComparison, ...] = ()
 
 
-def human_vision(
-    results: Mapping[str, Mapping[str, Any]], anchors: Sequence[str]
-) -> HumanVision:
+def human_vision(results: Mapping[str, Mapping[str, Any]], anchors: Sequence[str]) -> HumanVision:
     """Compare the human codecs among the runs {name: result.json} with the anchors among them."""
     curves = tuple(c for name, result in results.items() for c in _curves(name, result))
     equal, comparisons = [], []

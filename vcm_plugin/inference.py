@@ -105,7 +105,7 @@ def remote_inference(
 def human_inference(
     source: Source, rate_point: str, codec: Any, model: SplitModel, file: Path, watch: Watch
 ) -> Seen:
-    """Picture and features -> file -> both; detections from the features, the picture to look at."""
+    """Picture and features -> file -> both: features to detect in, a picture to look at."""
     with watch("encode"):
         parts = split_rate_point(rate_point)
         results.write_bytes(file, codec.encode(source.picture, source.features, *parts))
@@ -205,7 +205,11 @@ class Worker:
         matches = self._matches(dataset, predictions)
         tasks.write_matches(folder / "matches.npz", matches)
         measured = {"accuracy": self._accuracy(matches)}
-        if condition.human_vision and point != results.UNCOMPRESSED and self.codec.kind != "feature":
+        if (
+            condition.human_vision
+            and point != results.UNCOMPRESSED
+            and self.codec.kind != "feature"
+        ):
             measured["human_vision"] = self._evaluate_pictures(point, dataset, image_ids)
         yield point, measured, round(time.perf_counter() - started, 6)
 

@@ -35,8 +35,8 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 
 @dataclass(frozen=True)
 class SmallPrior:
-    """Sizes of the built-in prior. vae_blocks: channels at strides 2, 4, 8; blocks: of the denoising
-    network, from stride 8 down; groups: of its normalisations."""
+    """Sizes of the built-in prior. vae_blocks: channels at strides 2, 4 and 8; blocks: of the
+    denoising network, from stride 8 down; groups: of its normalisations."""
 
     latent_channels: int = 16
     vae_blocks: tuple[int, ...] = (32, 64, 256)

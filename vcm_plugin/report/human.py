@@ -140,7 +140,9 @@ def _points_table(report: Report) -> Table:
 
 def _equal_table(vision: HumanVision) -> Table:
     """Percent of total bits against each anchor at an equal value."""
-    table = _table("Total bits against the anchors at equal value, in percent (machine accuracy too)")
+    table = _table(
+        "Total bits against the anchors at equal value, in percent (machine accuracy too)"
+    )
     for title in ("test", "rate point", "anchor"):
         table.add_column(title)
     for metric in EQUAL:
