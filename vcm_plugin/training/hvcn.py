@@ -52,13 +52,13 @@ class HvcnTraining(Schedule):
     lpips_weight: float = 0.5
     machine_weight: float = 0.003  # of 255^2 times the error of the normalised features
     start: int = 300  # time step of the unrolled sampler
-    sampling_steps: int = 2
+    sampling_steps: int = 2  # 0: the plain decoder of c, for the ablation
 
     def __post_init__(self):
         super().__post_init__()
-        if self.stage not in STAGES or not 1 <= self.sampling_steps <= MAX_STEPS:
+        if self.stage not in STAGES or not 0 <= self.sampling_steps <= MAX_STEPS:
             raise ValueError(
-                f"stage must be one of {', '.join(STAGES)}, sampling_steps 1 to {MAX_STEPS}: {self}"
+                f"stage must be one of {', '.join(STAGES)}, sampling_steps 0 to {MAX_STEPS}: {self}"
             )
 
 
