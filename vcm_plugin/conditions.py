@@ -121,9 +121,9 @@ def model_path(name: str) -> str:
 
 
 def bundled_weights(name: str) -> str:
-    """The path of a file of vcm_plugin/weights of this name, else the name itself."""
+    """The path of a file or folder of vcm_plugin/weights of this name, else the name itself."""
     bundled = PACKAGE / "weights" / name
-    return str(bundled) if bundled.is_file() else name
+    return str(bundled) if bundled.exists() else name
 
 
 def load_condition(name: str | Path) -> TestCondition:

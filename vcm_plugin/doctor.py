@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import platform
@@ -149,16 +148,18 @@ def _vtm() -> Iterator[str]:
 
 def _weights() -> Iterator[str]:
     """The bundled checkpoints, each compared with its sha256 in the index."""
+    from vcm_plugin.weights_file import digest
+
     folder = PACKAGE / "weights"
     repair = "install vcm-plugin again"
     for name, entry in yaml.safe_load((folder / "index.yaml").read_text()).items():
         disables = f"the conditions that name {name}"
         try:
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            found, _ = digest(folder / name)
         except OSError as error:
             yield from _missing("weights", f"{name}: {error.strerror}", disables, repair)
             continue
-        if digest == entry["sha256"]:
+        if found == entry["sha256"]:
             yield from _found("weights", f"{name}, id {entry['id']}")
         else:
             yield from _missing("weights", f"{name}: not the file of the index", disables, repair)
