@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """ACN, auxiliary compression: the latent of the picture, coded given the machine layer.
 
-    z0 - P(F), picture, F --> g_a --/q--> y --> Q --> y_hat --*q--> g_s --+ P(F)--> c
-                                          |     ^                   ^
-                                         h_a    | mu, sigma         F
-                                          |     |
-                                          z --> Q --> z_hat, F_int --> h_s, contexts
+    z0, picture, F --> g_a --/q--> y --> Q --> y_hat --*q--> g_s --> c, an estimate of z0
+                                   |     ^                   ^
+                                  h_a    | mu, sigma         F
+                                   |     |
+                                   z --> Q --> z_hat, F_int --> h_s, contexts
 
-c is an estimate of z0; P(F) is what the machine layer says of it, so only the rest is coded. F_int comes from the integer latents of the machine layer through `MachineCondition`, and z_hat,
+F_int comes from the integer latents of the machine layer through `MachineCondition`, and z_hat,
 F_int and the quantiser step q are all that the entropy networks are told: they run on integers
 (vcm_plugin.entropy), F does not reach them. The step q is the human rate point: one model serves
 every rate, as the scale s does in the machine layer.
@@ -120,15 +120,12 @@ class AuxiliaryCoder(nn.Module):
             ResidualBlock(n),
             nn.Conv2d(n, prior.latent_channels, 3, padding=1),
         )
-        self.predict = nn.Conv2d(config.width, prior.latent_channels, 3, padding=1, bias=False)
-        nn.init.zeros_(self.predict.weight)
         self.condition = MachineCondition(config, machine)
         self.entropy = AuxiliaryEntropy(config)
 
     def analysis(self, z0, picture, control, q) -> torch.Tensor:
         """z0 (N, 4, h8, w8), picture (N, 3, 8 h8, 8 w8) in -1 .. 1, F, q (N,) -> y / q."""
-        rest = z0 - self.prediction(control)
-        x = torch.cat((rest, F.pixel_unshuffle(picture, STRIDE), self._seen(control)), dim=1)
+        x = torch.cat((z0, F.pixel_unshuffle(picture, STRIDE), self._seen(control)), dim=1)
         x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
         return self.g_a(x) / q.view(-1, 1, 1, 1)
 
@@ -138,11 +135,7 @@ class AuxiliaryCoder(nn.Module):
         plane = torch.log2(step).expand(-1, 1, *y_hat.shape[-2:])
         x = self.up(torch.cat((y_hat * step, plane), dim=1))
         x = x[..., : control.shape[-2], : control.shape[-1]]
-        return self.prediction(control) + self.g_s(torch.cat((x, self._seen(control)), dim=1))
-
-    def prediction(self, control) -> torch.Tensor:
-        """F -> P(F) (N, 4, h8, w8), z0 as far as the machine layer tells it."""
-        return self.predict(self._seen(control))
+        return self.g_s(torch.cat((x, self._seen(control)), dim=1))
 
     def told(self, y_machine, octaves, q_octaves, geometry: Geometry) -> torch.Tensor:
         """What the entropy networks are told: F_int and the octaves of q.

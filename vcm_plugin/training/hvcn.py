@@ -5,7 +5,6 @@
     prior     its denoising network: noise prediction
     control   FCN, ACN and the control, the prior and the machine layer frozen:
               noise prediction + latent_weight MSE(c, z0) / q + rate_weight q bpp
-              + prediction_weight MSE(P(F), z0)
     sampling  the same networks through the unrolled sampler:
               picture_weight MSE + lpips_weight LPIPS + the latent and rate terms
     joint     also the machine layer: the terms of `sampling` + machine bpp + machine_weight times
@@ -49,7 +48,6 @@ class HvcnTraining(Schedule):
     quantiser_steps: tuple[float, float] = (0.25, 4.0)  # q, log-uniform
     rate_weight: float = 1.0
     latent_weight: float = 2.0
-    prediction_weight: float = 1.0
     picture_weight: float = 4.0
     lpips_weight: float = 0.5
     machine_weight: float = 0.003  # of 255^2 times the error of the normalised features
@@ -169,8 +167,6 @@ class Human(nn.Module):
         errors = (c - z0).square().mean(dim=(1, 2, 3))
         pixels = pictures.shape[-2] * pictures.shape[-1]
         terms["latent"] = schedule.latent_weight * (errors / q).mean()
-        predicted = self.hvcn.acn.prediction(control)
-        terms["prediction"] = schedule.prediction_weight * F.mse_loss(predicted, z0)
         terms["rate"] = schedule.rate_weight * (bits / pixels * q).mean()
         if schedule.stage == "control":
             z_t, t, target = noised(z0, prior.scheduler)
