@@ -91,7 +91,8 @@ def main() -> None:
         picture = read_entry(entry)
         sources.append((entry, picture, model.nn_part1(picture)))
     rates(variants[:2] if options.without else variants[:1], sources, options.machine)
-    paintings(variants, sources, model, dataset, options)
+    if options.painted_at != "none":
+        paintings(variants, sources, model, dataset, options)
 
 
 def rates(variants: list[Variant], sources, machine_rates: list[str]) -> None:
