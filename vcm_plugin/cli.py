@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=vcm_plugin.__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
-    for add in (_demo, _run, _check_data, _report, _encode, _decode, _info, _doctor):
+    for add in (_demo, _run, _check_data, _report, _tables, _encode, _decode, _info, _doctor):
         add(commands)
     return parser
 
@@ -161,6 +161,18 @@ def _report(commands) -> None:
         choices=["csv", "json", "png", "svg"],
         help="(all)",
     )
+
+
+def _tables(commands) -> None:
+    parser = _command(
+        commands,
+        "tables",
+        "the tables that MPEG receives, from runs of its test sets",
+        "Writes summary.csv of every data set, sequence and rate point and final_<SET>.csv in the "
+        "layout of CompressAI-Vision: from one run of sequences, or from both tasks of MPEG-OIV6.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="of one codec")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
 
 
 def _encode(commands) -> None:

@@ -79,6 +79,13 @@ def report(options: Namespace) -> None:
     _write_report(options.runs, options.anchor, options.output, options.format)
 
 
+def tables(options: Namespace) -> None:
+    """summary.csv and final_<SET>.csv of runs of one codec."""
+    from vcm_plugin.report.ctc_tables import write_ctc_tables
+
+    print(f"tables: {write_ctc_tables(options.runs, options.output)}")
+
+
 def encode(options: Namespace) -> None:
     """One picture -> one bitstream."""
     from vcm_plugin.codecs import codec_entry, human_codec

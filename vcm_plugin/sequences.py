@@ -29,6 +29,7 @@ import numpy as np
 from vcm_plugin import open_images
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import (
+    FRAMES,
     CocoDataset,
     PictureEntry,
     SequenceEntry,
@@ -43,8 +44,6 @@ from vcm_plugin.process import FFMPEG_REPAIR, ProcessError, blocks, ffmpeg_progr
 from vcm_plugin.split.checkpoint import read_object_array
 
 VIDEO_SUFFIXES = (".yuv", ".mp4", ".mkv")
-# Frame n of sequence s has the picture id s * FRAMES + n in the pooled ground truth.
-FRAMES = 100_000
 POINTS_FRAMES = Path("camera/front_camera")
 YUV_FORMATS = {1: "yuv420p", 2: "yuv420p10le"}  # by bytes of a sample
 
