@@ -340,3 +340,22 @@ def test_an_unknown_protocol(tmp_path, tiny_condition):
     condition = replace(load_condition(tiny_condition), protocol="kitti")
     with pytest.raises(InputError, match="expected one of coco, open_images, semantic"):
         ctc.run(condition, "vvc_feature", tmp_path / "run", RunOptions())
+
+
+def test_one_frame_of_a_sequence_by_command(calm, tmp_path, capsys):
+    file = calm / "diff_fchm/0.7/bitstreams/1.fcm"
+    target = tmp_path / "detections.json"
+    assert cli.main(["decode", str(file), "--frame", "1", "-o", str(target)]) == 0
+    predictions = read_json(calm / "diff_fchm/0.7/predictions.json")
+    expected = [p for p in predictions if p["image_id"] == 100001]
+    found = read_json(target)
+    assert [p["bbox"] for p in found] == [p["bbox"] for p in expected]
+    capsys.readouterr()
+    for arguments, message in (
+        ([], "found a sequence of 3 frames: decode it frame by frame, or with --frame N"),
+        (["--frame", "3"], "expected a frame from 0 to 2, found 3"),
+    ):
+        assert cli.main(["decode", str(file), *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["info", str(file)]) == 0
+    assert "3 frames at 50 per second" in capsys.readouterr().out

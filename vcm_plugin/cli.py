@@ -216,6 +216,9 @@ def _decode(commands) -> None:
     parser = _command(commands, "decode", "one bitstream -> the detections in its picture")
     parser.add_argument("bitstream", type=Path, metavar="FILE")
     parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="the detections")
+    parser.add_argument(
+        "--frame", type=int, metavar="N", help="of a sequence, from 0; no other frame is decoded"
+    )
     parser.add_argument("--features", type=Path, metavar="NPZ", help="also keep decoded features")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also keep the decoded picture")
     parser.add_argument(
