@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What does a training recipe take on this machine: time, arithmetic, memory and disk per picture?
 
-    scripts/bench_training.py vfcn_X_101_32x8d_FPN_openimages --tflops 100
+    scripts/bench_training.py vfcn_X_101_32x8d_FPN_openimages --tflops 10
 
 Random weights of the detector and drawn pictures, which do for timing. The hours of the whole
 recipe are those of this device, and with --tflops those of one that sustains so many TFLOP/s.
@@ -58,13 +58,15 @@ def measure(config: VfcnConfig, schedule: VfcnTraining, store: FeatureStore, opt
     optimizer = torch.optim.AdamW(model.parameters(), 1e-6)
     model, optimizer = accelerator.prepare(model, optimizer)
     picture = read_picture(store.dataset.pictures[0].path)
+    for size, pictures in store.groups.items():
+        store.features(size, pictures)  # kept from here on
     parts = {"nn_part1": lambda: store.detector.nn_part1(picture)}
     for name, with_task in (("step", False), ("step with the detector's losses", True)):
         parts[name] = step(accelerator, model, optimizer, store, schedule, with_task)
     found = {}
     for name, run in parts.items():
         pictures = 1 if name == "nn_part1" else schedule.batch_size
-        with FlopCounterMode(display=False) as counter:  # also fills the features' folder
+        with FlopCounterMode(display=False) as counter:
             run()
         gflops = counter.get_total_flops() / pictures / 1e9
         seconds = timed(run, options.steps) / pictures

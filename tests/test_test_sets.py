@@ -359,3 +359,5 @@ def test_one_frame_of_a_sequence_by_command(calm, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert cli.main(["info", str(file)]) == 0
     assert "3 frames at 50 per second" in capsys.readouterr().out
+    assert cli.main(["info", str(calm / "vvc_remote/22/bitstreams/1.vvc")]) == 0
+    assert "VVC byte stream of a sequence of 3 frames" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anchors.msfc import MsfcCodec
-from anchors.vvc import read_format
+from anchors.vvc import access_units, read_format
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec, source_size
 from vcm_plugin import bitstream
@@ -98,8 +98,8 @@ def describe_bitstream(data: bytes) -> list[str]:
     """What a bitstream holds, in words, a line for each fact; reads every unit of an .fcm file."""
     if not _is_fcm(data):
         return _describe_raw(data)
-    size = bitstream.read_header(data)[0].source_size
-    return [*bitstream.describe(data), _length(data, size)]
+    header = bitstream.read_header(data)[0]
+    return [*bitstream.describe(data), *_length(data, header.source_size, header.frames)]
 
 
 def _is_fcm(data: bytes) -> bool:
@@ -114,17 +114,19 @@ def _is_fcm(data: bytes) -> bool:
 
 def _describe_raw(data: bytes) -> list[str]:
     coded, (source, _) = read_format(data), source_size(data)
+    frames = sum(1 for _ in access_units(data))
+    what = "one picture" if frames == 1 else f"a sequence of {frames} frames"
     return [
-        "VVC byte stream of one picture (remote inference)",
+        f"VVC byte stream of {what} (remote inference)",
         f"source {source[0]} x {source[1]}, coded as {coded.height} x {coded.width} (height x "
         "width), 10 bits",
-        _length(data, source),
+        *_length(data, source, frames),
     ]
 
 
-def _length(data: bytes, source: tuple[int, int]) -> str:
-    bits = 8 * len(data)
-    return f"{len(data)} bytes, {bpp(bits, source[0] * source[1]):.4f} bits per pixel of the source"
+def _length(data: bytes, source: tuple[int, int], frames: int) -> list[str]:
+    rate = bpp(8 * len(data), frames * source[0] * source[1])
+    return [f"{len(data)} bytes, {rate:.4f} bits per pixel of the source"]
 
 
 def _vvc_feature(condition: TestCondition) -> VvcFeatureCodec:
