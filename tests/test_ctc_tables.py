@@ -135,6 +135,12 @@ def test_runs_that_make_no_table(sfu, oiv6, tmp_path):
     (other / "result.json").write_text(json.dumps(result))
     with pytest.raises(InputError, match="two rate points have the same integer QP"):
         write_ctc_tables([other], tmp_path)
+    del result["points"][1]
+    (other / "result.json").write_text(json.dumps(result))
+    with pytest.raises(
+        InputError, match="take 4 rate points .FCM. or 6 .VCM. at full size, found 3"
+    ):
+        write_ctc_tables([other], tmp_path)
 
 
 # --- the harness's table script -------------------------------------------------------------

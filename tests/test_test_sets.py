@@ -206,6 +206,11 @@ def broken(root: Path, how: str) -> None:
         coco["images"].pop()
         coco["annotations"] = []
         truth.write_text(json.dumps(coco))
+    elif how == "ids of a larger set":
+        coco = json.loads(truth.read_text())
+        coco["images"][-1]["id"] = 1_400_002
+        coco["annotations"] = []
+        truth.write_text(json.dumps(coco))
     elif how == "another data set":
         coco = json.loads(truth.read_text())
         coco["categories"][0]["name"] = "zebra"
@@ -218,6 +223,7 @@ BROKEN = {
     "no frame rate": r"expected frameRate in \[Sequence\], as in frameRate=60, found none",
     "no seqinfo": "seqinfo.ini: no such file; it says .Sequence. name, frameRate and seqLength",
     "another sequence": "annotates 2 frames, seqinfo.ini says 3; are these the annotations of",
+    "ids of a larger set": "expected picture ids from 0 to 99999, found 0 to 1400002",
     "another data set": "expected the categories of the other sequences|zebra are none of",
 }
 

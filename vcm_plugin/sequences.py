@@ -243,6 +243,11 @@ def _entry(number: int, group: str, folder: Path, coco: dict, limit: int | None)
             f"{annotation_path(folder)}: annotates {len(annotated)} frames, seqinfo.ini says "
             f"{count}; are these the annotations of another sequence?"
         )
+    if not 0 <= annotated[0]["id"] <= annotated[-1]["id"] < FRAMES:
+        raise InputError(
+            f"{annotation_path(folder)}: expected picture ids from 0 to {FRAMES - 1}, found "
+            f"{annotated[0]['id']} to {annotated[-1]['id']}; number the frames of the sequence"
+        )
     sizes = {(image["height"], image["width"]) for image in annotated}
     if len(sizes) > 1:
         raise InputError(f"{annotation_path(folder)}: expected frames of one size, found {sizes}")

@@ -26,6 +26,7 @@ from vcm_plugin.results import UNCOMPRESSED, Journal, load_result, read_json
 SETS = {"coco": ("SFU", "SFUHW"), "open_images": ("OIV6", "MPEGOIV6"),
         "semantic": ("PANDASET", "PANDASET")}  # protocol -> (set, datacatalog)  # fmt: skip
 PREFIXES = {"SFU": "sfu-hw-", "PANDASET": "pandaset-"}
+RATE_POINTS = (4, 6)  # of FCM and of VCM
 NOT_IN_FINAL = ("fps", "num_of_coded_frame")
 
 Row = dict[str, Any]
@@ -93,6 +94,11 @@ def _points(result: Mapping) -> list[tuple[int, Mapping]]:
     points = [point for point in result["points"] if "@" not in point["rate_point"]]
     numbered = [(qp_of(result["codec"], point["rate_point"]), point) for point in points]
     numbered.sort(key=lambda pair: pair[0])
+    if len(numbered) not in RATE_POINTS:
+        raise InputError(
+            f"{result['condition']}, {result['codec']}: the tables take 4 rate points (FCM) or 6 "
+            f"(VCM) at full size, found {len(numbered)}; run it with as many --qps"
+        )
     if len({qp for qp, _ in numbered}) < len(numbered):
         raise InputError(
             f"{result['condition']}, {result['codec']}: two rate points have the same integer QP; "
