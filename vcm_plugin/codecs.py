@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from anchors.msfc import MsfcCodec
 from anchors.simulcast import SimulcastCodec, is_start_code
 from anchors.simulcast import split as split_simulcast
-from anchors.vvc import read_format
+from anchors.vvc import access_units, read_format
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec, source_size
 from anchors.vvc_remote import parse_rate_point as parse_picture_rate_point
@@ -32,6 +32,9 @@ class Codec(Protocol):
 
     Codecs of kind "human" take both, and two rate points: encode(picture, features, rate_point,
     human_rate_point), decode(bytes) -> (features, picture).
+
+    A codec of sequences also has encode_frames(frames, rate_point, timing, file) -> bytes of each
+    frame, and decode_frames(path), which decodes one frame after the other.
     """
 
     name: str
@@ -121,12 +124,13 @@ def describe_bitstream(data: bytes) -> list[str]:
     """What a bitstream holds, in words, a line for each fact; reads every unit of an .fcm file."""
     if not _is_fcm(data):
         return _describe_raw(data)
-    size = bitstream.read_header(data)[0].source_size
-    if _is_simulcast(data):
+    header = bitstream.read_header(data)[0]
+    length = _length(data, header.source_size, header.frames)
+    if header.frames == 1 and _is_simulcast(data):
         machine, picture = split_simulcast(data)
-        layers = [*bitstream.describe(machine), *_describe_raw(picture)[:-1]]
-        return ["two streams, one after the other (simulcast)", *layers, _length(data, size)]
-    return [*bitstream.describe(data), _length(data, size)]
+        layers = [*bitstream.describe(machine), *_describe_raw(picture)[:2]]
+        return ["two streams, one after the other (simulcast)", *layers, *length]
+    return [*bitstream.describe(data), *length]
 
 
 def _is_fcm(data: bytes) -> bool:
@@ -148,17 +152,19 @@ def _is_simulcast(data: bytes) -> bool:
 
 def _describe_raw(data: bytes) -> list[str]:
     coded, (source, _) = read_format(data), source_size(data)
+    frames = sum(1 for _ in access_units(data))
+    what = "one picture" if frames == 1 else f"a sequence of {frames} frames"
     return [
-        "VVC byte stream of one picture (remote inference)",
+        f"VVC byte stream of {what} (remote inference)",
         f"source {source[0]} x {source[1]}, coded as {coded.height} x {coded.width} (height x "
         "width), 10 bits",
-        _length(data, source),
+        *_length(data, source, frames),
     ]
 
 
-def _length(data: bytes, source: tuple[int, int]) -> str:
-    bits = 8 * len(data)
-    return f"{len(data)} bytes, {bpp(bits, source[0] * source[1]):.4f} bits per pixel of the source"
+def _length(data: bytes, source: tuple[int, int], frames: int) -> list[str]:
+    rate = bpp(8 * len(data), frames * source[0] * source[1])
+    return [f"{len(data)} bytes, {rate:.4f} bits per pixel of the source"]
 
 
 def _vvc_feature(condition: TestCondition) -> VvcFeatureCodec:
@@ -166,12 +172,15 @@ def _vvc_feature(condition: TestCondition) -> VvcFeatureCodec:
         preset=condition.require("vvc_feature_preset"),
         value_range=_value_range(condition, "vvc_feature_range"),
         threads=condition.threads_per_job,
+        random_access=condition.vvc_random_access,
     )
 
 
 def _vvc_remote(condition: TestCondition) -> VvcRemoteCodec:
     return VvcRemoteCodec(
-        preset=condition.require("vvc_remote_preset"), threads=condition.threads_per_job
+        preset=condition.require("vvc_remote_preset"),
+        threads=condition.threads_per_job,
+        random_access=condition.vvc_random_access,
     )
 
 

@@ -58,6 +58,7 @@ def run(options: Namespace) -> None:
         "limit": options.limit,
         "tasks": options.tasks and tuple(options.tasks),
         entry.qps: options.qps and tuple(options.qps),
+        "vvc_random_access": options.random_access or None,
     }
     if options.preset:
         changes[entry.preset] = options.preset
@@ -68,9 +69,30 @@ def run(options: Namespace) -> None:
     print(f"results: {folder / 'result.json'}")
 
 
+def check_data(options: Namespace) -> None:
+    """What of a condition's data is missing; raises InputError where something is."""
+    from vcm_plugin.check_data import missing_data
+
+    condition = load_condition(options.condition)
+    count = 0
+    for line in missing_data(condition, _data_root(options) or condition.folder):
+        print(line)
+        count += 1
+    if count:
+        raise InputError(f"{condition.name}: {count} files or folders are missing or wrong")
+    print(f"{condition.name}: everything is there")
+
+
 def report(options: Namespace) -> None:
     """Tables, BD-rates and plots of run folders."""
     _write_report(options.runs, options.anchor, options.output, options.format)
+
+
+def tables(options: Namespace) -> None:
+    """summary.csv and final_<SET>.csv of runs of one codec."""
+    from vcm_plugin.report.ctc_tables import write_ctc_tables
+
+    print(f"tables: {write_ctc_tables(options.runs, options.output)}")
 
 
 def encode(options: Namespace) -> None:
@@ -120,7 +142,11 @@ def decode(options: Namespace) -> None:
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
     make_deterministic(condition.threads_per_job)  # the same features with a picture and without
     with _naming(options.bitstream):
-        features, picture = _decoded(human or codec, data)
+        if options.frame is not None:
+            features, picture = _pair(codec, _decoded_frame(codec, options))
+        else:
+            decoder = human or codec
+            features, picture = _pair(decoder, decoder.decode(data))
     model = _model(condition, options)
     features = model.nn_part1(picture) if features is None else features
     detections = model.nn_part2(features)
@@ -135,9 +161,8 @@ def decode(options: Namespace) -> None:
     print(f"{options.bitstream}: {len(detections)} detections")
 
 
-def _decoded(codec, data: bytes) -> tuple:
-    """Features and picture of a bitstream, None for the one that its codec does not give."""
-    found = codec.decode(data)
+def _pair(codec, found) -> tuple:
+    """Features and picture of what a codec decoded, None for the one that it does not give."""
     if codec.kind == "human":
         return found
     return (found, None) if codec.kind == "feature" else (None, found)
@@ -164,11 +189,10 @@ def _run_test(condition: TestCondition, codec: str, folder: Path, options: Names
     """Run a test with progress bars."""
     from vcm_plugin import ctc
 
-    root = getattr(options, "data_root", None) or os.environ.get("VCM_DATA")
     run_options = ctc.RunOptions(
         jobs=options.jobs,
         device=options.device,
-        data_root=Path(root) if root else None,
+        data_root=_data_root(options),
         keep_going=options.keep_going,
         check_expected=not options.no_expected,
         overwrite=options.overwrite,
@@ -186,6 +210,11 @@ def _run_test(condition: TestCondition, codec: str, folder: Path, options: Names
     for skipped in result["skipped"]:
         print(f"vcm-plugin: skipped, unreadable: {skipped['file_name']}", file=sys.stderr)
     return result
+
+
+def _data_root(options: Namespace) -> Path | None:
+    root = getattr(options, "data_root", None) or os.environ.get("VCM_DATA")
+    return Path(root) if root else None
 
 
 def _progress_bars():
@@ -217,7 +246,8 @@ def _write_report(runs: list[Path], anchors: list[str], output: Path, formats: l
 def _print_points(result: dict) -> None:
     from vcm_plugin.metrics import bpp
 
-    names = [n for n in result["uncompressed"]["accuracy"] if n.endswith(("_ap", "_ap50"))]
+    measured = result["uncompressed"]["accuracy"]
+    names = [n for n in measured if n.endswith(("_ap", "_ap50", "miou"))]
     seen = [n for n in ("psnr", "ssim", "vmaf") if n in result["points"][0].get("human_vision", {})]
     rows = [("rate point", "bpp", *(name.replace("_", " ") for name in [*names, *seen]))]
     for point in [*result["points"], {"rate_point": "uncompressed", **result["uncompressed"]}]:
@@ -261,6 +291,17 @@ def _encode_human(codec, picture, features, options: Namespace) -> bytes:
     machine = machine_bits(data)
     print(f"machine layer {machine} bits, human layer {8 * len(data) - machine} bits")
     return data
+
+
+def _decoded_frame(codec, options: Namespace):
+    """The features of one frame of a sequence."""
+    if not hasattr(codec, "decode_frame"):
+        raise InputError(f"--frame: expected an .fcm file of diff_fchm or vvc_feature, {codec.name}"
+                         " has no random access by frame")  # fmt: skip
+    try:
+        return codec.decode_frame(options.bitstream, options.frame)
+    except IndexError as error:
+        raise InputError(f"{options.bitstream}: --frame: {error}") from error
 
 
 def _named(detections, condition: TestCondition) -> list[dict]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcm_plugin import environment, results, tasks
+from vcm_plugin import environment, protocols, results, tasks
 from vcm_plugin.codecs import Codec, codec_entry, split_rate_point
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, PictureEntry, PictureError, read_entry
@@ -46,7 +46,7 @@ class Plan:
 
 @dataclass
 class Watch:
-    """Seconds of each stage of one picture."""
+    """Seconds of each stage of one picture or sequence."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -54,7 +54,11 @@ class Watch:
     def __call__(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - started, 6)
+        self.add(stage, time.perf_counter() - started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count more seconds for a stage."""
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 6)
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ class Worker:
             "codec": {"kind": self.codec.kind, **self.codec.identity()},
             "test": {
                 "tasks": list(condition.tasks),
+                "protocol": condition.protocol,
                 "score_threshold": condition.require("score_threshold"),
                 "iou_threshold": condition.require("iou_threshold"),
                 "threads_per_job": condition.threads_per_job,
@@ -199,32 +204,19 @@ class Worker:
         started = time.perf_counter()
         condition, folder = self.plan.condition, self.plan.folder / point
         dataset = self.plan.dataset.without(skipped)
-        image_ids = [entry.image_id for entry in dataset.pictures]
+        image_ids = [entry.image_id for entry in dataset.entries]
         predictions = results.read_predictions(folder, image_ids)
         results.write_bytes(folder / "predictions.json", json.dumps(predictions).encode())
-        matches = self._matches(dataset, predictions)
-        tasks.write_matches(folder / "matches.npz", matches)
-        measured = {"accuracy": self._accuracy(matches)}
-        if (
-            condition.human_vision
-            and point != results.UNCOMPRESSED
-            and self.codec.kind != "feature"
-        ):
+        accuracy, matches = protocols.judge(condition, dataset, predictions)
+        if matches:
+            tasks.write_matches(folder / "matches.npz", matches)
+        measured: dict[str, Any] = {"accuracy": accuracy}
+        if condition.human_vision and point != results.UNCOMPRESSED and self._shows_pictures():
             measured["human_vision"] = self._evaluate_pictures(point, dataset, image_ids)
         yield point, measured, round(time.perf_counter() - started, 6)
 
-    def _matches(self, dataset: CocoDataset, predictions: list[dict]) -> dict[str, tasks.Matches]:
-        iou = self.plan.condition.iou_threshold
-        return {
-            task: tasks.match_pictures(dataset.coco, predictions, task, iou)
-            for task in self.plan.condition.tasks
-        }
-
-    def _accuracy(self, matches: dict[str, tasks.Matches]) -> dict[str, float]:
-        accuracy: dict[str, float] = {}
-        for found in matches.values():
-            accuracy |= tasks.accuracy(found, self.plan.condition.score_threshold)
-        return accuracy
+    def _shows_pictures(self) -> bool:
+        return self.codec.kind != "feature"
 
     def _evaluate_pictures(
         self, point: str, dataset: CocoDataset, image_ids: list[int]
@@ -242,7 +234,7 @@ class Worker:
         embedded = [sources[image_id]["embeddings"] for image_id in image_ids]
         measured |= set_metrics(embedded, [record["embeddings"] for record in records])
         painted = results.read_predictions(self.plan.folder / point, image_ids, "painted")
-        accuracy = self._accuracy(self._matches(dataset, painted))
+        accuracy, _ = protocols.judge(self.plan.condition, dataset, painted)
         return measured | {f"painted_{name}": value for name, value in accuracy.items()}
 
     def _human_vision(self, picture: np.ndarray, seen: Seen, entry: PictureEntry) -> dict[str, Any]:
@@ -272,11 +264,14 @@ class Worker:
         key = results.sha256_of([made_by, picture.shape, _sha256(picture)])
         found = self.cache.get(key)
         if found is not None:
-            features, watch.seconds["nn_part1"] = found
+            features, seconds = found
+            watch.add("nn_part1", seconds)
             return features
-        with watch("nn_part1"):
+        once = Watch()
+        with once("nn_part1"):
             features = self.model.nn_part1(picture)
-        self.cache.put(key, features, watch.seconds["nn_part1"])
+        watch.add("nn_part1", once.seconds["nn_part1"])
+        self.cache.put(key, features, once.seconds["nn_part1"])
         return features
 
     def _predictions(self, detections: Detections, entry: PictureEntry) -> list[dict]:

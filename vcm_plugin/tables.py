@@ -21,7 +21,8 @@ from vcm_plugin.metrics import BdRate, BitsAt, Interval
 from vcm_plugin.results import UNCOMPRESSED, load_result
 from vcm_plugin.tasks import average_precisions, read_matches
 
-AP_METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")  # those that BD-rate is computed on
+# Those that BD-rate is computed on.
+AP_METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50", "miou")
 SAME_MODEL_TOLERANCE = 0.5  # accuracy points between two runtimes of one detector
 
 

@@ -16,6 +16,7 @@ TITLES = {
     "box_ap50": "box AP50",
     "mask_ap": "mask AP",
     "mask_ap50": "mask AP50",
+    "miou": "mIoU",
 }
 
 
