@@ -233,6 +233,7 @@ class MsfcCodec:
         """The features that an .fcm file holds; raises BitstreamError where they are others'."""
         stream = bitstream.read(data)
         header = stream.header
+        header.require_picture()
         header.require_weights(self.name, self.weights_id, self.config.channels)
         shapes = header.shapes(self.config.channels)
         grids = {name: shape[1:] for name, shape in shapes.items()}

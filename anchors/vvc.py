@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How one 10-bit picture becomes a VVC byte stream and a picture again: VVenC or VTM.
 
-Both classes have encode(planes, qp) -> bytes, decode(bytes) -> planes and identity(luma_only).
+Both classes have encode(planes, qp) -> bytes, decode(bytes) -> planes and identity(luma_only);
+encode_frames and decode_frames do the same for the pictures of a sequence, one after the other.
 Planes are uint16 arrays of 10-bit samples: (luma,) is coded as 4:0:0, (luma, cb, cr) as 4:2:0.
 QP is the QP of the (only, intra) slice. `coded_size` says which sizes can be coded.
 """
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+import mmap
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +26,7 @@ import numpy as np
 
 from vcm_plugin.bitstream import BitstreamError
 from vcm_plugin.errors import InputError
-from vcm_plugin.process import ProcessError, run
+from vcm_plugin.process import ProcessError, blocks, feed, run
 
 Planes = tuple[np.ndarray, ...]
 
@@ -50,6 +53,9 @@ PICTURE_PARAMETERS = {
     "ALFSpeed": 0,
     "MaxMTTDepth": 1,
 }
+# Of those, what a sequence with inter prediction does without: GOPs as the preset has them, intra
+# pictures below the QP of the others.
+INTRA_ONLY = ("IntraPeriod", "GOPSize", "IntraQPOffset", "LookAhead", "ALFSpeed", "MaxMTTDepth")
 LUMA_PARAMETERS = {"ChromaFormatIDC": 400}
 # Tools of the slower presets that cost the fastest two little time: on FPN features and on a
 # photograph they saved 6 to 7 % of the rate of "faster" and 1 % of that of "fast".
@@ -58,6 +64,9 @@ PRESET_PARAMETERS = {
     "fast": {"MIP": 1, "FastMIP": 3},
 }
 FFMPEG_REPAIR = "install imageio-ffmpeg 0.8 or later, or point IMAGEIO_FFMPEG_EXE to an FFmpeg"
+PARAMETER_SETS = (14, 15, 16)  # NAL types: of video, sequence and picture
+SUFFIX_NALS = (18, 21, 22, 24, 25)  # that belong to the picture before them
+LAST_SLICE_NAL, INTRA_NALS = 11, (7, 8, 9)  # slices have the types 0 .. 11
 UNSPECIFIED_NAL = 28  # a type that VVC leaves to the application; decoders skip it
 SPS_NAL = 15
 VTM_PATHS = ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG")
@@ -97,9 +106,7 @@ class VVenC:
         """The VVC byte stream of one picture."""
         height, width = check_planes(planes, qp)
         luma_only = len(planes) == 1
-        if luma_only:
-            planes = (planes[0], *[np.full((height // 2, width // 2), MID_LEVEL, np.uint16)] * 2)
-        raw = b"".join(plane.astype("<u2").tobytes() for plane in planes)
+        raw = _raw(planes)
         command = self.encode_command(height, width, qp, luma_only)
         try:
             data = run([ffmpeg_program(), *command], stdin=raw, repair=FFMPEG_REPAIR).stdout
@@ -117,11 +124,47 @@ class VVenC:
             raise ProcessError(f"VVenC wrote a message into its stream: {text}")
         return data
 
+    def encode_frames(
+        self, frames: Iterable[Sequence[np.ndarray]], qp: int, intra_period: int = 1
+    ) -> Iterator[bytes]:
+        """The access units of a sequence in decoding order: one after the other, a VVC stream.
+
+        intra_period 1: every picture as `encode` codes it, its parameter sets sent once.
+        Otherwise an intra picture every so many frames, and inter prediction between them.
+        """
+        if intra_period == 1:
+            return _intra_frames(self, frames, qp)
+        return self._inter_frames(frames, qp, intra_period)
+
+    def _inter_frames(
+        self, frames: Iterable[Sequence[np.ndarray]], qp: int, intra_period: int
+    ) -> Iterator[bytes]:
+        frames = iter(frames)
+        first = next(frames, None)
+        if first is None:
+            return
+        size, luma_only = check_planes(first, qp), len(first) == 1
+        command = self.encode_command(*size, qp, luma_only, intra_period)
+        with tempfile.TemporaryDirectory(prefix="vcm-vvenc-") as folder:
+            stream = Path(folder, "out.vvc")
+            pictures = itertools.chain([first], (_same_planes(f, first, qp) for f in frames))
+            command[-1] = str(stream)  # VVenC may write messages to stdout
+            feed([ffmpeg_program(), *command], map(_raw, pictures), repair=FFMPEG_REPAIR)
+            with (
+                stream.open("rb") as file,
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
+                yield from access_units(data)
+
     def encode_command(
-        self, height: int | str, width: int | str, qp: int | str, luma_only: bool
-    ) -> list[str]:
-        """The arguments of FFmpeg."""
+        self, height: int | str, width: int | str, qp: int | str, luma_only: bool,
+        intra_period: int | str = 1,
+    ) -> list[str]:  # fmt: skip
+        """The arguments of FFmpeg: for one picture, or for a sequence with inter prediction."""
         parameters = PICTURE_PARAMETERS | (LUMA_PARAMETERS if luma_only else {})
+        if intra_period != 1:
+            parameters = {k: v for k, v in parameters.items() if k not in INTRA_ONLY}
+            parameters["IntraPeriod"] = intra_period
         parameters |= PRESET_PARAMETERS.get(self.preset, {}) | dict(self.parameters)
         pipe_in = ffmpeg.input(
             "pipe:0", format="rawvideo", pix_fmt="yuv420p10le", s=f"{width}x{height}", r=1
@@ -129,7 +172,7 @@ class VVenC:
         options = {
             "format": "vvc",
             "vcodec": "libvvenc",
-            "frames:v": 1,
+            **({"frames:v": 1} if intra_period == 1 else {}),
             "preset": self.preset,
             "qp": qp,
             "qpa": 0,
@@ -151,9 +194,34 @@ class VVenC:
             raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
         return _split_planes(done.stdout, picture)
 
-    def identity(self, luma_only: bool) -> dict:
+    def decode_frames(self, units: Iterable[bytes]) -> Iterator[Planes]:
+        """The planes of each picture of a sequence in the order of display, as they come.
+
+        units: access units in decoding order. Raises BitstreamError where one is not decodable.
+        """
+        units = iter(units)
+        first = next(units, b"")
+        picture = read_format(first)
+        with tempfile.TemporaryDirectory(prefix="vcm-ffmpeg-") as folder:
+            stream = Path(folder, "in.vvc")
+            with stream.open("wb") as file:
+                file.writelines(itertools.chain([first], units))
+            source = ffmpeg.input(
+                str(stream), format="vvc", threads=self.threads, err_detect="explode"
+            )
+            output = source.output("pipe:1", format="rawvideo", fps_mode="passthrough")
+            command = [ffmpeg_program(), *_ffmpeg_arguments(output, "-xerror")]
+            try:
+                for raw in blocks(command, picture.bytes, repair=FFMPEG_REPAIR):
+                    yield _split_planes(raw, picture)
+            except ProcessError as error:
+                if error.exit_status is None:
+                    raise
+                raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
+
+    def identity(self, luma_only: bool, intra_period: int = 1) -> dict:
         """What determines the stream: versions and command line (not the number of threads)."""
-        command = self.encode_command("H", "W", "QP", luma_only)
+        command = self.encode_command("H", "W", "QP", luma_only, intra_period)
         command[command.index("-threads") + 1] = "N"
         return {
             **vvenc_versions(),
@@ -229,12 +297,29 @@ class Vtm:
         with tempfile.TemporaryDirectory(prefix="vcm-vtm-") as folder:
             source, stream = Path(folder, "in.yuv"), Path(folder, "out.bin")
             try:
-                source.write_bytes(b"".join(plane.astype("<u2").tobytes() for plane in planes))
+                source.write_bytes(b"".join(map(_samples, planes)))
             except OSError as error:
                 raise ProcessError(f"could not write a picture for VTM: {error}") from None
             command = self.encode_command(source, stream, height, width, qp, len(planes) == 1)
             run(command, repair="set VCM_VTM_ENCODER to the path of EncoderAppStatic")
             return _read_output(stream, "VTM's encoder")
+
+    def encode_frames(
+        self, frames: Iterable[Sequence[np.ndarray]], qp: int, intra_period: int = 1
+    ) -> Iterator[bytes]:
+        """The access units of a sequence, every picture an intra picture."""
+        if intra_period != 1:
+            raise InputError("VTM codes sequences all-intra here: set the intra period to 1")
+        return _intra_frames(self, frames, qp)
+
+    def decode_frames(self, units: Iterable[bytes]) -> Iterator[Planes]:
+        """The planes of each picture of an all-intra sequence."""
+        units = iter(units)
+        first = next(units, b"")
+        sets = parameter_sets(first)
+        yield self.decode(first)
+        for unit in units:
+            yield self.decode(sets + unit)
 
     def encode_command(
         self, source: Path | str, stream: Path | str, height: int | str, width: int | str,
@@ -270,7 +355,7 @@ class Vtm:
                 raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
             return _split_planes(_read_output(output, "VTM's decoder"), picture)
 
-    def identity(self, luma_only: bool) -> dict:
+    def identity(self, luma_only: bool, intra_period: int = 1) -> dict:
         """What determines the stream: digests of encoder and configuration, and the command."""
         names = {"encoder": self.encoder, "config": self.config}
         placeholder = Vtm(Path("EncoderAppStatic"), Path(), Path("CONFIG"))
@@ -302,6 +387,75 @@ def _sha256(path: Path) -> str:
 # --- what both share ------------------------------------------------------------------------
 
 
+def _intra_frames(
+    encoder: VVenC | Vtm, frames: Iterable[Sequence[np.ndarray]], qp: int
+) -> Iterator[bytes]:
+    """Each picture coded by itself; parameter sets that are those of the first are left out."""
+    first, sets = None, set()
+    for planes in frames:
+        first = planes if first is None else first
+        unit = encoder.encode(_same_planes(planes, first, qp), qp)
+        nals = list(raw_nal_units(unit))
+        yield b"".join(raw for _, raw in nals if raw not in sets)
+        sets = sets or {raw for kind, raw in nals if kind in PARAMETER_SETS}
+
+
+def _same_planes(
+    planes: Sequence[np.ndarray], first: Sequence[np.ndarray], qp: int
+) -> Sequence[np.ndarray]:
+    check_planes(planes, qp)
+    found, expected = ([plane.shape for plane in frame] for frame in (planes, first))
+    if found != expected:
+        raise InputError(f"expected frames of one size, {expected}, found one of {found}")
+    return planes
+
+
+def raw_nal_units(data: bytes | mmap.mmap) -> Iterator[tuple[int, bytes]]:
+    """(type, bytes with the start code) of each NAL unit; together they are the stream."""
+    start = data.find(b"\0\0\1")
+    begin = 0
+    while 0 <= start < len(data) - 4:
+        following = data.find(b"\0\0\1", start + 3)
+        end = following if following >= 0 else len(data)
+        end -= following >= 0 and data[end - 1] == 0  # a start code of four bytes
+        yield data[start + 4] >> 3, data[begin:end]
+        begin, start = end, following
+
+
+def access_units(data: bytes | mmap.mmap) -> Iterator[bytes]:
+    """The bytes of each picture of a stream with one slice in a picture, in decoding order."""
+    unit, complete = b"", False
+    for kind, raw in raw_nal_units(data):
+        if complete and kind not in SUFFIX_NALS:
+            yield unit
+            unit, complete = b"", False
+        unit += raw
+        complete |= kind <= LAST_SLICE_NAL
+    yield unit
+
+
+def parameter_sets(unit: bytes) -> bytes:
+    """The parameter sets of an access unit, which decode every intra picture after it."""
+    return b"".join(raw for kind, raw in raw_nal_units(unit) if kind in PARAMETER_SETS)
+
+
+def is_intra(unit: bytes) -> bool:
+    """Whether an access unit is an intra picture that is decoded without other pictures."""
+    return any(kind in INTRA_NALS for kind, _ in raw_nal_units(unit))
+
+
+def _samples(plane: np.ndarray) -> bytes:
+    return plane.astype("<u2").tobytes()
+
+
+def _raw(planes: Sequence[np.ndarray]) -> bytes:
+    """Planes as FFmpeg reads them, with mid-level chroma where there is none."""
+    if len(planes) == 1:
+        height, width = planes[0].shape
+        planes = (planes[0], *[np.full((height // 2, width // 2), MID_LEVEL, np.uint16)] * 2)
+    return b"".join(map(_samples, planes))
+
+
 def parse_qp(text: str) -> int:
     """A QP of VVC, 0 .. 63."""
     if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > 63:
@@ -330,6 +484,14 @@ def check_planes(planes: Sequence[np.ndarray], qp: int) -> tuple[int, int]:
     return height, width
 
 
+def check_intra_period(frames: int) -> None:
+    """Raise InputError where VVenC cannot have an intra picture every so many frames."""
+    if frames != 1 and (frames < 32 or frames % 32):
+        raise InputError(
+            f"expected an intra period of 1 (all-intra) or a multiple of 32 frames, found {frames}"
+        )
+
+
 @dataclass(frozen=True)
 class PictureFormat:
     """Of a coded picture: size of the luma plane in samples, number of planes (1 or 3)."""
@@ -337,6 +499,19 @@ class PictureFormat:
     height: int
     width: int
     planes: int
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each plane."""
+        return [
+            (self.height, self.width),
+            *[(self.height // 2, self.width // 2)] * (self.planes - 1),
+        ]
+
+    @property
+    def bytes(self) -> int:
+        """Of the decoded picture."""
+        return 2 * sum(height * width for height, width in self.sizes)
 
 
 def nal_units(data: bytes) -> list[tuple[int, bytes]]:
@@ -426,8 +601,7 @@ def _skip_profile_tier_level(bits: _BitReader, sublayers: int):
 
 def _split_planes(raw: bytes, picture: PictureFormat) -> Planes:
     height, width = picture.height, picture.width
-    sizes = [(height, width)] + [(height // 2, width // 2)] * (picture.planes - 1)
-    expected = 2 * sum(h * w for h, w in sizes)
+    expected = picture.bytes
     # VTM may write mid-level chroma beside the luma of a 4:0:0 picture.
     if len(raw) != expected and not (picture.planes == 1 and len(raw) == 3 * height * width):
         raise BitstreamError(
@@ -435,7 +609,7 @@ def _split_planes(raw: bytes, picture: PictureFormat) -> Planes:
             f"{len(raw)} bytes: the VVC stream is truncated, corrupt or holds other pictures"
         )
     samples, planes, start = np.frombuffer(raw, "<u2"), [], 0
-    for h, w in sizes:
+    for h, w in picture.sizes:
         planes.append(samples[start : start + h * w].reshape(h, w).astype(np.uint16))
         start += h * w
     return tuple(planes)

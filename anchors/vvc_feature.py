@@ -7,14 +7,18 @@ The layers become one 10-bit picture (packing.py) and that picture an intra-only
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 
 from anchors import packing, vvc
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import BitstreamError, Header, Unit
+from vcm_plugin.bitstream import BitstreamError, FrameReader, Header, Timing, Unit
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 
@@ -31,18 +35,22 @@ class VvcFeatureCodec:
     value_range: feature values of the samples 0 and 1023, as the test conditions give them for a
     data set; None: those of each picture.
     backend: "vvenc" or "vtm", whose paths come from the environment (anchors.vvc.Vtm).
+    intra_period: of sequences; 1 is all-intra, more frames than one are coded with inter prediction
+    between intra pictures (random access; VVenC only).
     """
 
     preset: str = "faster"
     value_range: tuple[float, float] | None = None
     threads: int = 1
     backend: str = "vvenc"
+    intra_period: int = 1
 
     kind = "feature"
 
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
             raise InputError(f"expected the backend vvenc or vtm, found {self.backend!r}")
+        vvc.check_intra_period(self.intra_period)
         vvc.VVenC(self.preset, self.threads)  # refuses settings that it does not know
         if self.value_range is not None:
             low, high = (bitstream.round_float(float(v), 32) for v in self.value_range)
@@ -70,15 +78,97 @@ class VvcFeatureCodec:
             "value_range": (
                 list(self.value_range) if self.value_range else "of each picture, 16-bit floats"
             ),
-            "inner_codec": self.encoder.identity(luma_only=True),
+            "inner_codec": self.encoder.identity(True, self.intra_period),
         }
 
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
         """The .fcm file of one picture's features."""
         qp = vvc.parse_qp(rate_point)
+        header, planes = self._packed(features)
+        return bitstream.write(header, [Unit("private", 0, self.encoder.encode(planes, qp))])
+
+    def encode_frames(
+        self, frames: Iterable[FeaturePyramid], rate_point: str, timing: Timing, file: BinaryIO
+    ) -> list[int]:
+        """Write the .fcm file of a sequence; the bytes of each frame, in decoding order.
+
+        The header counts with the first frame. All-intra, no more than one frame is held at a time.
+        """
+        qp = vvc.parse_qp(rate_point)
+        if self.value_range is None:
+            raise InputError(
+                f"{self.name} codes a sequence with one range for all of its frames: set "
+                f"{self.name}_range to [low, high] of the data set in place of picture"
+            )
+        headers: list[Header] = []
+
+        def packed() -> Iterator[vvc.Planes]:
+            for features in frames:
+                header, planes = self._packed(features)
+                headers.append(replace(header, **vars(timing)))
+                yield planes
+
+        units = self.encoder.encode_frames(packed(), qp, self.intra_period)
+        return bitstream.write_frames(file, ((headers.pop(0), unit) for unit in units))
+
+    def decode(self, data: bytes) -> FeaturePyramid:
+        """The features that an .fcm file holds."""
+        stream = bitstream.read(data)
+        header = stream.header
+        _require_profile(header)
+        header.require_picture()
+        layers = self.decode_layers(stream.units[0].payload, header.shapes(), header.value_range)
+        return _pyramid(layers, header)
+
+    def decode_frames(self, path: Path) -> Iterator[FeaturePyramid]:
+        """The features of each frame of a file, decoded as they are asked for."""
+        reader = FrameReader.open(path)
+        header = reader.header
+        _require_profile(header)
+        shapes = header.shapes()
+        _require_format(reader[0], shapes)
+        decoded = 0
+        for (picture,) in self.encoder.decode_frames(reader[n] for n in range(len(reader))):
+            yield _pyramid(_unpacked(picture, shapes, header.value_range), header)
+            decoded += 1
+        if decoded != len(reader):
+            raise BitstreamError(
+                f"expected {len(reader)} frames, the VVC stream holds {decoded}: it is corrupt"
+            )
+
+    def decode_frame(self, path: Path, frame: int) -> FeaturePyramid:
+        """The features of one frame; in an all-intra file, no frame but it and the first is read.
+
+        In a file with inter prediction, all frames up to it are decoded.
+        """
+        reader = FrameReader.open(path)
+        header, unit = reader.header, reader[frame]
+        _require_profile(header)
+        if frame and not vvc.is_intra(reader[1]):
+            return next(itertools.islice(self.decode_frames(path), frame, None))
+        if frame:
+            unit = vvc.parameter_sets(reader[0]) + unit
+        layers = self.decode_layers(unit, header.shapes(), header.value_range)
+        return _pyramid(layers, header)
+
+    def encode_layers(
+        self, layers: dict[str, np.ndarray], value_range: tuple[float, float], qp: int
+    ) -> bytes:
+        """The VVC stream of any layers (C, h, w), packed into one picture."""
+        return self.encoder.encode(_picture(layers, value_range), qp)
+
+    def decode_layers(
+        self, stream: bytes, shapes: dict[str, tuple], value_range: tuple[float, float]
+    ) -> dict[str, np.ndarray]:
+        """The layers of given shapes that a VVC stream holds."""
+        _require_format(stream, shapes)
+        (picture,) = self.encoder.decode(stream)
+        return _unpacked(picture, shapes, value_range)
+
+    def _packed(self, features: FeaturePyramid) -> tuple[Header, vvc.Planes]:
+        """The header of a file of one picture, and the picture that its layers are packed into."""
         layers = {n: t.cpu().numpy() for n, t in features.require_finite().layers.items()}
         value_range = self.value_range or picture_range(layers)
-        stream = self.encode_layers(layers, value_range, qp)
         shapes = {name: layer.shape for name, layer in layers.items()}
         grid, channels = bitstream.compact_shapes(shapes, features.input_size)
         header = Header(
@@ -91,42 +181,7 @@ class VvcFeatureCodec:
             value_range=value_range,
             exact_range=self.value_range is not None,
         )
-        return bitstream.write(header, [Unit("private", 0, stream)])
-
-    def decode(self, data: bytes) -> FeaturePyramid:
-        """The features that an .fcm file holds."""
-        stream = bitstream.read(data)
-        header = stream.header
-        if header.profile != "vvc_feature" or header.frames != 1:
-            raise BitstreamError(
-                f"expected one picture of profile vvc_feature, found {header.frames} of profile "
-                f"{header.profile}: decode it with the codec that wrote it"
-            )
-        layers = self.decode_layers(stream.units[0].payload, header.shapes(), header.value_range)
-        tensors = {name: torch.from_numpy(layer) for name, layer in layers.items()}
-        return FeaturePyramid(tensors, header.source_size, header.input_size)
-
-    def encode_layers(
-        self, layers: dict[str, np.ndarray], value_range: tuple[float, float], qp: int
-    ) -> bytes:
-        """The VVC stream of any layers (C, h, w), packed into one picture."""
-        picture = packing.pack(layers, value_range)
-        return self.encoder.encode((_pad(picture, packing.zero_level(value_range)),), qp)
-
-    def decode_layers(
-        self, stream: bytes, shapes: dict[str, tuple], value_range: tuple[float, float]
-    ) -> dict[str, np.ndarray]:
-        """The layers of given shapes that a VVC stream holds."""
-        frame = packing.layout(shapes)
-        expected = vvc.coded_size(frame.height, frame.width)
-        found = vvc.read_format(stream)
-        if (found.height, found.width, found.planes) != (*expected, 1):
-            raise BitstreamError(
-                f"expected a VVC picture of {expected[0]} x {expected[1]} in 4:0:0 for the layers "
-                f"of the header, found {found.height} x {found.width} in {found.planes} planes"
-            )
-        (picture,) = self.encoder.decode(stream)
-        return packing.unpack(picture[: frame.height, : frame.width], shapes, value_range)
+        return header, _picture(layers, value_range)
 
 
 def picture_range(layers: dict[str, np.ndarray]) -> tuple[float, float]:
@@ -139,7 +194,41 @@ def picture_range(layers: dict[str, np.ndarray]) -> tuple[float, float]:
     return low, high
 
 
-def _pad(picture: np.ndarray, level: int) -> np.ndarray:
+def _picture(layers: dict[str, np.ndarray], value_range: tuple[float, float]) -> vvc.Planes:
+    """The luma plane that carries some layers, padded to a size that can be coded."""
+    picture = packing.pack(layers, value_range)
     height, width = vvc.coded_size(*picture.shape)
     margins = ((0, height - picture.shape[0]), (0, width - picture.shape[1]))
-    return np.pad(picture, margins, constant_values=level)
+    return (np.pad(picture, margins, constant_values=packing.zero_level(value_range)),)
+
+
+def _unpacked(
+    picture: np.ndarray, shapes: dict[str, tuple], value_range: tuple[float, float]
+) -> dict[str, np.ndarray]:
+    frame = packing.layout(shapes)
+    return packing.unpack(picture[: frame.height, : frame.width], shapes, value_range)
+
+
+def _pyramid(layers: dict[str, np.ndarray], header: Header) -> FeaturePyramid:
+    tensors = {name: torch.from_numpy(layer) for name, layer in layers.items()}
+    return FeaturePyramid(tensors, header.source_size, header.input_size)
+
+
+def _require_profile(header: Header) -> None:
+    if header.profile != "vvc_feature":
+        raise BitstreamError(
+            f"expected a file of profile vvc_feature, found profile {header.profile}: decode it "
+            "with the codec that wrote it"
+        )
+
+
+def _require_format(stream: bytes, shapes: dict[str, tuple]) -> None:
+    """Raise BitstreamError, before anything is decoded, where a stream is not of these layers."""
+    frame = packing.layout(shapes)
+    expected = vvc.coded_size(frame.height, frame.width)
+    found = vvc.read_format(stream)
+    if (found.height, found.width, found.planes) != (*expected, 1):
+        raise BitstreamError(
+            f"expected a VVC picture of {expected[0]} x {expected[1]} in 4:0:0 for the layers "
+            f"of the header, found {found.height} x {found.width} in {found.planes} planes"
+        )

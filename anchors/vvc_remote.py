@@ -10,13 +10,17 @@ it needs no escape bytes). resized = 1: resample to that size; 0: crop to it.
 
 from __future__ import annotations
 
+import mmap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from anchors import vvc
-from vcm_plugin.bitstream import BitstreamError
+from vcm_plugin.bitstream import BitstreamError, Timing
 from vcm_plugin.errors import InputError
 
 PERCENTS = (100, 75, 50, 25)
@@ -39,17 +43,20 @@ class VvcRemoteCodec:
 
     The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
     and width. preset, threads: of VVenC; VTM has neither. backend: "vvenc" or "vtm".
+    intra_period: of sequences, as in VvcFeatureCodec.
     """
 
     preset: str = "faster"
     threads: int = 1
     backend: str = "vvenc"
+    intra_period: int = 1
 
     kind = "picture"
 
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
             raise InputError(f"expected the backend vvenc or vtm, found {self.backend!r}")
+        vvc.check_intra_period(self.intra_period)
         vvc.VVenC(self.preset, self.threads)  # refuses settings that it does not know
 
     @property
@@ -70,34 +77,72 @@ class VvcRemoteCodec:
             "codec": self.name,
             "colour": "BT.709, limited range, 10 bits, 4:2:0, chroma sited at the centre",
             "resampling": "Lanczos 3, of float samples",
-            "inner_codec": self.encoder.identity(luma_only=False),
+            "inner_codec": self.encoder.identity(False, self.intra_period),
         }
 
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The VVC stream of an RGB picture, uint8 (H, W, 3)."""
         qp, percent = parse_rate_point(rate_point)
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise InputError(
-                f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}"
-            )
-        source = picture.shape[:2]
-        size = coded_size(source, percent)
-        stream = self.encoder.encode(to_planes(picture, size, resized=percent < 100), qp)
-        if size == source:
-            return stream
-        return source_size_nal(source, resized=percent < 100) + stream
+        return _size_prefix(picture, percent) + self.encoder.encode(_planes(picture, percent), qp)
+
+    def encode_frames(
+        self, frames: Iterable[np.ndarray], rate_point: str, timing: Timing, file: BinaryIO
+    ) -> list[int]:
+        """Write the VVC stream of a sequence of RGB pictures; the bytes of each, as coded.
+
+        The raw stream has no place for the timing.
+        """
+        qp, percent = parse_rate_point(rate_point)
+        prefixes: list[bytes] = []
+
+        def planes() -> Iterator[vvc.Planes]:
+            for picture in frames:
+                prefixes[:] = prefixes or [_size_prefix(picture, percent)]
+                yield _planes(picture, percent)
+
+        sizes = []
+        for unit in self.encoder.encode_frames(planes(), qp, self.intra_period):
+            sizes.append(file.write(unit if sizes else prefixes[0] + unit))
+        return sizes
 
     def decode(self, data: bytes) -> np.ndarray:
         """The RGB picture of a VVC stream, at the size that its source had."""
-        source, resized = source_size(data)
-        planes = self.encoder.decode(data)
-        if len(planes) != 3:
-            raise BitstreamError("expected a VVC picture in 4:2:0, found luma only")
-        if not resized and vvc.coded_size(*source) != planes[0].shape:
-            raise BitstreamError(
-                f"a coded picture of {planes[0].shape} cannot be cropped to the source's {source}"
-            )
-        return to_picture(planes, source, resized)
+        return _picture(self.encoder.decode(data), *source_size(data))
+
+    def decode_frames(self, path: Path) -> Iterator[np.ndarray]:
+        """The RGB pictures of the VVC stream of a sequence, decoded as they are asked for."""
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            source = None
+            for planes in self.encoder.decode_frames(vvc.access_units(data)):
+                source = source or source_size(next(vvc.access_units(data)))
+                yield _picture(planes, *source)
+
+
+def _planes(picture: np.ndarray, percent: int) -> vvc.Planes:
+    """The planes that are coded for an RGB picture at a percentage of its size."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise InputError(
+            f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}"
+        )
+    return to_planes(picture, coded_size(picture.shape[:2], percent), resized=percent < 100)
+
+
+def _size_prefix(picture: np.ndarray, percent: int) -> bytes:
+    """What comes before the stream of a picture: its size, where that is not the coded size."""
+    source = picture.shape[:2]
+    if coded_size(source, percent) == source:
+        return b""
+    return source_size_nal(source, resized=percent < 100)
+
+
+def _picture(planes: vvc.Planes, source: tuple[int, int], resized: bool) -> np.ndarray:
+    if len(planes) != 3:
+        raise BitstreamError("expected a VVC picture in 4:2:0, found luma only")
+    if not resized and vvc.coded_size(*source) != planes[0].shape:
+        raise BitstreamError(
+            f"a coded picture of {planes[0].shape} cannot be cropped to the source's {source}"
+        )
+    return to_picture(planes, source, resized)
 
 
 def source_size(data: bytes) -> tuple[tuple[int, int], bool]:

@@ -277,7 +277,7 @@ def test_a_file_of_another_profile(codec):
         "vvc_feature", "fpn", (9, 9), (32, 32), channels=(8,), value_range=(0.0, 1.0)
     )
     data = bitstream.write(header, [bitstream.Unit("private", 0, b"")])
-    with pytest.raises(BitstreamError, match="expected a picture of profile diff_fchm"):
+    with pytest.raises(BitstreamError, match="expected a file of profile diff_fchm"):
         codec.decode(data)
 
 

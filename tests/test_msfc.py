@@ -131,7 +131,7 @@ def test_damaged_files(codec, data):
 def test_files_that_fit_other_codecs_or_pictures(codec, data):
     stream = bitstream.read(data)
     for change, message in (
-        ({"profile": "vvc_feature", "channels": (8,)}, "expected a picture of profile msfc"),
+        ({"profile": "vvc_feature", "channels": (8,)}, "expected a file of profile msfc"),
         ({"channels": (8,)}, "to follow from the weights id"),
         ({"input_size": (4096, 4096)}, f"at most {MAX_INPUT_PIXELS} pixels"),
         ({"input_size": (200, 300)}, "expected a VVC picture of"),

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.process import ProcessError, log_end, run
+from vcm_plugin.process import ProcessError, blocks, feed, log_end, run
 
 
 def python(code: str) -> list[str]:
@@ -73,3 +73,38 @@ def test_a_program_that_hangs():
 
 def test_the_log_is_one_printable_line():
     assert log_end(run(python(r"print('a\r\nb\tc\x1b[0m')"))) == "a | b c [0m"
+
+
+def test_a_program_is_fed_and_read_piece_by_piece(tmp_path):
+    pieces = (bytes([n]) * 100_000 for n in range(30))
+    path = str(tmp_path / "copy")
+    copy = f"import sys, shutil; shutil.copyfileobj(sys.stdin.buffer, open({path!r}, 'wb'))"
+    feed(python(copy), pieces)
+    show = f"import sys; sys.stdout.buffer.write(open({path!r}, 'rb').read())"
+    found = list(blocks(python(show), 100_000))
+    assert found == [bytes([n]) * 100_000 for n in range(30)]
+
+
+def test_a_program_that_ends_while_it_is_fed_or_read():
+    code = "import sys; print('no memory', file=sys.stderr); sys.exit(4)"
+    with pytest.raises(ProcessError, match="exit status 4.*no memory"):
+        feed(python(code), (bytes(1 << 20) for _ in range(9)))
+    with pytest.raises(ProcessError, match="exit status 4.*no memory"):
+        list(blocks(python("print('x');" + code), 1))
+    with pytest.raises(ProcessError, match="the program no-such-program was not found; install"):
+        feed(["no-such-program"], [], repair="install it")
+
+
+def test_a_program_is_ended_where_no_more_is_wanted():
+    endless = blocks(python("while True: print('x' * 1000)"), 1000)
+    assert len(next(endless)) == 1000
+    endless.close()  # returns
+
+
+def test_an_error_of_the_feeder_is_its_own():
+    def broken():
+        yield b"x"
+        raise KeyError("picture")
+
+    with pytest.raises(KeyError):
+        feed(python("import sys; sys.stdin.read()"), broken())

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import math
+import mmap
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 from vcm_plugin.errors import InputError
 
@@ -104,6 +107,8 @@ UNIT = (
     Element("payload", "b(length)", "as the next tables say, by unit type"),
     CRC,
 )
+UNIT_HEAD = UNIT[:3]
+CRC_BYTES = 4
 MACHINE_PAYLOAD = (
     Element("range_low", "f(16)", "IVN: feature value that is normalised to 0"),
     Element("range_high", "f(16)", "IVN: feature value that is normalised to 1"),
@@ -124,6 +129,18 @@ HUMAN_PAYLOAD = (
 
 
 # --- the values that a file holds -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How many frames a file has, and frames per second as (numerator, denominator).
+
+    >>> Timing(97, (50, 1))
+    Timing(frames=97, frame_rate=(50, 1))
+    """
+
+    frames: int
+    frame_rate: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -206,16 +223,24 @@ class Header:
             for count, (name, stride) in zip(counts, self.strides.items(), strict=True)
         }
 
+    def require_picture(self) -> None:
+        """Raise BitstreamError where the file holds a sequence."""
+        if self.frames != 1:
+            raise BitstreamError(
+                f"expected one picture, found a sequence of {self.frames} frames: decode it frame "
+                "by frame, or with --frame N"
+            )
+
     def require_weights(self, profile: str, weights_id: int, channels: int) -> None:
         """Raise BitstreamError unless a learned codec of split point fpn can decode the file.
 
         weights_id, channels: of the weights that the codec has, and of the layers they are for.
         """
-        if (self.profile, self.split_point, self.frames) != (profile, "fpn", 1):
+        if (self.profile, self.split_point) != (profile, "fpn"):
             raise BitstreamError(
-                f"expected a picture of profile {profile}, split point fpn; found profile "
-                f"{self.profile}, split point {self.split_point}, {self.frames} frames: decode it "
-                "with the codec that wrote it"
+                f"expected a file of profile {profile}, split point fpn; found profile "
+                f"{self.profile}, split point {self.split_point}: decode it with the codec that "
+                "wrote it"
             )
         if self.weights_id != weights_id:
             raise BitstreamError(
@@ -421,6 +446,33 @@ def write(header: Header, units: Sequence[Unit]) -> bytes:
     return write_header(header) + b"".join(write_unit(unit) for unit in units)
 
 
+def write_frames(file: BinaryIO, frames: Iterable[tuple[Header, bytes]]) -> list[int]:
+    """Write a file as its frames come; nothing of them is kept. Returns the bytes of each frame.
+
+    frames: header and payload of each. The header is written once and counts with the first frame.
+    Raises BitstreamError where the header of a frame is another one, or says another number of
+    frames than come.
+    """
+    first, sizes = None, []
+    for header, payload in frames:
+        if first is None:
+            first, size = header, file.write(write_header(header))
+        elif header != first:
+            raise BitstreamError(
+                f"frame {len(sizes)}: expected the sizes and layers of frame 0, network input "
+                f"{first.input_size} of a source of {first.source_size}, found "
+                f"{header.input_size} of {header.source_size}: a file holds frames of one kind"
+            )
+        else:
+            size = 0
+        kind = UNITS_OF_PROFILE[header.profile][0]
+        sizes.append(size + file.write(write_unit(Unit(kind, len(sizes), payload))))
+    if first is None or len(sizes) != first.frames:
+        expected = first.frames if first else "at least one"
+        raise BitstreamError(f"expected {expected} frames, found {len(sizes)}")
+    return sizes
+
+
 class _BitWriter:
     """Appends u(n), ue(v), f(n) and bytes; only u(n) may leave the byte boundary."""
 
@@ -513,8 +565,44 @@ def read_unit(data: bytes, start: int) -> tuple[Unit, int]:
 
 def read(data: bytes) -> Stream:
     """A whole file. Raises BitstreamError unless every byte of it is as written."""
-    header, offset = read_header(data)
-    units: list[Unit] = []
+    reader = FrameReader(data)
+    units = tuple(read_unit(data, start)[0] for start in reader.starts)
+    return Stream(reader.header, units, reader.machine_bytes)
+
+
+class FrameReader:
+    """The frames of a file in place: opening it reads the heads of its units, no payload.
+
+    data: the bytes of a file; `FrameReader.open` maps a file of any length. `reader[n]` is the
+    payload of the first kind of unit of frame n, its CRC checked. Raises BitstreamError.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap):
+        self._data = data
+        self.header, offset = read_header(data)
+        self.starts, self.machine_bytes = _unit_starts(data, self.header, offset)
+
+    @classmethod
+    def open(cls, path: Path) -> FrameReader:
+        """The frames of the file at a path."""
+        try:
+            with open(path, "rb") as file:
+                return cls(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        except ValueError:  # a file without a byte cannot be mapped
+            return cls(b"")
+
+    def __len__(self) -> int:
+        return self.header.frames
+
+    def __getitem__(self, frame: int) -> bytes:
+        if not 0 <= frame < len(self):
+            raise IndexError(f"expected a frame from 0 to {len(self) - 1}, found {frame}")
+        return read_unit(self._data, self.starts[frame])[0].payload
+
+
+def _unit_starts(data: bytes | mmap.mmap, header: Header, offset: int) -> tuple[list[int], int]:
+    """Where each unit starts, and the bytes up to the end of the last one of the first kind."""
+    starts: list[int] = []
     machine_bytes = 0
     for kind in UNITS_OF_PROFILE[header.profile]:
         if machine_bytes and offset == len(data):
@@ -525,20 +613,24 @@ def read(data: bytes) -> Stream:
                     f"truncated: expected the {kind} unit of frame {frame} of {header.frames} at "
                     f"byte {offset}, found the end of the file"
                 )
-            unit, end = read_unit(data, offset)
-            if (unit.type, unit.frame) != (kind, frame):
+            head, payload = _read(UNIT_HEAD, data, offset, f"the unit at byte {offset}")
+            found = UNIT_TYPES[head["unit_type"]], head["frame"]
+            if found != (kind, frame):
                 raise BitstreamError(
                     f"expected the {kind} unit of frame {frame} at byte {offset}, found a "
-                    f"{unit.type} unit of frame {unit.frame}"
+                    f"{found[0]} unit of frame {found[1]}"
                 )
-            units.append(unit)
+            starts.append(offset)
+            end = payload + head["length"] + CRC_BYTES
+            if end > len(data):
+                read_unit(data, offset)  # says what is missing
             offset = end
         machine_bytes = machine_bytes or offset
     if offset != len(data):
         raise BitstreamError(
             f"expected the end of the file at byte {offset}, found {len(data) - offset} more bytes"
         )
-    return Stream(header, tuple(units), machine_bytes)
+    return starts, machine_bytes
 
 
 def machine_bits(data: bytes) -> int:
@@ -763,10 +855,13 @@ the same order. A file may be cut after the last machine unit: what is left is a
 Profiles vvc_feature and msfc: one private unit for every frame, which holds a VVC byte stream
 (Annex B) of the packed 10-bit picture of that frame: the layers (vvc_feature), or one layer of
 reduced channels on the grid of the last layer (msfc; weights_id says how many there are, and which
-network restores the layers). Machine bits are the bytes up to the end of the last machine
-(vvc_feature, msfc: private) unit; total bits are the size of the file. A reader refuses a value
-that is not in the tables, a length beyond the end of the file, a wrong CRC-32, a float that is
-not finite and a byte after the last unit."""
+network restores the layers). Of a sequence (vvc_feature), the payloads one after the other are one
+VVC byte stream: unit n holds its n-th access unit in decoding order. Where unit 1 is an intra
+picture all are, so that unit n is frame n, which is decoded with the parameter sets of unit 0.
+Machine bits are the bytes up to the end of the last machine (vvc_feature, msfc: private) unit;
+total bits are the size of the file. A reader refuses a value that is not in the tables, a length
+beyond the end of the file, a wrong CRC-32, a float that is not finite and a byte after the last
+unit."""
 
 
 def document() -> str:

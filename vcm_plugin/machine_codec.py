@@ -8,13 +8,15 @@ decode: machine unit -> latents, checked -> g_s -> inverse IVN -> p2..p5
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 from vcm_plugin import bitstream, ivn
-from vcm_plugin.bitstream import Header, MachinePayload, Unit
+from vcm_plugin.bitstream import BitstreamError, FrameReader, Header, MachinePayload, Timing, Unit
 from vcm_plugin.entropy import (
     LATENT_STEPS,
     LatentCoder,
@@ -91,10 +93,44 @@ class MachineCodec:
         """Features of split point fpn -> an .fcm file with one machine unit."""
         return self.code(features, rate_point)[0]
 
-    @torch.inference_mode()
     def code(self, features: FeaturePyramid, rate_point: str) -> tuple[bytes, MachineLayer]:
         """Features -> the file of `encode`, and what it decodes to."""
+        layer = self._code(features, ivn.parse_rate_point(rate_point))
+        unit = Unit("machine", 0, layer.payload.to_bytes())
+        return bitstream.write(layer.header, [unit]), layer
+
+    def encode_frames(
+        self, frames: Iterable[FeaturePyramid], rate_point: str, timing: Timing, file: BinaryIO
+    ) -> list[int]:
+        """Write the .fcm file of a sequence, each frame on its own; the bytes of each frame.
+
+        The header counts with the first frame. No more than one frame is held at a time.
+        """
         s = ivn.parse_rate_point(rate_point)
+        layers = (self._code(features, s) for features in frames)
+        return bitstream.write_frames(
+            file,
+            ((replace(x.header, **vars(timing)), x.payload.to_bytes()) for x in layers),
+        )
+
+    def decode_frames(self, path: Path) -> Iterator[FeaturePyramid]:
+        """The features of each frame of a file, decoded as they are asked for."""
+        reader = FrameReader.open(path)
+        for frame in range(len(reader)):
+            yield self._decode(reader, frame)
+
+    def decode_frame(self, path: Path, frame: int) -> FeaturePyramid:
+        """The features of one frame of a file; no other frame is read."""
+        return self._decode(FrameReader.open(path), frame)
+
+    def _decode(self, reader: FrameReader, frame: int) -> FeaturePyramid:
+        try:
+            return self.synthesise(self._layer(reader.header, reader[frame]))
+        except BitstreamError as error:
+            raise BitstreamError(f"frame {frame}: {error}") from error
+
+    @torch.inference_mode()
+    def _code(self, features: FeaturePyramid, s: float) -> MachineLayer:
         header = self._header(features)
         value_range = ivn.scaled_range(ivn.feature_range(features.layers, features.input_size), s)
         layers = {k: v[None].to(self.device, self.dtype) for k, v in features.layers.items()}
@@ -103,8 +139,7 @@ class MachineCodec:
         z = self.model.h_a(y)
         data, latents = self.coder.encode(z[0], y[0], self.octaves(value_range))
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
-        file = bitstream.write(header, [Unit("machine", 0, payload.to_bytes())])
-        return file, MachineLayer(header, payload, latents)
+        return MachineLayer(header, payload, latents)
 
     def decode(self, data: bytes) -> FeaturePyramid:
         """An .fcm file -> features; a human layer, where there is one, is not looked at."""
@@ -113,9 +148,13 @@ class MachineCodec:
     def decode_latents(self, data: bytes) -> MachineLayer:
         """An .fcm file -> its latents. Raises BitstreamError unless they match their checksum."""
         stream = bitstream.read(data)
-        header = stream.header
+        stream.header.require_picture()
+        return self._layer(stream.header, stream.units[0].payload)
+
+    def _layer(self, header: Header, unit: bytes) -> MachineLayer:
+        """The latents of one machine unit."""
         header.require_weights(self.name, self.weights_id, self.config.channels)
-        payload = MachinePayload.from_bytes(stream.units[0].payload)
+        payload = MachinePayload.from_bytes(unit)
         grid = header.shapes(self.config.channels)["p4"][1:]
         latents = self.coder.decode(payload.data, grid, self.octaves(payload.value_range))
         latents.require(payload.checksum, "latents")

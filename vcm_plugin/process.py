@@ -6,7 +6,8 @@ from __future__ import annotations
 import errno
 import signal
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vcm_plugin.errors import InputError
@@ -54,6 +55,66 @@ def run(
     if done.returncode != 0:
         raise ProcessError(_exit_failure(name, done), done.returncode)
     return done
+
+
+def feed(command: Sequence[str | Path], chunks: Iterable[bytes], *, repair: str = "") -> None:
+    """Run a program that reads its stdin piece by piece; no more than one piece is held.
+
+    repair: the sentence that tells what to do where the program is missing. Raises ProcessError.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = _start(command, repair, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        try:
+            for chunk in chunks:
+                process.stdin.write(chunk)
+            process.stdin.close()
+        except BrokenPipeError:  # the program has ended: its exit status and its log say why
+            pass
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        _require_success(process, log)
+
+
+def blocks(command: Sequence[str | Path], size: int, *, repair: str = "") -> Iterator[bytes]:
+    """The stdout of a program in blocks of `size` bytes, the last one maybe shorter, as it comes.
+
+    The program is ended where no more blocks are asked for. Raises ProcessError.
+
+    >>> list(blocks(["echo", "ten bits"], 4))
+    [b'ten ', b'bits', b'\\n']
+    """
+    with tempfile.TemporaryFile() as log:
+        process = _start(
+            command, repair, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
+        try:
+            while block := process.stdout.read(size):
+                yield block
+        except BaseException:  # GeneratorExit, where no more is wanted
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            process.stdout.close()
+        _require_success(process, log)
+
+
+def _start(command: Sequence[str | Path], repair: str, **pipes) -> subprocess.Popen[bytes]:
+    words = [str(word) for word in command]
+    try:
+        return subprocess.Popen(words, **pipes)
+    except (OSError, ValueError) as error:
+        raise ProcessError(_start_failure(words[0], error, repair)) from None
+
+
+def _require_success(process: subprocess.Popen[bytes], log) -> None:
+    status = process.wait()
+    if status != 0:
+        log.seek(0)
+        done = subprocess.CompletedProcess(process.args, status, b"", log.read())
+        raise ProcessError(_exit_failure(Path(process.args[0]).name, done), status)
 
 
 def log_end(done: subprocess.CompletedProcess[bytes]) -> str:
