@@ -11,6 +11,7 @@ from __future__ import annotations
 import configparser
 import functools
 import hashlib
+import importlib
 import inspect
 import json
 import logging
@@ -28,6 +29,7 @@ from vcm_plugin.bitstream import Timing
 from vcm_plugin.datasets import read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.split import detectron2_is_installed
 from vcm_plugin.stages import collected
 
 KNOWN_VERSION = "1.1.14"  # of CompressAI-Vision, that this file was tested with
@@ -70,6 +72,8 @@ def register() -> None:
         raise InputError(
             f"{_expected_harness()}: its registry has no register_codec ({error})"
         ) from error
+    if detectron2_is_installed():
+        importlib.import_module("vcm_plugin.split.detectron2")  # the backbone of our own detectors
     for name, adapter in ADAPTERS.items():
         register_codec(name)(functools.partial(adapter, name))
     OmegaConf.register_new_resolver("vcm_plugin_qp", one_line(folder_qp), replace=True)
