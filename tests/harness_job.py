@@ -34,10 +34,14 @@ DATASETS = {"image": "COCO", "video": "SFUHW"}
 
 @dataclass(frozen=True)
 class Job:
-    """A detector and a test set in a folder, laid out as both runners want them."""
+    """A detector and a test set in a folder, laid out as both runners want them.
+
+    site: the folder that our package is installed in; the commands see no other copy of it.
+    """
 
     folder: Path
     pictures: tuple[Path, ...]
+    site: Path
 
     @property
     def condition(self) -> Path:
@@ -47,7 +51,7 @@ class Job:
         """`vcm-plugin run`: its result.json and its folder."""
         out = self.folder / "runs" / codec
         command = [sys.executable, "-m", "vcm_plugin.cli", "run", self.condition, "--codec", codec]
-        execute([*command, "-o", out, *options], self.folder)
+        execute([*command, "-o", out, *options], self.folder, self.site)
         return json.loads((out / "result.json").read_text()), out
 
     def run_harness(
@@ -93,11 +97,12 @@ class Job:
             f"++codec.eval_encode={'bpp' if kind == 'image' else 'bitrate'}",
             *overrides,
         ]
-        return start(command, self.folder)
+        return start(command, self.folder, self.site)
 
 
 def make_job(
     folder: Path,
+    site: Path,
     pictures: Sequence[tuple[str, np.ndarray]],
     codecs: dict,
     min_size: int = 160,
@@ -105,7 +110,7 @@ def make_job(
     weights: Path | None = None,
     ground_truth: dict | None = None,
 ) -> Job:
-    """Write detector, pictures (named, uint8 RGB) and annotations; codecs: keys of the condition."""
+    """Write detector, named RGB pictures and annotations; codecs: keys of the condition."""
     tree = read_tree(MODELS / f"{model}.yaml")
     if weights is None:
         tree["INPUT"] |= {"MIN_SIZE_TEST": min_size, "MAX_SIZE_TEST": 2 * min_size}
@@ -142,7 +147,7 @@ def make_job(
         f"[Sequence]\nname=job\nframeRate=25\nseqLength={len(paths)}\n"
         f"imWidth={width}\nimHeight={height}\n"
     )
-    return Job(folder, tuple(paths))
+    return Job(folder, tuple(paths), site)
 
 
 def pseudo_ground_truth(folder: Path, paths: Sequence[Path], classes: int) -> dict:
@@ -153,9 +158,7 @@ def pseudo_ground_truth(folder: Path, paths: Sequence[Path], classes: int) -> di
         picture = read_picture(path)
         image_id = 101 + number  # no id is the beginning of another, which the harness mistakes
         height, width = picture.shape[:2]
-        images.append(
-            {"id": image_id, "file_name": path.name, "height": height, "width": width}
-        )
+        images.append({"id": image_id, "file_name": path.name, "height": height, "width": width})
         found = detector.nn_part2(detector.nn_part1(picture))
         for i in np.argsort(-found.scores, kind="stable")[:BOXES]:
             x0, y0, x1, y1 = map(float, found.boxes[i])
@@ -183,9 +186,9 @@ def summary(folder: Path) -> dict[str, str]:
     return row
 
 
-def start(command: Sequence, folder: Path) -> subprocess.CompletedProcess[str]:
+def start(command: Sequence, folder: Path, site: Path) -> subprocess.CompletedProcess[str]:
     """A command in a folder, on one thread, as a user of an installed package would run it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(site)}
     environment.setdefault("USER", "tests")  # the harness asks for it
     return subprocess.run(
         [str(word) for word in command],
@@ -193,8 +196,16 @@ def start(command: Sequence, folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def execute(command: Sequence, folder: Path) -> str:
+def execute(command: Sequence, folder: Path, site: Path) -> str:
     """The output of a command, which must succeed."""
-    done = start(command, folder)
+    done = start(command, folder, site)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
     return done.stdout
+
+
+def install(wheel: Path, site: Path) -> Path:
+    """Install a wheel, without what it needs, into a folder."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
+    done = subprocess.run([*map(str, command), str(wheel)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return site
