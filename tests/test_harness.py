@@ -357,7 +357,7 @@ def test_the_hash_of_the_latents_does_not_depend_on_threads(scenes, tmp_path):
 
 def test_frames_are_views_and_are_not_kept(scenes):
     """What the codec sees of a frame is the harness's own memory."""
-    from vcm_plugin.harness import pyramids as frames_of
+    from vcm_plugin.harness.codec import pyramids as frames_of
 
     features = pyramids(scenes)
     x = harness_input(features[0])
@@ -386,6 +386,13 @@ def test_bad_settings_end_in_one_line(codec, config, line):
     with pytest.raises(SystemExit, match=line) as ended:
         adapter(codec, **config)
     assert str(ended.value).startswith("vcm-plugin: error: ") and "\n" not in str(ended.value)
+
+
+def test_a_range_that_clips_everything_is_refused(r50, tmp_path):
+    """As the harness's own table does for OIV6: its lower bound is the maximum of the data."""
+    codec = adapter("vvc_feature", qp=32, vvc_feature_range=[20.2466, 28.3975])
+    with pytest.raises(SystemExit, match="100% of the features lie outside 20.2466 .. 28.3975"):
+        codec.encode(harness_input(pyramids(r50)[0]), tmp_path, "job", "img_id_1")
 
 
 def test_a_harness_with_another_contract_is_refused_in_one_line(monkeypatch):
@@ -421,9 +428,9 @@ def test_bad_input_ends_the_stock_command_with_one_line(r50):
 
 
 def test_the_contract_is_that_of_this_harness():
-    from vcm_plugin import harness
+    from vcm_plugin.harness import ADAPTERS
+    from vcm_plugin.harness.contract import check_contract
 
-    harness.check_contract()
-    assert set(harness.CONTRACT) == {"_compress", "_decompress"}
-    for adapter_class in harness.ADAPTERS.values():
-        assert list(inspect.signature(adapter_class.decode).parameters)[1] == "bitstream"
+    check_contract()
+    for answers in ADAPTERS.values():
+        assert list(inspect.signature(answers.decode).parameters)[1] == "bitstream"

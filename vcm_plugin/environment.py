@@ -25,7 +25,7 @@ NOT_IN_RESULTS = (
     "training",
     "crosscheck.py",
     "complexity.py",
-    "harness.py",
+    "harness",
     "hydra_plugins",
 )
 

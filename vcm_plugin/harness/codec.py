@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How CompressAI-Vision calls our codecs: its codec contract, and nothing else of it.
-
-The codecs are those of vcm_plugin.codecs, untouched: what they write inside the harness is, byte
-for byte, what `vcm-plugin run` writes for the same features. This is the one file that knows the
-harness; vcm_plugin.hydra_plugins loads it there, cfg/compressai_vision configures it.
-"""
+"""How a codec of ours answers the calls of CompressAI-Vision's pipelines."""
 
 from __future__ import annotations
 
@@ -12,11 +7,10 @@ import configparser
 import functools
 import hashlib
 import importlib
-import inspect
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,101 +18,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vcm_plugin import codecs, conditions, environment, ivn, results
+from vcm_plugin import codecs, conditions, environment, results
 from vcm_plugin.bitstream import Timing
 from vcm_plugin.datasets import read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.split import detectron2_is_installed
+from vcm_plugin.harness.contract import check_contract, folder_qp, named_rate_point, one_line
 from vcm_plugin.stages import collected
 
-KNOWN_VERSION = "1.1.14"  # of CompressAI-Vision, that this file was tested with
-# What its pipelines hand to a codec, read off the functions that do it.
-CONTRACT = {
-    "_compress": "self codec x codec_output_dir bitstream_name filename remote_inference",
-    "_decompress": "self codec bitstream codec_output_dir filename org_img_size remote_inference "
-    "vcm_mode output10b",
-}
 RATE_KEYS = ("rate_point", "qp", "size")
+MOST = 0.5  # of the features; a range that clips so many is that of other data
 log = logging.getLogger("vcm_plugin")
-
-
-def one_line(function: Callable) -> Callable:
-    """The function, ending the program with one line on bad input, as our command line does.
-
-    The harness catches no InputError: Hydra would print a trace.
-    """
-
-    @functools.wraps(function)
-    def ending(*arguments, **named):
-        try:
-            return function(*arguments, **named)
-        except InputError as error:
-            raise SystemExit(f"vcm-plugin: error: {error}") from error
-
-    return ending
-
-
-# --- being found ------------------------------------------------------------------------------
-
-
-def register() -> None:
-    """Make the codecs known by their names; raises InputError where the harness has no registry."""
-    from omegaconf import OmegaConf
-
-    try:
-        from compressai_vision.registry import register_codec
-    except ImportError as error:
-        raise InputError(
-            f"{_expected_harness()}: its registry has no register_codec ({error})"
-        ) from error
-    if detectron2_is_installed():
-        importlib.import_module("vcm_plugin.split.detectron2")  # the backbone of our own detectors
-    for name, adapter in ADAPTERS.items():
-        register_codec(name)(functools.partial(adapter, name))
-    OmegaConf.register_new_resolver("vcm_plugin_qp", one_line(folder_qp), replace=True)
-
-
-def check_contract() -> None:
-    """Raise InputError where the harness calls a codec in another way than this file answers."""
-    from compressai_vision.pipelines.base import BasePipeline
-
-    for name, expected in CONTRACT.items():
-        method = getattr(BasePipeline, name, None)
-        found = "nothing" if method is None else " ".join(inspect.signature(method).parameters)
-        if found != expected:
-            raise InputError(
-                f"{_expected_harness()}: {name} takes ({found}), expected ({expected})"
-            )
-
-
-def folder_qp(codec: str, rate_point: Any, qp: Any) -> int:
-    """The integer that the harness names a folder by; the higher, the fewer bits.
-
-    It is the QP of VVC; for diff_fchm 32 + 6 log2 s (ivn.qp_of_scale).
-    """
-    point = named_rate_point(codec, rate_point, qp)
-    return ivn.qp_of_scale(float(point)) if codec == "diff_fchm" else int(point)
-
-
-def named_rate_point(codec: str, rate_point: Any, qp: Any) -> str:
-    """The rate point of the configuration, which gives it itself or by its integer."""
-    if (rate_point is None) == (qp is None):
-        found = "none" if qp is None else f"{rate_point} and {qp}"
-        raise InputError(
-            f"codec.encoder_config: expected one of rate_point and qp, found {found}; give "
-            "++codec.encoder_config.rate_point=..."
-        )
-    given = qp if rate_point is None else rate_point
-    scale = codec == "diff_fchm" and qp is None
-    if not scale and not isinstance(given, int):
-        raise InputError(f"codec.encoder_config: expected an integer QP, found {given!r}")
-    point = ivn.scale_of_qp(qp) if codec == "diff_fchm" and not scale else str(given)
-    codecs.codec_entry(codec).check(point)
-    return point
-
-
-# --- what the harness calls -------------------------------------------------------------------
 
 
 class HarnessCodec:
@@ -201,6 +111,7 @@ class SplitCodec(HarnessCodec):
         file = bitstream_path(codec_output_dir, bitstream_name, file_prefix)
         frames = len(next(iter(x["data"].values())))
         timing = self._timing(frames, file_prefix)
+        self._require_range(next(pyramids(x)))
         coded, seconds = self._write(pyramids(x), file, timing)
         macs = self._macs(next(pyramids(x)), "reduction", file) if self.mac_computation else None
         return coded, seconds, macs
@@ -251,6 +162,20 @@ class SplitCodec(HarnessCodec):
             for features in self.codec.decode_frames(file):
                 arrays = {name: x.numpy() for name, x in features.layers.items()}
                 yield features, latents_sha256(arrays)
+
+    def _require_range(self, features: FeaturePyramid) -> None:
+        """Refuse a range of a data set that most features lie outside of: all would be clipped."""
+        value_range = getattr(self.codec, "value_range", None)
+        if value_range is None:
+            return
+        low, high = value_range
+        outside = [((x < low) | (x > high)).sum().item() for x in features.layers.values()]
+        share = sum(outside) / sum(x.numel() for x in features.layers.values())
+        if share > MOST:
+            raise InputError(
+                f"codec.encoder_config.vvc_feature_range: {share:.0%} of the features lie outside "
+                f"{low:g} .. {high:g}: expected the range of this data set and detector, or picture"
+            )
 
     def _macs(self, features: FeaturePyramid, which: str, file: Path) -> tuple[float, int]:
         """kMAC of the networks for one frame and the pixels of the network input."""
@@ -325,9 +250,6 @@ class RemoteCodec(HarnessCodec):
             )
 
 
-# --- what they are made of --------------------------------------------------------------------
-
-
 def pyramids(x: Mapping[str, Any]) -> Iterator[FeaturePyramid]:
     """The features of each frame, views into the harness's tensors (N, C, h, w)."""
     size = x["org_input_size"]
@@ -377,7 +299,7 @@ def _codec(name: str, encoder_config: Mapping[str, Any], detector: str | None) -
     """The codec of our runner: encoder_config holds the keys that a test condition has for it."""
     settings = {k: v for k, v in encoder_config.items() if k not in RATE_KEYS and v is not None}
     if detector is not None:
-        root = Path(inspect.getfile(_harness())).parents[1]
+        root = Path(importlib.import_module("compressai_vision").__file__).parents[1]
         settings["weights"] = detector.replace("default/", f"{root}/", 1)
     required = {"name": "codec.encoder_config", "model": "", "class_names": [], "tasks": []}
     condition = conditions.build(required | settings, Path("codec.encoder_config"))
@@ -394,20 +316,3 @@ def _counted(codec: Any, which: str, shapes: tuple) -> Any:
         ) from error
     count = {"reduction": complexity.count_reduction, "restoration": complexity.count_restoration}
     return count[which](codec, dict(shapes))
-
-
-def _harness() -> Any:
-    import compressai_vision
-
-    return compressai_vision
-
-
-def _expected_harness() -> str:
-    found = environment.version("compressai-vision")
-    return (
-        f"expected CompressAI-Vision {KNOWN_VERSION} or one with the same codec contract, found "
-        f"{found}"
-    )
-
-
-ADAPTERS = {"diff_fchm": SplitCodec, "vvc_feature": SplitCodec, "vvc_remote": RemoteCodec}
