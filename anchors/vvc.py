@@ -21,12 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ffmpeg
-import imageio_ffmpeg
 import numpy as np
 
 from vcm_plugin.bitstream import BitstreamError
 from vcm_plugin.errors import InputError
-from vcm_plugin.process import ProcessError, blocks, feed, run
+from vcm_plugin.process import (
+    FFMPEG_REPAIR,
+    ProcessError,
+    blocks,
+    feed,
+    ffmpeg_program,
+    run,
+)
 
 Planes = tuple[np.ndarray, ...]
 
@@ -63,7 +69,6 @@ PRESET_PARAMETERS = {
     "faster": {"DepQuant": 1, "SignHideFlag": 0, "RDOQ": 1, "MIP": 1, "FastMIP": 3},
     "fast": {"MIP": 1, "FastMIP": 3},
 }
-FFMPEG_REPAIR = "install imageio-ffmpeg 0.8 or later, or point IMAGEIO_FFMPEG_EXE to an FFmpeg"
 PARAMETER_SETS = (14, 15, 16)  # NAL types: of video, sequence and picture
 SUFFIX_NALS = (18, 21, 22, 24, 25)  # that belong to the picture before them
 LAST_SLICE_NAL, INTRA_NALS = 11, (7, 8, 9)  # slices have the types 0 .. 11
@@ -219,9 +224,10 @@ class VVenC:
                     raise
                 raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
 
-    def identity(self, luma_only: bool, intra_period: int = 1) -> dict:
+    def identity(self, luma_only: bool, random_access: bool = False) -> dict:
         """What determines the stream: versions and command line (not the number of threads)."""
-        command = self.encode_command("H", "W", "QP", luma_only, intra_period)
+        period = "PERIOD" if random_access else 1
+        command = self.encode_command("H", "W", "QP", luma_only, period)
         command[command.index("-threads") + 1] = "N"
         return {
             **vvenc_versions(),
@@ -229,14 +235,6 @@ class VVenC:
             "chroma_format": "4:0:0" if luma_only else "4:2:0",
             "command": " ".join(["ffmpeg", *command]),
         }
-
-
-def ffmpeg_program() -> str:
-    """Path of the FFmpeg that imageio-ffmpeg brings or finds."""
-    try:
-        return imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise ProcessError(f"no FFmpeg was found ({error}); {FFMPEG_REPAIR}") from None
 
 
 def vvenc_versions() -> dict[str, str]:
@@ -309,7 +307,7 @@ class Vtm:
     ) -> Iterator[bytes]:
         """The access units of a sequence, every picture an intra picture."""
         if intra_period != 1:
-            raise InputError("VTM codes sequences all-intra here: set the intra period to 1")
+            raise InputError("VTM codes sequences all-intra here: set vvc_random_access to false")
         return _intra_frames(self, frames, qp)
 
     def decode_frames(self, units: Iterable[bytes]) -> Iterator[Planes]:
@@ -355,7 +353,7 @@ class Vtm:
                 raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
             return _split_planes(_read_output(output, "VTM's decoder"), picture)
 
-    def identity(self, luma_only: bool, intra_period: int = 1) -> dict:
+    def identity(self, luma_only: bool, random_access: bool = False) -> dict:
         """What determines the stream: digests of encoder and configuration, and the command."""
         names = {"encoder": self.encoder, "config": self.config}
         placeholder = Vtm(Path("EncoderAppStatic"), Path(), Path("CONFIG"))
@@ -484,12 +482,13 @@ def check_planes(planes: Sequence[np.ndarray], qp: int) -> tuple[int, int]:
     return height, width
 
 
-def check_intra_period(frames: int) -> None:
-    """Raise InputError where VVenC cannot have an intra picture every so many frames."""
-    if frames != 1 and (frames < 32 or frames % 32):
-        raise InputError(
-            f"expected an intra period of 1 (all-intra) or a multiple of 32 frames, found {frames}"
-        )
+def intra_period(frame_rate: tuple[int, int], random_access: bool) -> int:
+    """Frames from one intra picture to the next: about a second, as the test conditions have it.
+
+    >>> [intra_period((fps, 1), True) for fps in (24, 30, 50, 60)], intra_period((50, 1), False)
+    ([32, 32, 64, 64], 1)
+    """
+    return 32 * max(1, round(frame_rate[0] / frame_rate[1] / 32)) if random_access else 1
 
 
 @dataclass(frozen=True)

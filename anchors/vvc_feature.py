@@ -35,22 +35,21 @@ class VvcFeatureCodec:
     value_range: feature values of the samples 0 and 1023, as the test conditions give them for a
     data set; None: those of each picture.
     backend: "vvenc" or "vtm", whose paths come from the environment (anchors.vvc.Vtm).
-    intra_period: of sequences; 1 is all-intra, more frames than one are coded with inter prediction
-    between intra pictures (random access; VVenC only).
+    random_access: sequences are coded with inter prediction between intra pictures, of which there
+    is one about every second (VVenC only), instead of all-intra.
     """
 
     preset: str = "faster"
     value_range: tuple[float, float] | None = None
     threads: int = 1
     backend: str = "vvenc"
-    intra_period: int = 1
+    random_access: bool = False
 
     kind = "feature"
 
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
             raise InputError(f"expected the backend vvenc or vtm, found {self.backend!r}")
-        vvc.check_intra_period(self.intra_period)
         vvc.VVenC(self.preset, self.threads)  # refuses settings that it does not know
         if self.value_range is not None:
             low, high = (bitstream.round_float(float(v), 32) for v in self.value_range)
@@ -78,7 +77,7 @@ class VvcFeatureCodec:
             "value_range": (
                 list(self.value_range) if self.value_range else "of each picture, 16-bit floats"
             ),
-            "inner_codec": self.encoder.identity(True, self.intra_period),
+            "inner_codec": self.encoder.identity(True, self.random_access),
         }
 
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
@@ -108,7 +107,8 @@ class VvcFeatureCodec:
                 headers.append(replace(header, **vars(timing)))
                 yield planes
 
-        units = self.encoder.encode_frames(packed(), qp, self.intra_period)
+        period = vvc.intra_period(timing.frame_rate, self.random_access)
+        units = self.encoder.encode_frames(packed(), qp, period)
         return bitstream.write_frames(file, ((headers.pop(0), unit) for unit in units))
 
     def decode(self, data: bytes) -> FeaturePyramid:

@@ -44,20 +44,19 @@ class VvcRemoteCodec:
 
     The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
     and width. preset, threads: of VVenC; VTM has neither. backend: "vvenc" or "vtm".
-    intra_period: of sequences, as in VvcFeatureCodec.
+    random_access: of sequences, as in VvcFeatureCodec.
     """
 
     preset: str = "faster"
     threads: int = 1
     backend: str = "vvenc"
-    intra_period: int = 1
+    random_access: bool = False
 
     kind = "picture"
 
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
             raise InputError(f"expected the backend vvenc or vtm, found {self.backend!r}")
-        vvc.check_intra_period(self.intra_period)
         vvc.VVenC(self.preset, self.threads)  # refuses settings that it does not know
 
     @property
@@ -78,7 +77,7 @@ class VvcRemoteCodec:
             "codec": self.name,
             "colour": "BT.709, limited range, 10 bits, 4:2:0, chroma sited at the centre",
             "resampling": "Lanczos 3, of float samples",
-            "inner_codec": self.encoder.identity(False, self.intra_period),
+            "inner_codec": self.encoder.identity(False, self.random_access),
         }
 
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
@@ -91,7 +90,7 @@ class VvcRemoteCodec:
     ) -> list[int]:
         """Write the VVC stream of a sequence of RGB pictures; the bytes of each, as coded.
 
-        The raw stream has no place for the timing.
+        The raw stream has no place for the frame rate.
         """
         qp, percent = parse_rate_point(rate_point)
         prefixes: list[bytes] = []
@@ -102,7 +101,8 @@ class VvcRemoteCodec:
                 yield _planes(picture, percent)
 
         sizes = []
-        for unit in self.encoder.encode_frames(planes(), qp, self.intra_period):
+        period = vvc.intra_period(timing.frame_rate, self.random_access)
+        for unit in self.encoder.encode_frames(planes(), qp, period):
             sizes.append(file.write(unit if sizes else prefixes[0] + unit))
         return sizes
 

@@ -14,13 +14,16 @@ ORDER = """
     vcm_plugin.bitstream vcm_plugin.weights_file vcm_plugin.ivn vcm_plugin.rans vcm_plugin.vfcn
     vcm_plugin.entropy vcm_plugin.machine_codec vcm_plugin.human
     anchors
-    vcm_plugin.split vcm_plugin.minictc vcm_plugin.conditions vcm_plugin.datasets
-    vcm_plugin.tasks vcm_plugin.metrics vcm_plugin.codecs
+    vcm_plugin.split vcm_plugin.minictc vcm_plugin.drawn_sets
+    vcm_plugin.conditions vcm_plugin.datasets
+    vcm_plugin.open_images vcm_plugin.sequences
+    vcm_plugin.tasks vcm_plugin.semantic vcm_plugin.protocols
+    vcm_plugin.metrics vcm_plugin.codecs
     vcm_plugin.results vcm_plugin.feature_cache vcm_plugin.workers vcm_plugin.inference
-    vcm_plugin.ctc
+    vcm_plugin.sequence_inference vcm_plugin.ctc
     vcm_plugin.tables vcm_plugin.report
     vcm_plugin.training
-    vcm_plugin.doctor vcm_plugin.commands vcm_plugin.cli
+    vcm_plugin.doctor vcm_plugin.check_data vcm_plugin.commands vcm_plugin.cli
     vcm_plugin.complexity vcm_plugin.harness vcm_plugin.hydra_plugins
 """.split()
 ANCHORS_MAY_IMPORT = {

@@ -12,7 +12,7 @@ from split_parity import MODELS
 from vcm_plugin.errors import InputError
 from vcm_plugin.split.config import DetectorConfig, from_tree, load_config, to_tree
 
-FILES = sorted(MODELS.glob("*.yaml"))
+FILES = sorted(path for path in MODELS.glob("*.yaml") if "panoptic" not in path.name)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

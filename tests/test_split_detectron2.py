@@ -219,7 +219,7 @@ def test_our_files_hold_the_values_of_the_model_zoo(name):
 
 
 def test_a_configuration_by_values_is_the_one_by_file():
-    for path in MODELS.glob("*.yaml"):
+    for path in (path for path in MODELS.glob("*.yaml") if "panoptic" not in path.name):
         by_values, by_file = read_config(load_config(path)), read_config(path)
         if not by_file.MODEL.MASK_ON:
             by_values.MODEL.ROI_MASK_HEAD = by_file.MODEL.ROI_MASK_HEAD

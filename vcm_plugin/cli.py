@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vcm_plugin import commands  # here, so that --help does not wait for it
 
     try:
-        getattr(commands, options.command)(options)
+        getattr(commands, options.command.replace("-", "_"))(options)
     except InputError as error:
         print(f"vcm-plugin: error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=vcm_plugin.__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
-    for add in (_demo, _run, _report, _encode, _decode, _info, _doctor):
+    for add in (_demo, _run, _check_data, _report, _encode, _decode, _info, _doctor):
         add(commands)
     return parser
 
@@ -119,9 +119,26 @@ def _run(commands) -> None:
     parser.add_argument(
         "--preset", metavar="NAME", help="of VVenC, faster to slower, instead of the condition's"
     )
+    parser.add_argument(
+        "--random-access",
+        action="store_true",
+        help="VVC anchors on sequences: inter prediction instead of all-intra",
+    )
     parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
     _add_data(parser)
     _add_run_options(parser)
+
+
+def _check_data(commands) -> None:
+    parser = _command(
+        commands,
+        "check-data",
+        "what of a test condition's data is missing here, by file",
+        "Looks for the pictures or sequences, the annotations and the detector's weights of a test "
+        "condition, and prints a line for each file that is missing or not what it should be.",
+    )
+    parser.add_argument("condition", metavar="CONDITION", help="a name such as sfu_hw, or a YAML")
+    _add_data_root(parser)
 
 
 def _report(commands) -> None:
@@ -239,7 +256,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--split", choices=["train", "val", "test"], help="another split of the built-in test set"
     )
-    group.add_argument(
+    _add_data_root(group)
+
+
+def _add_data_root(parser) -> None:
+    parser.add_argument(
         "--data-root",
         type=Path,
         metavar="DIR",
@@ -253,7 +274,12 @@ def _add_device(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how to run")
-    group.add_argument("--limit", type=_positive, metavar="N", help="only the first N pictures")
+    group.add_argument(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="only the first N pictures, or frames of each sequence",
+    )
     group.add_argument(
         "--jobs",
         type=_positive,

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Features (kind "feature") or a picture (kind "picture") -> bytes -> the same kind again."""
+    """Features (kind "feature") or a picture (kind "picture") -> bytes -> the same kind again.
+
+    A codec of sequences also has encode_frames(frames, rate_point, timing, file) -> bytes of each
+    frame, and decode_frames(path), which decodes one frame after the other.
+    """
 
     name: str
     kind: str
@@ -128,12 +132,15 @@ def _vvc_feature(condition: TestCondition) -> VvcFeatureCodec:
         preset=condition.require("vvc_feature_preset"),
         value_range=_value_range(condition, "vvc_feature_range"),
         threads=condition.threads_per_job,
+        random_access=condition.vvc_random_access,
     )
 
 
 def _vvc_remote(condition: TestCondition) -> VvcRemoteCodec:
     return VvcRemoteCodec(
-        preset=condition.require("vvc_remote_preset"), threads=condition.threads_per_job
+        preset=condition.require("vvc_remote_preset"),
+        threads=condition.threads_per_job,
+        random_access=condition.vvc_random_access,
     )
 
 

@@ -49,6 +49,7 @@ def run(options: Namespace) -> None:
         "limit": options.limit,
         "tasks": options.tasks and tuple(options.tasks),
         entry.qps: options.qps and tuple(options.qps),
+        "vvc_random_access": options.random_access or None,
     }
     if options.preset:
         changes[entry.preset] = options.preset
@@ -57,6 +58,20 @@ def run(options: Namespace) -> None:
     result = _run_test(condition, options.codec, folder, options)
     _print_points(result)
     print(f"results: {folder / 'result.json'}")
+
+
+def check_data(options: Namespace) -> None:
+    """What of a condition's data is missing; raises InputError where something is."""
+    from vcm_plugin.check_data import missing_data
+
+    condition = load_condition(options.condition)
+    count = 0
+    for line in missing_data(condition, _data_root(options) or condition.folder):
+        print(line)
+        count += 1
+    if count:
+        raise InputError(f"{condition.name}: {count} files or folders are missing or wrong")
+    print(f"{condition.name}: everything is there")
 
 
 def report(options: Namespace) -> None:
@@ -148,11 +163,10 @@ def _run_test(condition: TestCondition, codec: str, folder: Path, options: Names
     """Run a test with progress bars."""
     from vcm_plugin import ctc
 
-    root = getattr(options, "data_root", None) or os.environ.get("VCM_DATA")
     run_options = ctc.RunOptions(
         jobs=options.jobs,
         device=options.device,
-        data_root=Path(root) if root else None,
+        data_root=_data_root(options),
         keep_going=options.keep_going,
         check_expected=not options.no_expected,
         overwrite=options.overwrite,
@@ -170,6 +184,11 @@ def _run_test(condition: TestCondition, codec: str, folder: Path, options: Names
     for skipped in result["skipped"]:
         print(f"vcm-plugin: skipped, unreadable: {skipped['file_name']}", file=sys.stderr)
     return result
+
+
+def _data_root(options: Namespace) -> Path | None:
+    root = getattr(options, "data_root", None) or os.environ.get("VCM_DATA")
+    return Path(root) if root else None
 
 
 def _progress_bars():
@@ -201,7 +220,8 @@ def _write_report(runs: list[Path], anchors: list[str], output: Path, formats: l
 def _print_points(result: dict) -> None:
     from vcm_plugin.metrics import bpp
 
-    names = [n for n in result["uncompressed"]["accuracy"] if n.endswith(("_ap", "_ap50"))]
+    measured = result["uncompressed"]["accuracy"]
+    names = [n for n in measured if n.endswith(("_ap", "_ap50", "miou"))]
     rows = [("rate point", "bpp", *(name.replace("_", " ") for name in names))]
     for point in [*result["points"], {"rate_point": "uncompressed", **result["uncompressed"]}]:
         rate = f"{bpp(point['bits'], point['pixels']):.4f}" if "bits" in point else ""

@@ -34,7 +34,15 @@ class TestCondition:
     minictc: str | None = None
     images: str | None = None
     annotations: str | None = None
-    limit: int | None = None
+    classes_by_position: bool = False  # class i is the i-th category, whatever it is called there
+    sequences: tuple[str, ...] = ()  # class/name of each, in the order of the tables
+    sequence_folder: str | None = None  # of a sequence, {} stands for its name
+    limit: int | None = None  # pictures, or frames of each sequence
+    protocol: str = "coco"  # how accuracy is measured: coco, open_images or semantic
+    semantic_of_class: tuple[int, ...] = ()  # class that is judged of each class of the detector
+    semantic_of_label: tuple[int, ...] = ()  # and of each label of the ground truth
+    semantic_judged: tuple[int, ...] = ()  # those that the mean is taken over
+    label_hierarchy: str | None = None  # of Open Images, where it is not expanded yet
     weights: str | None = None
     runtime: str = "auto"
     split_point: str = "fpn"
@@ -51,6 +59,7 @@ class TestCondition:
     diff_fchm_other_detector: bool = False
     diff_fchm_human_weights: str | None = None  # a folder that scripts/train_hvcn.py wrote
     diff_fchm_human_prior: str | None = None  # folder or hub id, where it is not in that folder
+    vvc_random_access: bool = False  # of sequences; all-intra otherwise
     vvc_feature_qps: tuple[int, ...] = ()
     vvc_feature_preset: str | None = None
     vvc_feature_range: str | tuple[float, ...] | None = None
@@ -92,6 +101,8 @@ class TestCondition:
         """What the test set is called in results; no path."""
         if self.minictc is not None:
             return f"mini-CTC {self.minictc}"
+        if self.sequences:
+            return Path(self.require("sequence_folder")).parts[0]
         return "/".join(Path(self.require("annotations")).parts[-2:])
 
     def expected(self) -> dict[str, float]:

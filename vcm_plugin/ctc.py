@@ -14,10 +14,11 @@ from typing import Any
 from vcm_plugin import environment, results
 from vcm_plugin.codecs import codec_entry
 from vcm_plugin.conditions import TestCondition
-from vcm_plugin.datasets import open_dataset
 from vcm_plugin.errors import InputError
 from vcm_plugin.inference import Plan, Worker
 from vcm_plugin.results import UNCOMPRESSED, Journal
+from vcm_plugin.sequence_inference import SequenceWorker
+from vcm_plugin.sequences import open_test_set
 from vcm_plugin.workers import Workers
 
 Progress = Callable[[str, int, int], None]
@@ -59,12 +60,13 @@ def run(
             condition,
             codec_name,
             folder,
-            open_dataset(condition, options.data_root),
+            open_test_set(condition, options.data_root),
             options.device,
             options.keep_going,
             options.feature_cache_bytes,
         )
-        with results.locked(folder), Workers(options.jobs, Worker, plan) as workers:
+        worker = SequenceWorker if plan.dataset.sequences else Worker
+        with results.locked(folder), Workers(options.jobs, worker, plan) as workers:
             test = _Test(plan, options, workers, progress)
             result = test.run()
             wall = {"wall_seconds": time.perf_counter() - started}
@@ -102,7 +104,7 @@ class _Test:
 
     def _measure(self) -> dict[int, str]:
         """Measure what the uncompressed point lacks; returns the unreadable pictures by id."""
-        entries, skipped = self.plan.dataset.pictures, {}
+        entries, skipped = self.plan.dataset.entries, {}
         journal = Journal(self.plan.folder / UNCOMPRESSED)
         todo = [(entry,) for entry in entries if entry.image_id not in journal.records]
         done = len(entries) - len(todo)
@@ -119,7 +121,7 @@ class _Test:
 
     def _code(self, skipped: dict[int, str], kind: str) -> None:
         """Code what the rate points lack, picture by picture."""
-        entries = [e for e in self.plan.dataset.pictures if e.image_id not in skipped]
+        entries = self._entries(skipped)
         journals = {point: Journal(self.plan.folder / point) for point in self.points}
         todo = []
         # Backwards: the features cached last are still there where the cache is too small for all.
@@ -142,9 +144,9 @@ class _Test:
         todo = [(point, list(skipped)) for point, file in files.items() if not file.is_file()]
         done, stage = len(points) - len(todo), "evaluation"
         for evaluated in self._counted(stage, "evaluate", todo, done, len(points)):
-            point, accuracy, seconds = evaluated
+            point, found, seconds = evaluated
             self.evaluations[point] = seconds
-            results.write_json(files[point], self._point(point, accuracy, skipped))
+            results.write_json(files[point], self._point(point, found, skipped))
         return {point: results.read_json(file) for point, file in files.items()}
 
     def _counted(
@@ -157,20 +159,26 @@ class _Test:
             self.progress(stage, done, total)
             yield value
 
-    def _point(self, point: str, accuracy: dict[str, float], skipped: dict[int, str]) -> dict:
+    def _entries(self, skipped: dict[int, str]) -> list:
+        """The pictures or sequences that are readable."""
+        return [e for e in self.plan.dataset.entries if e.image_id not in skipped]
+
+    def _point(self, point: str, found: dict[str, Any], skipped: dict[int, str]) -> dict:
         """One entry of `points` in result.json; the uncompressed one has no bits."""
-        entries = [e for e in self.plan.dataset.pictures if e.image_id not in skipped]
         if point == UNCOMPRESSED:
-            return {"accuracy": accuracy}
+            return found
+        entries = self._entries(skipped)
         records = Journal(self.plan.folder / point).records
-        bits = [records[entry.image_id]["bits"] for entry in entries]
+        coded = [records[entry.image_id] for entry in entries]
+        image_ids = [image_id for entry in entries for image_id in entry.image_ids]
+        bits = [bits for record in coded for bits in record.get("frame_bits", [record["bits"]])]
         return {
             "rate_point": point,
             "bits": sum(bits),
-            "pixels": sum(entry.height * entry.width for entry in entries),
-            "pictures": len(entries),
-            "accuracy": accuracy,
-            "per_picture": {"image_id": [entry.image_id for entry in entries], "bits": bits},
+            "pixels": sum(entry.pixels for entry in entries),
+            "pictures": len(image_ids),
+            **found,
+            "per_picture": {"image_id": image_ids, "bits": bits},
         }
 
     def _check_expected(self, accuracy: dict[str, float]) -> dict[str, Any]:
@@ -197,7 +205,7 @@ class _Test:
     ) -> dict:
         """The content of result.json: nothing in it depends on when or where the test ran."""
         plan = self.plan
-        entries = [e for e in plan.dataset.pictures if e.image_id not in skipped]
+        entries = self._entries(skipped)
         records = Journal(plan.folder / UNCOMPRESSED).records
         pictures = [[e.image_id, records[e.image_id]["picture_sha256"]] for e in entries]
         digest = results.sha256_of([pictures, plan.dataset.without(skipped).coco])
@@ -213,15 +221,25 @@ class _Test:
             "environment": {**identity["environment"], "commit": environment.commit()},
             "dataset": {
                 "name": plan.condition.dataset_name(),
-                "pictures": len(entries),
-                "pixels": sum(entry.height * entry.width for entry in entries),
+                "pictures": sum(len(entry.image_ids) for entry in entries),
+                "pixels": sum(entry.pixels for entry in entries),
                 "sha256": digest,
+                **self._sequences(),
             },
             "skipped": [{"image_id": i, "file_name": name} for i, name in sorted(skipped.items())],
             "uncompressed": points[UNCOMPRESSED],
             "expected": expected,
             "points": [points[point] for point in self.points],
         }
+
+    def _sequences(self) -> dict[str, list]:
+        """Name, class, frames and frame rate of each sequence; nothing for a set of pictures."""
+        sequences = self.plan.dataset.sequences
+        described = [
+            {"name": s.name, "class": s.group, "frames": len(s.frames), "rate": list(s.frame_rate)}
+            for s in sequences
+        ]
+        return {"sequences": described} if sequences else {}
 
     def timings(self) -> dict[str, Any]:
         """Seconds of each stage and point: the sum and the median of the pictures."""

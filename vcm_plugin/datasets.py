@@ -46,11 +46,49 @@ class PictureEntry:
     height: int
     width: int
 
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The pictures in the ground truth that this entry stands for: itself."""
+        return (self.image_id,)
+
+    @property
+    def pixels(self) -> int:
+        """Of the picture."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class SequenceEntry:
+    """One sequence of a test set: its number, its name and its class, and its frames in order.
+
+    frame_rate: frames per second as (numerator, denominator). video: the file that holds the frames
+    where they are no picture files. points: the file with labelled points of each frame, if any.
+    """
+
+    image_id: int
+    name: str
+    group: str
+    frames: tuple[PictureEntry, ...]
+    frame_rate: tuple[int, int]
+    video: Path | None = None
+    points: Path | None = None
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The pictures in the ground truth that this entry stands for."""
+        return tuple(frame.image_id for frame in self.frames)
+
+    @property
+    def pixels(self) -> int:
+        """Of all frames."""
+        return sum(frame.pixels for frame in self.frames)
+
 
 @dataclass(frozen=True)
 class CocoDataset:
     """A COCO-layout test set.
 
+    sequences: those that its pictures are the frames of; none where they are pictures.
     coco: the ground truth of exactly these pictures, as in the annotation file.
     category_ids: COCO category id of each class of the detector; None where the set lacks it.
     """
@@ -60,6 +98,17 @@ class CocoDataset:
     coco: dict
     category_ids: tuple[int | None, ...]
     has_masks: bool
+    sequences: tuple[SequenceEntry, ...] = ()
+
+    @property
+    def entries(self) -> tuple[PictureEntry, ...] | tuple[SequenceEntry, ...]:
+        """What is coded at once: pictures, or whole sequences."""
+        return self.sequences or self.pictures
+
+    def of(self, sequences: Collection[SequenceEntry]) -> CocoDataset:
+        """The test set of these sequences alone."""
+        frames = [frame for sequence in sequences for frame in sequence.frames]
+        return dataclasses.replace(_restricted(self, frames), sequences=tuple(sequences))
 
     def without(self, image_ids: Collection[int]) -> CocoDataset:
         """The test set less some pictures and their ground truth."""
@@ -68,9 +117,11 @@ class CocoDataset:
     def files_sha256(self) -> str:
         """sha256 over the picture files and the ground truth."""
         digest = hashlib.sha256(json.dumps(self.coco, sort_keys=True).encode())
-        for entry in self.pictures:
+        videos = {sequence.video for sequence in self.sequences if sequence.video}
+        points = [sequence.points for sequence in self.sequences if sequence.points]
+        for path in [*points, *(sorted(videos) or [entry.path for entry in self.pictures])]:
             try:
-                digest.update(hashlib.sha256(entry.path.read_bytes()).digest())
+                digest.update(_sha256(path))
             except OSError:  # the picture is unreadable: `read_picture` says so in due time
                 digest.update(b"unreadable")
         return digest.hexdigest()
@@ -85,7 +136,8 @@ def open_dataset(condition: TestCondition, data_root: Path | None = None) -> Coc
         root = data_root or condition.folder
         images = root / Path(condition.require("images")).expanduser()
         annotations = root / Path(condition.require("annotations")).expanduser()
-    return load_coco(images, annotations, condition.limit, condition.class_names)
+    names, by_position = condition.class_names, condition.classes_by_position
+    return load_coco(images, annotations, condition.limit, names, by_position)
 
 
 def load_coco(
@@ -93,14 +145,16 @@ def load_coco(
     annotations: Path,
     limit: int | None = None,
     class_names: Sequence[str] | None = None,
+    by_position: bool = False,
 ) -> CocoDataset:
     """Read a COCO annotation file whose pictures lie in the folder `images`.
 
     limit: the first so many pictures of the file. class_names: the classes of the detector, which
-    are matched with the categories by name; without them, class i is the i-th category id.
+    are matched with the categories by name, or by_position, where the names differ and class i is
+    the i-th category id; without class_names it is so too.
     Raises InputError where the file does not hold what it should or a picture is missing.
     """
-    coco = _read_annotations(annotations)
+    coco = read_annotations(annotations)
     entries = [
         PictureEntry(image["id"], images / image["file_name"], image["height"], image["width"])
         for image in coco["images"][:limit]
@@ -112,7 +166,7 @@ def load_coco(
             f"{annotations}: {len(missing)} of {len(entries)} pictures are not in {images}: "
             f"{named}; give the folder that holds them (--images), or annotations without them"
         )
-    category_ids = _category_ids(coco["categories"], class_names, annotations)
+    category_ids = match_categories(coco["categories"], class_names, annotations, by_position)
     whole = CocoDataset((), tuple(coco["categories"]), coco, category_ids, False)
     return _restricted(whole, entries)
 
@@ -173,7 +227,8 @@ def _drawn(split: str, limit: int | None) -> Path:
     return folder
 
 
-def _read_annotations(path: Path) -> dict:
+def read_annotations(path: Path) -> dict:
+    """The content of a COCO annotation file, its ids whole numbers, every value checked."""
     try:
         coco = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -186,6 +241,7 @@ def _read_annotations(path: Path) -> dict:
     for key in ("images", "annotations", "categories"):
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
             raise InputError(f"{path}: expected COCO annotations with a list {key!r}, found none")
+    _number_pictures(coco)
     _require_keys(coco["images"], {"id": int, "file_name": str, "height": int, "width": int}, path)
     _require_keys(coco["categories"], {"id": int, "name": str}, path)
     _require_keys(coco["annotations"], {"id": int, "image_id": int, "category_id": int}, path)
@@ -199,6 +255,22 @@ def _read_annotations(path: Path) -> dict:
         raise InputError(f"{path}: expected at least one picture, found none")
     _check_annotations(coco, path)
     return coco
+
+
+def _number_pictures(coco: dict) -> None:
+    """Give pictures whole numbers as ids: SFU-HW-Objects has floats, MPEG-OIV6 has names."""
+    numbers: dict = {}
+    for position, image in enumerate(coco["images"], start=1):
+        found = image.get("id") if isinstance(image, dict) else None
+        if isinstance(found, float) and found.is_integer():
+            numbers[found] = int(found)
+        elif isinstance(found, str):
+            numbers.setdefault(found, position)
+    records = [*coco["annotations"], *coco.get("oic_annotations", ())]
+    for items, key in ((coco["images"], "id"), (records, "image_id")):
+        for item in items:
+            if isinstance(item, dict) and not isinstance(item.get(key), (list, dict)):
+                item[key] = numbers.get(item.get(key), item.get(key))
 
 
 def _check_annotations(coco: dict, path: Path) -> None:
@@ -229,10 +301,19 @@ def _require_keys(items: list, kinds: dict[str, type], path: Path) -> None:
                 )
 
 
-def _category_ids(
-    categories: list[dict], class_names: Sequence[str] | None, path: Path
+def match_categories(
+    categories: list[dict],
+    class_names: Sequence[str] | None,
+    path: Path,
+    by_position: bool = False,
 ) -> tuple[int | None, ...]:
-    if class_names is None:
+    """The category id of each class of the detector; raises InputError for other categories."""
+    if by_position and len(categories) != len(class_names):
+        raise InputError(
+            f"{path}: expected {len(class_names)} categories, one for each class of the detector, "
+            f"found {len(categories)}; are these the annotations of another data set?"
+        )
+    if class_names is None or by_position:
         return tuple(sorted(category["id"] for category in categories))
     by_name = {category["name"].strip().lower(): category["id"] for category in categories}
     if len(by_name) != len(categories):
@@ -248,11 +329,22 @@ def _category_ids(
     return tuple(by_name.get(name) for name in classes)
 
 
+def _sha256(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.digest()
+
+
 def _restricted(dataset: CocoDataset, entries: list[PictureEntry]) -> CocoDataset:
     kept = {entry.image_id for entry in entries}
     annotations = [a for a in dataset.coco["annotations"] if a["image_id"] in kept]
     images = [image for image in dataset.coco["images"] if image["id"] in kept]
     coco = {"images": images, "annotations": annotations, "categories": list(dataset.categories)}
+    if "oic_annotations" in dataset.coco:
+        verified = [a for a in dataset.coco["oic_annotations"] if a["image_id"] in kept]
+        coco |= {"oic_labelmap": dataset.coco["oic_labelmap"], "oic_annotations": verified}
     has_masks = bool(annotations) and all(a.get("segmentation") for a in annotations)
     return dataclasses.replace(dataset, pictures=tuple(entries), coco=coco, has_masks=has_masks)
 

@@ -20,6 +20,8 @@ NOT_IN_RESULTS = (
     "cli.py",
     "commands.py",
     "doctor.py",
+    "check_data.py",
+    "drawn_sets.py",
     "tables.py",
     "report",
     "training",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcm_plugin import environment, results, tasks
+from vcm_plugin import environment, protocols, results, tasks
 from vcm_plugin.codecs import Codec, codec_entry
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, PictureEntry, PictureError, read_entry
@@ -45,7 +45,7 @@ class Plan:
 
 @dataclass
 class Watch:
-    """Seconds of each stage of one picture."""
+    """Seconds of each stage of one picture or sequence."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -53,7 +53,11 @@ class Watch:
     def __call__(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[stage] = round(time.perf_counter() - started, 6)
+        self.add(stage, time.perf_counter() - started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count more seconds for a stage."""
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 6)
 
 
 def split_inference(
@@ -109,6 +113,7 @@ class Worker:
             "codec": {"kind": self.codec.kind, **self.codec.identity()},
             "test": {
                 "tasks": list(condition.tasks),
+                "protocol": condition.protocol,
                 "score_threshold": condition.require("score_threshold"),
                 "iou_threshold": condition.require("iou_threshold"),
                 "threads_per_job": condition.threads_per_job,
@@ -161,21 +166,16 @@ class Worker:
             )
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
-        """Write the predictions of a point; yields the point, its accuracy and the seconds."""
+        """Write the predictions of a point; yields the point, what was found and the seconds."""
         started = time.perf_counter()
         condition, folder = self.plan.condition, self.plan.folder / point
         dataset = self.plan.dataset.without(skipped)
-        predictions = results.read_predictions(folder, [e.image_id for e in dataset.pictures])
+        predictions = results.read_predictions(folder, [e.image_id for e in dataset.entries])
         results.write_bytes(folder / "predictions.json", json.dumps(predictions).encode())
-        matches = {
-            task: tasks.match_pictures(dataset.coco, predictions, task, condition.iou_threshold)
-            for task in condition.tasks
-        }
-        tasks.write_matches(folder / "matches.npz", matches)
-        accuracy: dict[str, float] = {}
-        for found in matches.values():
-            accuracy |= tasks.accuracy(found, condition.score_threshold)
-        yield point, accuracy, round(time.perf_counter() - started, 6)
+        accuracy, matches = protocols.judge(condition, dataset, predictions)
+        if matches:
+            tasks.write_matches(folder / "matches.npz", matches)
+        yield point, {"accuracy": accuracy}, round(time.perf_counter() - started, 6)
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:
         """NN-Part1 of a picture, from the cache where it holds it."""
@@ -186,11 +186,14 @@ class Worker:
         key = results.sha256_of([made_by, picture.shape, _sha256(picture)])
         found = self.cache.get(key)
         if found is not None:
-            features, watch.seconds["nn_part1"] = found
+            features, seconds = found
+            watch.add("nn_part1", seconds)
             return features
-        with watch("nn_part1"):
+        once = Watch()
+        with once("nn_part1"):
             features = self.model.nn_part1(picture)
-        self.cache.put(key, features, watch.seconds["nn_part1"])
+        watch.add("nn_part1", once.seconds["nn_part1"])
+        self.cache.put(key, features, once.seconds["nn_part1"])
         return features
 
     def _predictions(self, detections: Detections, entry: PictureEntry) -> list[dict]:

@@ -68,7 +68,7 @@ def generate(split: str, folder: Path, count: int | None = None) -> Path:
         height, width = picture.shape[:2]
         images.append({"id": index + 1, "file_name": name, "height": height, "width": width})
         for category, mask in objects:
-            annotations.append(_annotation(len(annotations) + 1, index + 1, category, mask))
+            annotations.append(annotation(len(annotations) + 1, index + 1, category, mask))
         digest.update(picture.tobytes())
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASS_NAMES)]
     layout = {"images": images, "annotations": annotations, "categories": categories}
@@ -92,14 +92,22 @@ def draw_picture(seed: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """
     random = np.random.Generator(np.random.PCG64(seed)).random
     height, width = PICTURE_SIZES[int(random() * len(PICTURE_SIZES))]
-    canvas = _background(random, height, width)
+    canvas = background(random, height, width)
     for _ in range(3 + int(random() * 5)):
-        _paint(canvas, _random_object(random, height, width, category=-1))
+        _paint(canvas, random_object(random, height, width, category=-1))
     objects = [
-        _random_object(random, height, width, category=int(random() * len(CLASS_NAMES)))
+        random_object(random, height, width, category=int(random() * len(CLASS_NAMES)))
         for _ in range(4 + int(random() * 7))
     ]
-    objects.sort(key=lambda o: o.centre[0] + o.radius)  # nearer objects stand lower and cover
+    visible = paint_objects(canvas, objects)
+    canvas *= _vignette(random, height, width)[..., None]
+    canvas += (random((height, width, 1)) - 0.5) * 0.03  # sensor noise
+    return to_picture(canvas), visible
+
+
+def paint_objects(canvas: np.ndarray, objects: list[SceneObject]) -> list[tuple[int, np.ndarray]]:
+    """Paint objects over the canvas, in place; class and visible mask of those seen enough."""
+    objects = sorted(objects, key=lambda o: o.centre[0] + o.radius)  # nearer ones cover others
     masks, areas = [], []
     for item in objects:
         mask = _paint(canvas, item)
@@ -107,18 +115,21 @@ def draw_picture(seed: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
             earlier &= ~mask
         masks.append(mask)
         areas.append(np.count_nonzero(mask))
-    canvas *= _vignette(random, height, width)[..., None]
-    canvas += (random((height, width, 1)) - 0.5) * 0.03  # sensor noise
-    picture = np.floor(np.clip(canvas, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     visible = []
     for item, mask, area in zip(objects, masks, areas):
         pixels = np.count_nonzero(mask)
         if pixels >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * area):
             visible.append((item.category, mask))
-    return picture, visible
+    return visible
 
 
-def _annotation(annotation_id: int, image_id: int, category: int, mask: np.ndarray) -> dict:
+def to_picture(canvas: np.ndarray) -> np.ndarray:
+    """A canvas of 0..1 as uint8."""
+    return np.floor(np.clip(canvas, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def annotation(annotation_id: int, image_id: int, category: int, mask: np.ndarray) -> dict:
+    """The COCO annotation of an object of a class (from 0) with its mask, bool (H, W)."""
     rle = coco_mask.encode(np.asfortranarray(mask))
     return {
         "id": annotation_id,
@@ -131,7 +142,7 @@ def _annotation(annotation_id: int, image_id: int, category: int, mask: np.ndarr
     }
 
 
-def _random_object(random: Callable, height: int, width: int, category: int) -> SceneObject:
+def random_object(random: Callable, height: int, width: int, category: int) -> SceneObject:
     """Draw the class-independent looks of an object; category -1 is unlabelled clutter."""
     r = random()
     radius = 11.0 + 47.0 * r * r  # diameters 22 .. 116 pixels, small ones more often
@@ -215,7 +226,7 @@ def _surface(item: SceneObject, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.clip(colours * light[..., None], 0.02, 1.0)
 
 
-def _background(random: Callable, height: int, width: int) -> np.ndarray:
+def background(random: Callable, height: int, width: int) -> np.ndarray:
     """Ground, float64 (H, W, 3): three colours mixed by two 1/f noise fields, and blades."""
     grey = random((3, 1)) * 0.55 + 0.2
     palette = grey + (random((3, 3)) - 0.5) * 0.3

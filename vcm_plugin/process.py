@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vcm_plugin.errors import InputError
 
+FFMPEG_REPAIR = "install imageio-ffmpeg 0.8 or later, or point IMAGEIO_FFMPEG_EXE to an FFmpeg"
 LOG_CHARACTERS = 600  # of the end of a program's log that an error quotes
 
 
@@ -115,6 +116,16 @@ def _require_success(process: subprocess.Popen[bytes], log) -> None:
         log.seek(0)
         done = subprocess.CompletedProcess(process.args, status, b"", log.read())
         raise ProcessError(_exit_failure(Path(process.args[0]).name, done), status)
+
+
+def ffmpeg_program() -> str:
+    """Path of the FFmpeg that imageio-ffmpeg brings or finds."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise ProcessError(f"no FFmpeg was found ({error}); {FFMPEG_REPAIR}") from None
 
 
 def log_end(done: subprocess.CompletedProcess[bytes]) -> str:

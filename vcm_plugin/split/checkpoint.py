@@ -124,6 +124,31 @@ def _read_pickle(file: BinaryIO) -> Any:
     return _materialise(_ArrayUnpickler(file, encoding="latin1").load())
 
 
+def read_object_array(file: BinaryIO) -> list[np.ndarray]:
+    """The arrays of a one-dimensional .npy array of arrays; no code of its pickle is run.
+
+    Raises ValueError or pickle.UnpicklingError where it is something else.
+    """
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0
+    }.get(version)  # fmt: skip
+    if read_header is None:
+        raise ValueError(f"a .npy file of version {version}")
+    shape, fortran, dtype = read_header(file)
+    if not dtype.hasobject:
+        count = int(np.prod(shape))
+        array = np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
+        return list(array.reshape(shape, order="F" if fortran else "C"))
+    found = _ArrayUnpickler(file, encoding="latin1").load()
+    if not isinstance(found, _Stub) or not isinstance(found.state, tuple):
+        raise pickle.UnpicklingError(f"expected an array of arrays, found {type(found).__name__}")
+    arrays = [_array(item) for item in found.state[4]]
+    if len(shape) != 1 or not all(isinstance(array, np.ndarray) for array in arrays):
+        raise pickle.UnpicklingError("expected one array for each frame")
+    return arrays
+
+
 class _Stub:
     """Stands for one array or one data type while a pickle is read; nothing of numpy runs."""
 

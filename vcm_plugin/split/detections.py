@@ -14,12 +14,15 @@ class Detections:
 
     boxes: float32 (n, 4), x0 y0 x1 y1. scores: float32 (n,), 0..1. classes: int64 (n,), from 0.
     masks: bool (n, H, W), or None where the detector has no masks.
+    segments: int64 (H, W), the class of the panoptic segment at each pixel, things before stuff and
+    -1 where there is none; None where the detector is no panoptic one.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     masks: np.ndarray | None = None
+    segments: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

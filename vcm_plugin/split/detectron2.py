@@ -21,11 +21,19 @@ from detectron2 import model_zoo
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, GeneralizedRCNN, ResNet, build_model
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    FPN,
+    GeneralizedRCNN,
+    PanopticFPN,
+    ResNet,
+    build_model,
+)
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
-from detectron2.modeling.postprocessing import detector_postprocess
-from detectron2.structures import ImageList
+from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
+from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+from detectron2.structures import ImageList, Instances
 from detectron2.utils.file_io import PathManager
 from torch.nn import functional as F
 
@@ -114,13 +122,37 @@ class Detectron2Detector:
         images = ImageList(layers["p2"], [features.input_size])
         proposals, _ = self.model.proposal_generator(images, layers, None)
         (found,), _ = self.model.roi_heads(images, layers, proposals, None)
-        found = detector_postprocess(found, *features.source_size).to("cpu")
+        found = detector_postprocess(found, *features.source_size)
+        segments = None
+        if isinstance(self.model, PanopticFPN):
+            segments = self._segments(layers, found, features)
+        found = found.to("cpu")
         return Detections(
             found.pred_boxes.tensor.numpy(),
             found.scores.numpy(),
             found.pred_classes.numpy(),
             found.pred_masks.numpy() if found.has("pred_masks") else None,
+            segments,
         )
+
+    def _segments(
+        self, layers: dict[str, torch.Tensor], found: Instances, features: FeaturePyramid
+    ) -> np.ndarray:
+        """The panoptic segmentation, as PanopticFPN.inference makes it of both heads' results."""
+        (scores,), _ = self.model.sem_seg_head(layers, None)
+        scores = sem_seg_postprocess(scores, features.input_size, *features.source_size)
+        ids, segments = combine_semantic_and_instance_outputs(
+            found,
+            scores.argmax(dim=0),
+            self.model.combine_overlap_thresh,
+            self.model.combine_stuff_area_thresh,
+            self.model.combine_instances_score_thresh,
+        )
+        classes = np.full(len(segments) + 1, -1, dtype=np.int64)  # ids start at 1
+        for segment in segments:
+            stuff = 0 if segment["isthing"] else self.num_classes
+            classes[segment["id"]] = stuff + segment["category_id"]
+        return classes[ids.cpu().numpy()]
 
     def _network_input(self, picture: np.ndarray) -> torch.Tensor:
         """The picture as Detectron2's DefaultPredictor hands it to the model."""

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How accurate, by which protocol: the accuracy that a test condition asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vcm_plugin import open_images, semantic, tasks
+from vcm_plugin.conditions import TestCondition
+from vcm_plugin.datasets import CocoDataset
+from vcm_plugin.errors import InputError
+from vcm_plugin.tasks import Matches
+
+Judgement = tuple[dict[str, float], dict[str, Matches]]
+
+
+def judge(condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]) -> Judgement:
+    """Accuracy in percent, and the matches that it was computed from where COCO's protocol is used.
+
+    Raises InputError for an unknown protocol.
+    """
+    if condition.protocol not in PROTOCOLS:
+        raise InputError(
+            f"test condition {condition.name}: protocol: expected one of {', '.join(PROTOCOLS)}, "
+            f"found {condition.protocol}"
+        )
+    return PROTOCOLS[condition.protocol](condition, dataset, predictions)
+
+
+def _coco(condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]) -> Judgement:
+    matches = {
+        task: tasks.match_pictures(dataset.coco, predictions, task, condition.iou_threshold)
+        for task in condition.tasks
+    }
+    accuracy: dict[str, float] = {}
+    for found in matches.values():
+        accuracy |= tasks.accuracy(found, condition.score_threshold)
+    return accuracy, matches
+
+
+def _open_images(
+    condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]
+) -> Judgement:
+    accuracy: dict[str, float] = {}
+    for task in condition.tasks:
+        accuracy |= open_images.evaluate(dataset.coco, predictions, task)
+    return accuracy, {}
+
+
+def _semantic(
+    condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]
+) -> Judgement:
+    """The mean over the sequences of what each of them has over all of its frames."""
+    of_picture = {p["image_id"]: np.array(p["confusion"]) for p in predictions}
+    judged = condition.require("semantic_judged")
+    ious = [
+        semantic.mean_iou(sum(of_picture[i] for i in sequence.image_ids), judged)
+        for sequence in dataset.sequences
+    ]
+    return {"miou": float(np.mean(ious))}, {}
+
+
+PROTOCOLS = {"coco": _coco, "open_images": _open_images, "semantic": _semantic}

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What happens to one sequence: its frames go through one file, one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from vcm_plugin import protocols, results, semantic
+from vcm_plugin.bitstream import Timing
+from vcm_plugin.datasets import SequenceEntry
+from vcm_plugin.errors import InputError
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.inference import Plan, Watch, Worker
+from vcm_plugin.sequences import read_frames, read_points
+from vcm_plugin.split import Detections
+
+
+class SequenceWorker(Worker):
+    """A Worker whose entries are sequences; of their frames, one is in memory at a time."""
+
+    def __init__(self, plan: Plan):
+        super().__init__(plan)
+        if not hasattr(self.codec, "encode_frames"):
+            raise InputError(f"codec {plan.codec_name} codes pictures only, no sequences")
+
+    def measure(self, entry: SequenceEntry) -> Iterator[dict[str, Any]]:
+        """The record of an uncompressed sequence."""
+        watch, digest = Watch(), hashlib.sha256()
+
+        def features() -> Iterator[FeaturePyramid]:
+            for picture in read_frames(entry):
+                digest.update(picture.tobytes())
+                yield self._features(picture, watch)
+
+        predictions = self._detect(entry, features(), watch)
+        yield {
+            "image_id": entry.image_id,
+            "picture_sha256": digest.hexdigest(),
+            "seconds": watch.seconds,
+            "predictions": predictions,
+        }
+
+    def code(self, entry: SequenceEntry, points: Sequence[str]) -> Iterator[tuple[str, dict]]:
+        """The records of one sequence at some rate points, each with its rate point."""
+        for point in points:
+            try:
+                yield point, self._coded(entry, point)
+            except InputError as error:
+                raise InputError(f"{entry.name} at rate point {point}: {error}") from error
+
+    def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
+        """As for pictures; the accuracy of each sequence and of each class stands beside it."""
+        dataset = self.plan.dataset
+        for name, found, seconds in super().evaluate(point, skipped):
+            folder, started = self.plan.folder / point, time.perf_counter()
+            predictions = results.read_json(folder / "predictions.json")
+            groups = dict.fromkeys(entry.group for entry in dataset.sequences)
+            found["sequences"] = {
+                entry.name: self._accuracy([entry], predictions) for entry in dataset.sequences
+            }
+            found["classes"] = {
+                group: self._accuracy(
+                    [e for e in dataset.sequences if e.group == group], predictions
+                )
+                for group in groups
+            }
+            yield name, found, round(seconds + time.perf_counter() - started, 6)
+
+    def _accuracy(self, entries: list[SequenceEntry], predictions: list[dict]) -> dict[str, float]:
+        """Accuracy of some sequences, pooled; empty where they hold no object at all."""
+        part = self.plan.dataset.of(entries)
+        kept = {image_id for entry in entries for image_id in entry.image_ids}
+        if self.plan.condition.protocol == "coco" and not part.coco["annotations"]:
+            return {}
+        chosen = [p for p in predictions if p["image_id"] in kept]
+        return protocols.judge(self.plan.condition, part, chosen)[0]
+
+    def _coded(self, entry: SequenceEntry, point: str) -> dict[str, Any]:
+        """Frames -> file -> frames -> predictions; nothing but the file passes between."""
+        watch, kind = Watch(), self.codec.kind
+        path = results.bitstream_path(self.plan.folder / point, entry.image_id, kind)
+        source: Iterable = read_frames(entry)
+        if kind == "feature":
+            source = (self._features(picture, Watch()) for picture in source)
+        timing = Timing(len(entry.frames), entry.frame_rate)
+        with results.writing(path) as file, watch("encode"):
+            sizes = self.codec.encode_frames(_timed(source, watch, "source"), point, timing, file)
+        watch.add("encode", -watch.seconds.pop("source"))
+        decoded = _timed(self.codec.decode_frames(path), watch, "decode")
+        if kind == "picture":
+            decoded = self._features_of(decoded, watch)
+        predictions = self._detect(entry, decoded, watch)
+        return {
+            "image_id": entry.image_id,
+            "bits": 8 * path.stat().st_size,
+            "frame_bits": [8 * size for size in sizes],
+            "seconds": watch.seconds,
+            "predictions": predictions,
+        }
+
+    def _features_of(self, pictures: Iterable[np.ndarray], watch: Watch) -> Iterator:
+        for picture in pictures:
+            with watch("nn_part1"):
+                features = self.model.nn_part1(picture)
+            yield features
+
+    def _detect(
+        self, entry: SequenceEntry, features: Iterable[FeaturePyramid], watch: Watch
+    ) -> list[dict]:
+        """NN-Part2 of every frame."""
+        predictions: list[dict] = []
+        points = read_points(entry) if entry.points else None
+        for number, (frame, layers) in enumerate(zip(entry.frames, features, strict=True)):
+            with watch("nn_part2"):
+                detections = self.model.nn_part2(layers)
+            if points is None:
+                predictions += self._predictions(detections, frame)
+            else:
+                counts = self._confusion(detections, points[number])
+                predictions.append({"image_id": frame.image_id, "confusion": counts})
+        return predictions
+
+    def _confusion(self, detections: Detections, points: np.ndarray) -> list[list[int]]:
+        condition = self.plan.condition
+        if detections.segments is None:
+            raise InputError(
+                f"protocol semantic needs a panoptic detector, {condition.model} finds no segments"
+            )
+        return semantic.confusion(
+            detections.segments,
+            points,
+            condition.require("semantic_of_class"),
+            condition.require("semantic_of_label"),
+        )
+
+
+def _timed(items: Iterable, watch: Watch, stage: str) -> Iterator:
+    """The items, with the time that each takes to come counted as a stage."""
+    items = iter(items)
+    watch.add(stage, 0.0)
+    while True:
+        with watch(stage):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
