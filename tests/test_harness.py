@@ -315,7 +315,7 @@ def test_packing_parity(r50):
             assert packing.zero_level(value_range) == level
 
 
-def adapter(name: str, **encoder_config):
+def adapter(name: str, dataset=None, **encoder_config):
     """A codec as the harness makes it."""
     from compressai_vision.registry import CODECS
 
@@ -324,7 +324,7 @@ def adapter(name: str, **encoder_config):
     harness.register()
     return CODECS[name](
         device="cpu", mac_computation=False, eval_encode="bpp", encoder_config=encoder_config,
-        vision_model=None, dataset=None, output_dir="", bitstream_name="job",
+        vision_model=None, dataset=dataset, output_dir="", bitstream_name="job",
     )  # fmt: skip
 
 
@@ -393,6 +393,16 @@ def test_a_range_that_clips_everything_is_refused(r50, tmp_path):
     codec = adapter("vvc_feature", qp=32, vvc_feature_range=[20.2466, 28.3975])
     with pytest.raises(SystemExit, match="100% of the features lie outside 20.2466 .. 28.3975"):
         codec.encode(harness_input(pyramids(r50)[0]), tmp_path, "job", "img_id_1")
+
+
+def test_a_sequence_without_frame_rate_is_refused(r50, tmp_path):
+    from omegaconf import OmegaConf
+
+    (tmp_path / "seqinfo.ini").write_text("[Sequence]\nname=job\nseqLength=1\n")
+    dataset = OmegaConf.create({"config": {"root": str(tmp_path), "seqinfo": "seqinfo.ini"}})
+    codec = adapter("vvc_feature", dataset, qp=32, vvc_feature_range=[-8, 8])
+    with pytest.raises(SystemExit, match=r"seqinfo.ini: expected frameRate in \[Sequence\]"):
+        codec.encode(harness_input(pyramids(r50)[0]), tmp_path, "job")
 
 
 def test_a_harness_with_another_contract_is_refused_in_one_line(monkeypatch):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import configparser
 import functools
 import hashlib
 import importlib
@@ -11,7 +10,6 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from vcm_plugin.datasets import read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.harness.contract import check_contract, folder_qp, named_rate_point, one_line
+from vcm_plugin.sequences import read_seqinfo
 from vcm_plugin.stages import collected
 
 RATE_KEYS = ("rate_point", "qp", "size")
@@ -87,7 +86,11 @@ class HarnessCodec:
 
     def _timing(self, frames: int, file_prefix: str) -> Timing | None:
         """None in the picture pipelines, which name every file after its picture."""
-        return None if file_prefix else Timing(frames, frame_rate(self.dataset))
+        if file_prefix:
+            return None
+        config = self.dataset.config
+        _, frame_rate, _ = read_seqinfo(Path(config.root) / config.seqinfo)
+        return Timing(frames, frame_rate)
 
 
 class SplitCodec(HarnessCodec):
@@ -279,20 +282,6 @@ def latents_sha256(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {kind} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array, kind).tobytes())
     return digest.hexdigest()
-
-
-def frame_rate(dataset: Any) -> tuple[int, int]:
-    """Frames per second of a sequence as (numerator, denominator), from its seqinfo.ini."""
-    path = Path(dataset.config.root) / dataset.config.seqinfo
-    parser = configparser.ConfigParser()
-    try:
-        parser.read_string(path.read_text())
-        rate = Fraction(parser["Sequence"]["frameRate"])
-    except (OSError, KeyError, ValueError, configparser.Error) as error:
-        raise InputError(
-            f"{path}: expected a section [Sequence] with a frameRate, found none ({error!r})"
-        ) from error
-    return rate.numerator, rate.denominator
 
 
 def _codec(name: str, encoder_config: Mapping[str, Any], detector: str | None) -> Any:
