@@ -29,6 +29,10 @@ OURS = (f"++codec.encoder_config.diff_fchm_weights={VFCN}",)
 OURS += ("++codec.encoder_config.diff_fchm_other_detector=True",)
 RANGE = "++codec.encoder_config.vvc_feature_range=[-8,8]"
 MD5 = "++pipeline.nn_task_part2.dump_features_hash=True"
+CONFORMANCE = "++pipeline.conformance.save_conformance_files=True"
+MSE = "++evaluator.calculate_feature_mse=True"
+MAC = "++codec.mac_computation=True"
+SHOWN = "++codec.save_visualization=True"
 
 
 @pytest.fixture(scope="session")
@@ -129,9 +133,11 @@ def test_pictures_of_the_feature_anchor(r50):
     from anchors.vvc_feature import VvcFeatureCodec
 
     result, run = r50.run_ours("vvc_feature")
-    accuracies = []
+    accuracies, errors = [], []
     for qp in QPS:
-        folder = r50.run_harness("vvc_feature", f"++codec.encoder_config.rate_point={qp}", MD5)
+        folder = r50.run_harness(
+            "vvc_feature", f"++codec.encoder_config.rate_point={qp}", MD5, CONFORMANCE, MSE
+        )
         assert folder.name == f"qp{qp}"
         ours = files(run / str(qp) / "bitstreams", "*.fcm")
         assert files(folder / "codec_output", "*.bin") == ours and len(ours) == 3
@@ -147,8 +153,11 @@ def test_pictures_of_the_feature_anchor(r50):
             "decode_inner_codec", "decode_conversion",
         ]  # fmt: skip
         assert float(row["encode_inner_codec"]) <= float(row["encode"])
+        assert len(list((folder / "conformance_files").glob("*.dump"))) == 3
         accuracies.append(float(row["end_accuracy"]))
+        errors.append(1 / float(row["inv_mse"]))
     assert accuracies[0] > accuracies[1]
+    assert 0 < errors[0] < errors[1]
 
 
 def test_encode_only_then_decode_only(r50):
@@ -175,13 +184,12 @@ def test_pictures_of_the_proposal_and_its_macs(scenes):
     from vcm_plugin.machine_codec import MachineCodec
 
     result, run = scenes.run_ours("diff_fchm")
-    mac = "++codec.mac_computation=True"
     codec = MachineCodec(PACKAGE / "weights" / VFCN)
     accuracies = []
     for s, qp in zip(SCALES, (29, 44), strict=True):
         own = point(result, f"{s:g}")
-        folder = scenes.run_harness("diff_fchm", f"++codec.encoder_config.rate_point={s}", *OURS,
-                                    MD5, mac)  # fmt: skip
+        options = (f"++codec.encoder_config.rate_point={s}", *OURS, MD5, MAC)
+        folder = scenes.run_harness("diff_fchm", *options)
         assert folder.name == f"qp{qp}" == f"qp{ivn.qp_of_scale(s)}"
         ours = files(run / f"{s:g}" / "bitstreams", "*.fcm")
         assert files(folder / "codec_output", "*.bin") == ours and len(ours) == 3
@@ -213,14 +221,15 @@ def _check_macs(folder, codec, shapes, complexity):
 def test_video_of_the_proposal(scenes):
     from harness_job import summary
 
+    from vcm_plugin import complexity
     from vcm_plugin.bitstream import Timing
     from vcm_plugin.environment import PACKAGE
     from vcm_plugin.machine_codec import MachineCodec
 
     codec = MachineCodec(PACKAGE / "weights" / VFCN)
     result, _ = scenes.run_ours("diff_fchm")
-    folder = scenes.run_harness("diff_fchm", "++codec.encoder_config.rate_point=4", *OURS, MD5,
-                                kind="video")  # fmt: skip
+    options = ("++codec.encoder_config.rate_point=4", *OURS, MD5, MSE, SHOWN, MAC)
+    folder = scenes.run_harness("diff_fchm", *options, kind="video")
     (coded,) = (folder / "codec_output").glob("*.bin")
     ours = io.BytesIO()
     codec.encode_frames(pyramids(scenes), "4", Timing(3, (25, 1)), ours)
@@ -228,7 +237,12 @@ def test_video_of_the_proposal(scenes):
     dumped = sorted((folder / "features_pre_nn_part2").glob("*.md5"))
     for path, features in zip(dumped, codec.decode_frames(coded), strict=True):
         assert path.read_text().strip() == md5_of(features, qp=44)
+    assert len(list((folder / "visualization").glob("*.jpg"))) == 3
+    features = next(codec.decode_frames(coded))
+    shapes = {name: tuple(x.shape) for name, x in features.layers.items()}
+    _check_macs(folder, codec, shapes, complexity)
     row = summary(folder)
+    assert float(row["inv_mse"]) > 0
     assert float(row["bitrate (kbps)"]) == pytest.approx(len(ours.getvalue()) * 8 * 25 / 3 / 1000)
     own = point(result, "4")["accuracy"]["box_ap"]
     assert float(row["end_accuracy"]) == pytest.approx(own, abs=0.01)
