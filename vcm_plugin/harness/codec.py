@@ -23,7 +23,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.harness.contract import check_contract, folder_qp, named_rate_point, one_line
 from vcm_plugin.sequences import read_seqinfo
-from vcm_plugin.stages import collected
+from vcm_plugin.stages import collected, stage
 
 RATE_KEYS = ("rate_point", "qp", "size")
 MOST = 0.5  # of the features; a range that clips so many is that of other data
@@ -80,8 +80,10 @@ class HarnessCodec:
                 results.write_bytes(file, self.codec.encode(frame, self.rate_point))
                 sizes = [file.stat().st_size]
             else:
-                with file.open("wb") as opened:
+                draft = file.with_suffix(".part")
+                with draft.open("wb") as opened:
                     sizes = self.codec.encode_frames(frames, self.rate_point, timing, opened)
+                draft.replace(file)
         return {"bytes": sizes, "bitstream": str(file)}, seconds
 
     def _timing(self, frames: int, file_prefix: str) -> Timing | None:
@@ -274,6 +276,7 @@ def bitstream_path(folder: str | Path, name: str, file_prefix: str) -> Path:
     )
 
 
+@stage("hash")
 def latents_sha256(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 over names, shapes and values (32 bits each, little-endian; pictures 8)."""
     digest = hashlib.sha256()
@@ -288,8 +291,10 @@ def _codec(name: str, encoder_config: Mapping[str, Any], detector: str | None) -
     """The codec of our runner: encoder_config holds the keys that a test condition has for it."""
     settings = {k: v for k, v in encoder_config.items() if k not in RATE_KEYS and v is not None}
     if detector is not None:
-        root = Path(importlib.import_module("compressai_vision").__file__).parents[1]
-        settings["weights"] = detector.replace("default/", f"{root}/", 1)
+        if detector.startswith("default/"):  # the harness's own word for its checkout
+            root = Path(importlib.import_module("compressai_vision").__file__).parents[1]
+            detector = str(root / detector.removeprefix("default/"))
+        settings["weights"] = detector
     required = {"name": "codec.encoder_config", "model": "", "class_names": [], "tasks": []}
     condition = conditions.build(required | settings, Path("codec.encoder_config"))
     return codecs.codec_entry(name).make(condition)
