@@ -142,8 +142,8 @@ class VvcFeatureCodec:
         In a file with inter prediction, all frames up to it are decoded.
         """
         reader = FrameReader.open(path)
+        _require_profile(reader.header)
         header, unit = reader.header, reader[frame]
-        _require_profile(header)
         if frame and not vvc.is_intra(reader[1]):
             return next(itertools.islice(self.decode_frames(path), frame, None))
         if frame:

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=vcm_plugin.__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
-    for add in (_demo, _run, _check_data, _report, _encode, _decode, _info, _doctor):
+    for add in (_demo, _run, _check_data, _report, _tables, _encode, _decode, _info, _doctor):
         add(commands)
     return parser
 
@@ -163,6 +163,18 @@ def _report(commands) -> None:
     )
 
 
+def _tables(commands) -> None:
+    parser = _command(
+        commands,
+        "tables",
+        "the tables that MPEG receives, from runs of its test sets",
+        "Writes summary.csv of every data set, sequence and rate point and final_<SET>.csv in the "
+        "layout of CompressAI-Vision: from one run of sequences, or from both tasks of MPEG-OIV6.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="of one codec")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+
+
 def _encode(commands) -> None:
     parser = _command(commands, "encode", "one picture -> one bitstream")
     parser.add_argument("picture", type=Path, metavar="PICTURE", help="a JPEG or PNG file")
@@ -204,6 +216,9 @@ def _decode(commands) -> None:
     parser = _command(commands, "decode", "one bitstream -> the detections in its picture")
     parser.add_argument("bitstream", type=Path, metavar="FILE")
     parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="the detections")
+    parser.add_argument(
+        "--frame", type=int, metavar="N", help="of a sequence, from 0; no other frame is decoded"
+    )
     parser.add_argument("--features", type=Path, metavar="NPZ", help="also keep decoded features")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also keep the decoded picture")
     parser.add_argument(

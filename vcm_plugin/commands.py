@@ -79,6 +79,13 @@ def report(options: Namespace) -> None:
     _write_report(options.runs, options.anchor, options.output, options.format)
 
 
+def tables(options: Namespace) -> None:
+    """summary.csv and final_<SET>.csv of runs of one codec."""
+    from vcm_plugin.report.ctc_tables import write_ctc_tables
+
+    print(f"tables: {write_ctc_tables(options.runs, options.output)}")
+
+
 def encode(options: Namespace) -> None:
     """One picture -> one bitstream."""
     from vcm_plugin.codecs import codec_entry, human_codec
@@ -126,6 +133,8 @@ def decode(options: Namespace) -> None:
     with _naming(options.bitstream):
         if human:
             decoded, painted = human.decode(data)
+        elif options.frame is not None:
+            decoded = _decoded_frame(codec, options)
         else:
             decoded = codec.decode(data)
     model = _model(condition, options)
@@ -262,6 +271,17 @@ def _encode_human(codec, picture, features, options: Namespace) -> bytes:
     machine = machine_bits(data)
     print(f"machine layer {machine} bits, human layer {8 * len(data) - machine} bits")
     return data
+
+
+def _decoded_frame(codec, options: Namespace):
+    """The features of one frame of a sequence."""
+    if not hasattr(codec, "decode_frame"):
+        raise InputError(f"--frame: expected an .fcm file of diff_fchm or vvc_feature, {codec.name}"
+                         " has no random access by frame")  # fmt: skip
+    try:
+        return codec.decode_frame(options.bitstream, options.frame)
+    except IndexError as error:
+        raise InputError(f"{options.bitstream}: --frame: {error}") from error
 
 
 def _named(detections, condition: TestCondition) -> list[dict]:

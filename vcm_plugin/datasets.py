@@ -21,6 +21,8 @@ from vcm_plugin.conditions import TestCondition
 from vcm_plugin.environment import cache_folder
 from vcm_plugin.errors import InputError
 
+# Frame n of sequence s has the picture id s * FRAMES + n in the ground truth of all sequences.
+FRAMES = 100_000
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

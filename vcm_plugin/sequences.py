@@ -29,6 +29,7 @@ import numpy as np
 from vcm_plugin import open_images
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import (
+    FRAMES,
     CocoDataset,
     PictureEntry,
     SequenceEntry,
@@ -43,10 +44,8 @@ from vcm_plugin.process import FFMPEG_REPAIR, ProcessError, blocks, ffmpeg_progr
 from vcm_plugin.split.checkpoint import read_object_array
 
 VIDEO_SUFFIXES = (".yuv", ".mp4", ".mkv")
-# Frame n of sequence s has the picture id s * FRAMES + n in the pooled ground truth.
-FRAMES = 100_000
 POINTS_FRAMES = Path("camera/front_camera")
-YUV_FORMATS = {3: "yuv420p", 6: "yuv420p10le"}  # by half bytes per pixel
+YUV_FORMATS = {1: "yuv420p", 2: "yuv420p10le"}  # by bytes of a sample
 
 
 def open_test_set(condition: TestCondition, data_root: Path | None = None) -> CocoDataset:
@@ -267,15 +266,8 @@ def _decoded(entry: SequenceEntry, height: int, width: int) -> Iterator[bytes]:
     """The frames of a video file as raw RGB."""
     options = {}
     if entry.video.suffix == ".yuv":
-        half_bytes, rest = divmod(2 * entry.video.stat().st_size, height * width)
-        kinds = [n for n in YUV_FORMATS if not rest and half_bytes % n == 0]
-        whole = [n for n in kinds if half_bytes // n == entry_length(entry)] or kinds[:1]
-        if not whole:
-            raise InputError(
-                f"{entry.video}: expected whole frames of {height}x{width} (height x width), 4:2:0 "
-                f"with 8 or 10 bits, found {entry.video.stat().st_size} bytes"
-            )
-        options = {"format": "rawvideo", "pix_fmt": YUV_FORMATS[whole[0]], "s": f"{width}x{height}"}
+        options = {"format": "rawvideo", "pix_fmt": _yuv_format(entry.video, height, width)}
+        options["s"] = f"{width}x{height}"
     output = ffmpeg.input(str(entry.video), **options).output(
         "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"
     )
@@ -289,6 +281,14 @@ def _decoded(entry: SequenceEntry, height: int, width: int) -> Iterator[bytes]:
         raise InputError(f"{entry.video}: expected a readable video, found: {error}") from error
 
 
-def entry_length(entry: SequenceEntry) -> int:
-    """Frames that the whole sequence has, as its seqinfo.ini says."""
-    return read_seqinfo(entry.video.parent / "seqinfo.ini")[2]
+def _yuv_format(path: Path, height: int, width: int) -> str:
+    """The format of a raw file that has as many bytes as its seqinfo.ini says frames."""
+    count, found = read_seqinfo(path.parent / "seqinfo.ini")[2], path.stat().st_size
+    pixels = height * width + 2 * (-(-height // 2) * -(-width // 2))
+    sizes = {count * pixels * sample_bytes: name for sample_bytes, name in YUV_FORMATS.items()}
+    if found not in sizes:
+        raise InputError(
+            f"{path}: expected {count} frames of {height}x{width} (height x width), 4:2:0, so "
+            f"{' or '.join(map(str, sizes))} bytes (8 or 10 bits a sample), found {found} bytes"
+        )
+    return sizes[found]

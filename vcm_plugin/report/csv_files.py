@@ -34,7 +34,7 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
             "qp": qp(point),
             "avg_bpp": point.bpp,
             "end_accuracy": point.accuracy[metric],
-            **_stages(seconds, point.rate_point, remote),
+            **stages(seconds, point.rate_point, remote),
         }
         for metric, task in DATASET_TASKS.items()
         for point in sorted(run.points, key=qp)
@@ -43,14 +43,20 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def qp(point: Point) -> int:
+    """The integer QP of a rate point of the report."""
+    return qp_of(point.codec, point.rate_point)
+
+
+def qp_of(codec: str, rate_point: str) -> int:
     """The integer QP of a rate point; a scale s stands for 32 + 6 log2(s)."""
-    value = point.rate_point.partition("@")[0]
-    if point.codec.startswith(("vvc", "vtm")):
+    value = rate_point.partition("@")[0]
+    if codec.startswith(("vvc", "vtm", "msfc")):
         return int(value)
     return round(32 + 6 * math.log2(float(value)))
 
 
-def _stages(seconds: Mapping[str, Any], rate_point: str, remote: bool) -> dict[str, float]:
+def stages(seconds: Mapping[str, Any], rate_point: str, remote: bool) -> dict[str, float]:
+    """The columns of times of the reporting layout: sums in seconds."""
     spent = {stage: values["sum"] for stage, values in seconds[rate_point].items()}
     coding = {stage: spent[stage] for stage in ("encode", "decode")}
     if remote:

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What does MPEG receive? summary.csv of every rate point and final_<SET>.csv, as the harness.
+
+    <out>/<datacatalog>/<data set or sequence>/qp<int>/evaluation/summary.csv
+    <out>/<datacatalog>/final_<SET>.csv
+
+Beside summary.csv lie the predictions as the harness's table script wants them, so that it makes
+the same final_<SET>.csv of this folder. Layout: that of CompressAI-Vision.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vcm_plugin import metrics
+from vcm_plugin.datasets import FRAMES
+from vcm_plugin.errors import InputError
+from vcm_plugin.report.csv_files import qp_of, stages
+from vcm_plugin.results import UNCOMPRESSED, Journal, load_result, read_json
+
+SETS = {"coco": ("SFU", "SFUHW"), "open_images": ("OIV6", "MPEGOIV6"),
+        "semantic": ("PANDASET", "PANDASET")}  # protocol -> (set, datacatalog)  # fmt: skip
+PREFIXES = {"SFU": "sfu-hw-", "PANDASET": "pandaset-"}
+NOT_IN_FINAL = ("fps", "num_of_coded_frame")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One data set or sequence at one rate point: the row of its summary.csv and its files."""
+
+    folder: str
+    row: Row
+    files: Mapping[str, Any]  # name -> content of a JSON file beside summary.csv
+
+
+def write_ctc_tables(runs: Sequence[Path], out: Path) -> Path:
+    """Write the tables of complete runs of one codec; returns the path of final_<SET>.csv.
+
+    runs: one run of sfu_hw or pandaset, or the runs of both tasks of MPEG-OIV6. Raises InputError.
+    """
+    results = [load_result(run) for run in runs]
+    names = {_set_of(result, run) for result, run in zip(results, runs, strict=True)}
+    if len(names) != 1 or len({result["codec"] for result in results}) != 1:
+        raise InputError(
+            "expected runs of one codec on one test set (both tasks of MPEG-OIV6, or one run of "
+            "sequences), found " + ", ".join(f"{r['codec']} on {r['condition']}" for r in results)
+        )
+    (name, catalog), *_ = names
+    if name != "OIV6" and len(runs) > 1:
+        raise InputError(f"{name}: expected one run, which holds all sequences, found {len(runs)}")
+    parts = [
+        part
+        for run, result in zip(runs, results, strict=True)
+        for part in (_sequences if name != "OIV6" else _pictures)(run, result, name)
+    ]
+    for part in parts:
+        folder = out / catalog / part.folder / f"qp{part.row['qp']}" / "evaluation"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "summary.csv", [part.row])
+        for file, content in part.files.items():
+            (folder / file).write_text(json.dumps(content))
+    path = out / catalog / f"final_{name}.csv"
+    rows = [part.row for part in parts]
+    if name == "OIV6":
+        rows = [row | {"end_accuracy": 100 * row["end_accuracy"]} for row in rows]
+        rows.sort(key=lambda row: (row["Dataset"], row["qp"]))
+    else:
+        rows += _classes(rows, results[0])
+    _write(path, [{"": index} | _final(row) for index, row in enumerate(rows)])
+    return path
+
+
+def _set_of(result: Mapping, run: Path) -> tuple[str, str]:
+    """(set, datacatalog) of a run; raises InputError for a run of another test set."""
+    protocol = result["test"].get("protocol")
+    if protocol == "coco" and "sequences" not in result["dataset"]:
+        raise InputError(
+            f"{run}: {result['condition']} is no test set of MPEG; expected a run of sfu_hw, "
+            "mpeg_oiv6_detection, mpeg_oiv6_segmentation or pandaset, or of data in their layout"
+        )
+    return SETS[protocol]
+
+
+def _points(result: Mapping) -> list[tuple[int, Mapping]]:
+    """The rate points at full size by rising QP, which is falling rate."""
+    points = [point for point in result["points"] if "@" not in point["rate_point"]]
+    numbered = [(qp_of(result["codec"], point["rate_point"]), point) for point in points]
+    numbered.sort(key=lambda pair: pair[0])
+    if len({qp for qp, _ in numbered}) < len(numbered):
+        raise InputError(
+            f"{result['condition']}, {result['codec']}: two rate points have the same integer QP; "
+            "scales s stand for 32 + 6 log2(s), choose them further apart"
+        )
+    return numbered
+
+
+def _pictures(run: Path, result: Mapping, _: str) -> list[Part]:
+    """A run of one task of MPEG-OIV6; accuracy 0..1, as the harness's evaluator gives it."""
+    seconds = read_json(run / "timings.json")["points"]
+    remote = result["codec_identity"].get("kind") == "picture"
+    name = result["dataset"]["name"].rpartition("/")[2].removesuffix(".json")
+    name = name.removesuffix("-coco")
+    parts = []
+    for qp, point in _points(result):
+        accuracy = [v for k, v in point["accuracy"].items() if k.endswith("_ap50")]
+        if len(accuracy) != 1:
+            raise InputError(f"{run}: expected one task a run of MPEG-OIV6; run it with --tasks")
+        row = {
+            "Dataset": name,
+            "qp": qp,
+            "avg_bpp": metrics.bpp(point["bits"], point["pixels"]),
+            "end_accuracy": accuracy[0] / 100,
+            **stages(seconds, point["rate_point"], remote),
+        }
+        parts.append(Part(name, row, {}))
+    return parts
+
+
+def _sequences(run: Path, result: Mapping, name: str) -> list[Part]:
+    """A run of sequences: one part for each sequence and rate point."""
+    remote = result["codec_identity"].get("kind") == "picture"
+    uncompressed = Journal(run / UNCOMPRESSED).records
+    points = _points(result)
+    found = {
+        point["rate_point"]: (
+            Journal(run / point["rate_point"]).records,
+            read_json(run / point["rate_point"] / "predictions.json"),
+        )
+        for _, point in points
+    }
+    parts = []
+    for number, sequence in enumerate(result["dataset"]["sequences"], start=1):
+        once = {"nn_part1": {"sum": uncompressed[number]["seconds"]["nn_part1"]}}
+        for qp, point in points:
+            records, predictions = found[point["rate_point"]]
+            record, fps = records[number], sequence["rate"][0] / sequence["rate"][1]
+            spent = {stage: {"sum": value} for stage, value in record["seconds"].items()}
+            seconds = {point["rate_point"]: spent, UNCOMPRESSED: once}
+            accuracy = point["sequences"][sequence["name"]]
+            row = {
+                "Dataset": sequence["name"],
+                "fps": int(fps) if fps == int(fps) else fps,
+                "num_of_coded_frame": sequence["frames"],
+                "qp": qp,
+                "bitrate (kbps)": metrics.kbps(record["bits"], fps, sequence["frames"]),
+                "end_accuracy": accuracy["box_ap" if name == "SFU" else "miou"],
+                **stages(seconds, point["rate_point"], remote),
+            }
+            files = _files(name, number, sequence["name"], predictions, accuracy)
+            ending = "_val" if name == "SFU" else ""
+            parts.append(Part(f"{PREFIXES[name]}{sequence['name']}{ending}", row, files))
+    return parts
+
+
+def _files(
+    name: str, number: int, sequence: str, predictions: list[dict], accuracy: Mapping
+) -> dict[str, Any]:
+    """What the harness's table script pools over a class."""
+    if name == "PANDASET":
+        file = f"SemanticSegmentationEval_on_PANDASET_pandaset-{sequence}.json"
+        return {file: {"mIoU": accuracy["miou"]}}
+    mine = [
+        prediction | {"image_id": prediction["image_id"] % FRAMES}
+        for prediction in predictions
+        if prediction["image_id"] // FRAMES == number
+    ]
+    return {"coco_instances_results.json": mine}
+
+
+def _classes(rows: list[Row], result: Mapping) -> list[Row]:
+    """One row for each class of sequences and rate point, which is counted from 0.
+
+    Rates and times are means weighted by the length in seconds; accuracy is that of the class.
+    """
+    classes = {s["name"]: s["class"] for s in result["dataset"]["sequences"]}
+    metric = "miou" if result["test"]["protocol"] == "semantic" else "box_ap"
+    found = []
+    for group in dict.fromkeys(classes.values()):
+        for index, (qp, point) in enumerate(_points(result)):
+            mine = [row for row in rows if classes[row["Dataset"]] == group and row["qp"] == qp]
+            lengths = [row["num_of_coded_frame"] / row["fps"] for row in mine]
+            fixed = {"Dataset": group, "qp": index, "end_accuracy": point["classes"][group][metric]}
+            found.append(
+                {
+                    key: fixed[key] if key in fixed
+                    else sum(r[key] * n for r, n in zip(mine, lengths, strict=True)) / sum(lengths)
+                    for key in mine[0]
+                }
+            )  # fmt: skip
+    return found
+
+
+def _final(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key not in NOT_IN_FINAL}
+
+
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
