@@ -33,7 +33,7 @@ from vcm_plugin.datasets import read_picture  # noqa: E402
 from vcm_plugin.environment import PACKAGE  # noqa: E402
 from vcm_plugin.split import load_split_model  # noqa: E402
 
-POINTS = {"vvc_feature": (22, 27, 32, 37), "diff_fchm": (0.5, 1, 2, 4)}
+POINTS = {"vvc_feature": (12, 22, 32, 42), "diff_fchm": (0.5, 1, 2, 4)}
 ANCHOR = {"vvc_feature_preset": "faster", "vvc_feature_range": "picture"}
 
 
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--codec", choices=tuple(POINTS), default="vvc_feature")
     parser.add_argument("--pictures", type=int, default=10)
     parser.add_argument("--min-size", type=int, default=800, help="of the network input of R50-FPN")
+    parser.add_argument("--jobs", type=int, default=1, help="of our runner (%(default)s)")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("VCM_DATA"))
     options = parser.parse_args()
     if options.data_root is None:
@@ -65,7 +66,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     codec, points = options.codec, POINTS[options.codec]
     job, weights = make(options, folder)
     overrides = [f"++codec.encoder_config.diff_fchm_weights={weights}"] if weights else []
-    ours = timed(lambda: job.run_ours(codec))
+    ours = timed(lambda: job.run_ours(codec, "--jobs", str(options.jobs)))
     result, run = ours.value
     uncompressed = result["uncompressed"]["accuracy"]["box_ap"]
     print(f"{options.job}, {codec}, {options.pictures} pictures, uncompressed {uncompressed:.2f}")
