@@ -28,8 +28,15 @@ setup(
     license_files=["LICENSE"],
     author="the vcm-plugin contributors",
     python_requires=">=3.10",
-    packages=find_packages(include=["vcm_plugin*", "anchors*"]) + cfg_packages(),
-    package_dir={"vcm_plugin.cfg": "cfg"},
+    packages=[
+        *find_packages(include=["vcm_plugin*", "anchors*"]),
+        *cfg_packages(),
+        "hydra_plugins.vcm_plugin",  # a namespace of Hydra: the harness finds our codecs by it
+    ],
+    package_dir={
+        "vcm_plugin.cfg": "cfg",
+        "hydra_plugins.vcm_plugin": "vcm_plugin/hydra_plugins/vcm_plugin",
+    },
     package_data={
         "vcm_plugin": ["weights/*", "weights/*/*", "weights/*/*/*"],
         "vcm_plugin.cfg": ["*.yaml", "**/*.yaml"],
@@ -54,6 +61,9 @@ setup(
         "matplotlib",
         "rich",
     ],
-    extras_require={"test": ["pytest", "pytest-xdist", "ruff"]},
+    extras_require={
+        "test": ["pytest", "pytest-xdist", "ruff", "fvcore"],
+        "harness": ["fvcore"],  # beside CompressAI-Vision, for its table of MACs
+    },
     entry_points={"console_scripts": ["vcm-plugin = vcm_plugin.cli:main"]},
 )

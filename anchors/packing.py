@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vcm_plugin.errors import InputError
+from vcm_plugin.stages import stage
 
 MAX_SAMPLE = 1023  # 10 bits
 
@@ -71,6 +72,7 @@ def layout(shapes: Mapping[str, tuple[int, int, int]]) -> Layout:
     return Layout(top, frame_width, tuple(tiles))
 
 
+@stage("conversion")
 def pack(layers: Mapping[str, np.ndarray], value_range: tuple[float, float]) -> np.ndarray:
     """Layers (C, h, w) as one picture of 10-bit samples, uint16 (H, W)."""
     frame = layout({name: layer.shape for name, layer in layers.items()})
@@ -86,6 +88,7 @@ def pack(layers: Mapping[str, np.ndarray], value_range: tuple[float, float]) -> 
     return picture
 
 
+@stage("conversion")
 def unpack(
     picture: np.ndarray,
     shapes: Mapping[str, tuple[int, int, int]],

@@ -22,6 +22,7 @@ from PIL import Image
 from anchors import vvc
 from vcm_plugin.bitstream import BitstreamError, Timing
 from vcm_plugin.errors import InputError
+from vcm_plugin.stages import stage
 
 PERCENTS = (100, 75, 50, 25)
 MAX_SIZE = 1 << 16
@@ -180,6 +181,7 @@ def coded_size(source: tuple[int, int], percent: int) -> tuple[int, int]:
     return vvc.coded_size(height, width)
 
 
+@stage("conversion")
 def to_planes(picture: np.ndarray, size: tuple[int, int], resized: bool) -> vvc.Planes:
     """10-bit Y', Cb, Cr planes of an RGB picture, resampled or padded to a coded size."""
     if not resized:
@@ -195,6 +197,7 @@ def to_planes(picture: np.ndarray, size: tuple[int, int], resized: bool) -> vvc.
     return tuple(planes)
 
 
+@stage("conversion")
 def to_picture(planes: vvc.Planes, source: tuple[int, int], resized: bool) -> np.ndarray:
     """The RGB picture of decoded planes, resampled or cropped to the source's size."""
     size = source if resized else planes[0].shape

@@ -126,7 +126,13 @@ def large_features() -> FeaturePyramid:
 
 
 def random_codec(features: FeaturePyramid) -> MachineCodec:
-    """VFCN for 256 channels with random weights, latents of about one step at s = 1."""
+    """The codec of random_vfcn."""
+    with tempfile.TemporaryDirectory() as folder:
+        return MachineCodec(random_vfcn(features, "0" * 64, Path(folder) / "random.safetensors"))
+
+
+def random_vfcn(features: FeaturePyramid, detector_sha256: str, path: Path) -> Path:
+    """Write VFCN for 256 channels with random weights, latents of about one step at s = 1."""
     torch.manual_seed(0)
     recipe = yaml.safe_load((cfg_folder() / "training/vfcn_R_50_FPN_coco.yaml").read_text())
     sizes = {f.name: recipe[f.name] for f in fields(VfcnConfig) if f.name in recipe}
@@ -142,9 +148,7 @@ def random_codec(features: FeaturePyramid) -> MachineCodec:
         spread = model.analysis(normal, ranges).std()
         for layer in (model.g_a.y, model.g_a.detail):
             layer.weight /= spread
-    with tempfile.TemporaryDirectory() as folder:
-        path = export(model, "0" * 64, ["1"], {}, Path(folder) / "random.safetensors")
-        return MachineCodec(path)
+    return export(model, detector_sha256, ["1"], {}, path)
 
 
 def count_macs(codec: MachineCodec) -> dict[str, float]:

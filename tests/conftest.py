@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What several test files share: the smallest real test condition, with its own cache."""
+"""What several test files share: the smallest real test condition, a cache, the wheel."""
 
+import importlib.util
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +92,19 @@ def store(tmp_path_factory):
     torch.save({"model": to_detectron2_state_dict(build_rcnn(config))}, folder / "random.pth")
     detector = load_split_model(config, folder / "random.pth", runtime="torchvision")
     return FeatureStore(detector, dataset, folder / "features")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel of this package, built from a copy so that nothing is left in the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    left_out = (".git", ".venv", "build", "dist", "*.egg-info", "runs", "__pycache__")
+    shutil.copytree(
+        Path(__file__).parents[1], folder / "source", ignore=shutil.ignore_patterns(*left_out)
+    )
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder]
+    if all(importlib.util.find_spec(name) for name in ("setuptools", "wheel")):
+        command.append("--no-build-isolation")  # needs no network
+    done = subprocess.run([*command, folder / "source"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(folder.glob("*.whl"))

@@ -9,7 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # A module imports only modules that stand before it.
 ORDER = """
-    vcm_plugin.errors vcm_plugin.environment vcm_plugin.process vcm_plugin.features
+    vcm_plugin.errors vcm_plugin.environment vcm_plugin.process vcm_plugin.stages
+    vcm_plugin.features
     vcm_plugin.bitstream vcm_plugin.weights_file vcm_plugin.ivn vcm_plugin.rans vcm_plugin.vfcn
     vcm_plugin.entropy vcm_plugin.machine_codec vcm_plugin.human
     anchors
@@ -24,9 +25,11 @@ ORDER = """
     vcm_plugin.training
     vcm_plugin.human_demo
     vcm_plugin.doctor vcm_plugin.check_data vcm_plugin.commands vcm_plugin.cli
+    vcm_plugin.complexity vcm_plugin.harness vcm_plugin.hydra_plugins
 """.split()
 ANCHORS_MAY_IMPORT = {
-    f"vcm_plugin.{name}" for name in ("errors", "process", "features", "bitstream", "weights_file")
+    f"vcm_plugin.{name}"
+    for name in ("errors", "process", "stages", "features", "bitstream", "weights_file")
 }
 MAY_IMPORT_ANCHORS = {
     f"vcm_plugin.{name}"

@@ -150,7 +150,7 @@ def load_condition(name: str | Path) -> TestCondition:
             f"{path}: expected a YAML of keys such as name and model, found {values!r}"
         )
     values = {key: value for key, value in values.items() if not str(key).endswith("_source")}
-    return _build(values, path)
+    return build(values, path)
 
 
 def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCondition:
@@ -178,7 +178,8 @@ def _find(name: str | Path) -> Path:
     raise InputError(f"test condition {name}: expected one of {known}, or a path to a YAML file")
 
 
-def _build(values: dict[str, typing.Any], path: Path) -> TestCondition:
+def build(values: dict[str, typing.Any], path: Path) -> TestCondition:
+    """The condition of these keys; raises InputError, naming `path`, where one is none of KEYS."""
     for key in values:
         if key not in KEYS:
             nearest = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)[0]

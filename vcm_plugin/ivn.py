@@ -42,6 +42,26 @@ def parse_rate_point(text: str) -> float:
     return s
 
 
+def qp_of_scale(s: float) -> int:
+    """The integer that stands for a scale where rate points are QPs: 32 + 6 log2 s, rounded.
+
+    Doubling s, like a QP higher by six, doubles the step of the quantiser.
+
+    >>> qp_of_scale(0.5), qp_of_scale(1), qp_of_scale(4)
+    (26, 32, 44)
+    """
+    return round(32 + 6 * math.log2(s))
+
+
+def scale_of_qp(qp: int) -> str:
+    """The rate point that an integer stands for; its own qp_of_scale is that integer.
+
+    >>> scale_of_qp(26), scale_of_qp(33)
+    ('0.5', '1.12246')
+    """
+    return f"{2 ** ((qp - 32) / 6):.6g}"
+
+
 def feature_range(
     layers: Mapping[str, torch.Tensor], input_size: tuple[int, int]
 ) -> tuple[float, float]:

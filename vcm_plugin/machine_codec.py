@@ -28,6 +28,7 @@ from vcm_plugin.entropy import (
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.rans import Tables
+from vcm_plugin.stages import stage
 from vcm_plugin.vfcn import Vfcn, VfcnConfig
 from vcm_plugin.weights_file import read_weights, write_weights
 
@@ -76,6 +77,13 @@ class MachineCodec:
         self.model = model.requires_grad_(False).eval()
         self.model.to(self.device, dtype, memory_format=torch.channels_last)
 
+    def to(self, device: str) -> MachineCodec:
+        """Return self with its networks on another device; the latents of a file stay the same."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self.coder.networks.to(self.device)
+        return self
+
     @property
     def rate_points(self) -> list[str]:
         """The presets chosen on the validation set, falling rate."""
@@ -115,17 +123,21 @@ class MachineCodec:
 
     def decode_frames(self, path: Path) -> Iterator[FeaturePyramid]:
         """The features of each frame of a file, decoded as they are asked for."""
-        reader = FrameReader.open(path)
-        for frame in range(len(reader)):
-            yield self._decode(reader, frame)
+        return map(self.synthesise, self.read_layers(path))
 
     def decode_frame(self, path: Path, frame: int) -> FeaturePyramid:
         """The features of one frame of a file; no other frame is read."""
-        return self._decode(FrameReader.open(path), frame)
+        return self.synthesise(self._read_layer(FrameReader.open(path), frame))
 
-    def _decode(self, reader: FrameReader, frame: int) -> FeaturePyramid:
+    def read_layers(self, path: Path) -> Iterator[MachineLayer]:
+        """The latents of each frame of a file, as they are asked for; `synthesise` goes on."""
+        reader = FrameReader.open(path)
+        for frame in range(len(reader)):
+            yield self._read_layer(reader, frame)
+
+    def _read_layer(self, reader: FrameReader, frame: int) -> MachineLayer:
         try:
-            return self.synthesise(self._layer(reader.header, reader[frame]))
+            return self._layer(reader.header, reader[frame])
         except BitstreamError as error:
             raise BitstreamError(f"frame {frame}: {error}") from error
 
@@ -135,8 +147,9 @@ class MachineCodec:
         value_range = ivn.scaled_range(ivn.feature_range(features.layers, features.input_size), s)
         layers = {k: v[None].to(self.device, self.dtype) for k, v in features.layers.items()}
         ranges = self._ranges(value_range)
-        y = self.model.analysis(ivn.normalise(layers, value_range), ranges)
-        z = self.model.h_a(y)
+        with stage("feature_reduction"):
+            y = self.model.analysis(ivn.normalise(layers, value_range), ranges)
+            z = self.model.h_a(y)
         data, latents = self.coder.encode(z[0], y[0], self.octaves(value_range))
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
         return MachineLayer(header, payload, latents)
@@ -160,6 +173,7 @@ class MachineCodec:
         latents.require(payload.checksum, "latents")
         return MachineLayer(header, payload, latents)
 
+    @stage("feature_restoration")
     @torch.inference_mode()
     def synthesise(self, layer: MachineLayer) -> FeaturePyramid:
         """Latents -> features; from here on float arithmetic differs between machines."""
