@@ -43,9 +43,8 @@ def main() -> None:
     path = options.picture or open_dataset(override(condition, {"limit": 2})).pictures[0].path
     source = read_picture(path)
     print(f"{path.name}, {options.rate_point}, {options.threads} threads, median of {options.runs}")
-    print(
-        f"{'size':>12}{'NN-Part1 s':>12}{'encode s':>10}{'decode s':>10}{'MiB':>8}{'bpp':>8}{'PSNR':>8}"
-    )
+    titles = ("encode s", "decode s", "MiB", "bpp", "PSNR")
+    print(f"{'size':>12}{'NN-Part1 s':>12}" + "".join(f"{title:>9}" for title in titles))
     for height, width in SIZES:
         repeats = (-(-height // source.shape[0]), -(-width // source.shape[1]), 1)
         picture = np.ascontiguousarray(np.tile(source, repeats)[:height, :width])

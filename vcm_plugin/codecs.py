@@ -104,8 +104,8 @@ def human_codec(condition: TestCondition, device: str = "cpu") -> HumanCodec:
     if condition.diff_fchm_human_weights is None:
         raise InputError(
             f"test condition {condition.name}: the human layer needs weights, and it names none; "
-            "train them with scripts/train_hvcn.py and name their folder with --human-weights or in "
-            "the key diff_fchm_human_weights"
+            "train them with scripts/train_hvcn.py and name their folder with --human-weights or "
+            "in the key diff_fchm_human_weights"
         )
     folder = Path(condition.bundled_path(condition.diff_fchm_human_weights))
     prior = condition.diff_fchm_human_prior
