@@ -15,7 +15,8 @@ ORDER = """
     anchors
     vcm_plugin.split vcm_plugin.minictc vcm_plugin.conditions vcm_plugin.datasets
     vcm_plugin.tasks vcm_plugin.metrics vcm_plugin.codecs
-    vcm_plugin.results vcm_plugin.feature_cache vcm_plugin.workers vcm_plugin.inference
+    vcm_plugin.results vcm_plugin.feature_cache vcm_plugin.workers vcm_plugin.complexity
+    vcm_plugin.inference
     vcm_plugin.ctc
     vcm_plugin.tables vcm_plugin.report
     vcm_plugin.training

@@ -19,8 +19,11 @@ NOT_IN_RESULTS = (
     "cli.py",
     "commands.py",
     "doctor.py",
+    "complexity.py",
     "tables.py",
     "report",
+    "proposal.py",
+    "package.py",
     "training",
     "crosscheck.py",
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcm_plugin import environment, results, tasks
+from vcm_plugin import complexity, environment, results, tasks
 from vcm_plugin.codecs import Codec, codec_entry
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, PictureEntry, PictureError, read_entry
@@ -63,19 +63,18 @@ def split_inference(
     model: SplitModel,
     file: Path,
     watch: Watch,
-) -> Detections:
+) -> tuple[FeaturePyramid, Detections]:
     """Features -> file -> features -> detections; nothing but the file passes between."""
     with watch("encode"):
         results.write_bytes(file, codec.encode(features, rate_point))
     with watch("decode"):
         decoded = codec.decode(file.read_bytes())
-    with watch("nn_part2"):
-        return model.nn_part2(decoded)
+    return decoded, detect(decoded, model, watch)
 
 
 def remote_inference(
     picture: np.ndarray, rate_point: str, codec: Codec, model: SplitModel, file: Path, watch: Watch
-) -> Detections:
+) -> tuple[FeaturePyramid, Detections]:
     """Picture -> file -> picture -> the whole network; nothing but the file passes between."""
     with watch("encode"):
         results.write_bytes(file, codec.encode(picture, rate_point))
@@ -83,6 +82,11 @@ def remote_inference(
         decoded = codec.decode(file.read_bytes())
     with watch("nn_part1"):
         features = model.nn_part1(decoded)
+    return features, detect(features, model, watch)
+
+
+def detect(features: FeaturePyramid, model: SplitModel, watch: Watch) -> Detections:
+    """NN-Part2 of decoded features."""
     with watch("nn_part2"):
         return model.nn_part2(features)
 
@@ -147,7 +151,7 @@ class Worker:
             file = results.bitstream_path(self.plan.folder / point, entry.image_id, kind)
             watch = Watch()
             try:
-                detections = infer(source, point, self.codec, self.model, file, watch)
+                features, detections = infer(source, point, self.codec, self.model, file, watch)
             except InputError as error:
                 raise InputError(f"{entry.path.name} at rate point {point}: {error}") from error
             yield (
@@ -156,9 +160,16 @@ class Worker:
                     "image_id": entry.image_id,
                     "bits": 8 * file.stat().st_size,
                     "seconds": watch.seconds,
+                    "features": features.statistics(),
                     "predictions": self._predictions(detections, entry),
                 },
             )
+
+    def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
+        """What the codec costs on this picture."""
+        picture = read_entry(entry)
+        source = self._features(picture, Watch()) if self.codec.kind == "feature" else picture
+        yield complexity.measure(self.codec, source, point, entry.height * entry.width)
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
         """Write the predictions of a point; yields the point, its accuracy and the seconds."""
