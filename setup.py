@@ -18,6 +18,8 @@ def cfg_packages() -> list[str]:
     return ["vcm_plugin.cfg", *(f"vcm_plugin.{name}" for name in names if "__" not in name)]
 
 
+REPORT = ["openpyxl>=3.1", "python-docx>=1.1", "plotly>=6"]  # XLSX, DOCX and HTML
+
 setup(
     name="vcm-plugin",
     version=VERSION,
@@ -53,6 +55,9 @@ setup(
         "matplotlib",
         "rich",
     ],
-    extras_require={"test": ["pytest", "pytest-xdist", "ruff"]},
+    extras_require={
+        "report": REPORT,
+        "test": [*REPORT, "formulas", "playwright", "pytest", "pytest-xdist", "ruff"],
+    },
     entry_points={"console_scripts": ["vcm-plugin = vcm_plugin.cli:main"]},
 )

@@ -18,7 +18,8 @@ ORDER = """
     vcm_plugin.results vcm_plugin.feature_cache vcm_plugin.workers vcm_plugin.complexity
     vcm_plugin.inference
     vcm_plugin.ctc
-    vcm_plugin.tables vcm_plugin.report
+    vcm_plugin.published vcm_plugin.tables vcm_plugin.report
+    vcm_plugin.proposal vcm_plugin.package vcm_plugin.crosscheck
     vcm_plugin.training
     vcm_plugin.doctor vcm_plugin.commands vcm_plugin.cli
 """.split()

@@ -141,8 +141,8 @@ def _report(commands) -> None:
         "--format",
         nargs="+",
         default=["csv", "json", "png", "svg"],
-        choices=["csv", "json", "png", "svg"],
-        help="(all)",
+        choices=["csv", "json", "png", "svg", "pdf", "xlsx", "html", "docx", "md", "tex"],
+        help="(csv json png svg); xlsx, html and docx need pip install 'vcm-plugin[report]'",
     )
 
 

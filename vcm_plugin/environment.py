@@ -20,6 +20,7 @@ NOT_IN_RESULTS = (
     "commands.py",
     "doctor.py",
     "complexity.py",
+    "published.py",
     "tables.py",
     "report",
     "proposal.py",

@@ -4,7 +4,8 @@
     RUN/run.json                     what the results depend on; another value is refused
     RUN/condition.yaml               the test condition, without absolute paths
     RUN/ground_truth.json            the annotations that the accuracy was measured against
-    RUN/<point>/pictures.jsonl       one flushed line per picture: bits, predictions, seconds, features
+    RUN/<point>/pictures.jsonl       one flushed line per picture: bits, predictions, seconds,
+                                     mean and standard deviation of the decoded features
     RUN/<point>/bitstreams/<id>.*    the files whose sizes are the bits
     RUN/<point>/predictions.json     COCO results of all pictures
     RUN/<point>/point.json           bits and accuracy of a complete point

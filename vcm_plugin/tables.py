@@ -17,7 +17,8 @@ import numpy as np
 from vcm_plugin import metrics
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics import BdRate, BitsAt, Interval
-from vcm_plugin.results import UNCOMPRESSED, load_result
+from vcm_plugin.published import Reference, references_for
+from vcm_plugin.results import UNCOMPRESSED, load_result, read_json
 from vcm_plugin.tasks import average_precisions, read_matches
 
 AP_METRICS = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")  # those that BD-rate is computed on
@@ -110,6 +111,7 @@ class Run:
     folder: Path
     result: Mapping[str, Any]
     points: tuple[Point, ...]
+    timings: Mapping[str, Any] | None  # timings.json, where the run keeps it
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     near_lossless: tuple[NearLossless, ...]
     rules: Rules
+    published: tuple[Reference, ...]  # of the same test set and metric
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -183,6 +186,7 @@ def build_report(
             if metric in uncompressed
         ),
         rules=rules,
+        published=references_for(first["dataset"].get("name", ""), uncompressed),
     )
 
 
@@ -202,7 +206,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
                 "apart by the names of their folders, rename one or give it once"
             )
     return tuple(
-        Run(name, folder, result, _read_points(name, folder, result))
+        Run(name, folder, result, _read_points(name, folder, result), _read_timings(folder))
         for name, folder, result in zip(names, folders, results, strict=True)
     )
 
@@ -221,6 +225,11 @@ def _read_points(name: str, folder: Path, result: Mapping) -> tuple[Point, ...]:
     if not points:
         raise InputError(f"{folder}: the run holds no rate point; run it again")
     return tuple(points)
+
+
+def _read_timings(folder: Path) -> dict[str, Any] | None:
+    path = folder / "timings.json"
+    return read_json(path) if path.is_file() else None
 
 
 def _field(values: Mapping, key: str, folder: Path) -> Any:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which files does a report consist of? `write_report` computes the tables once, then writes."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from vcm_plugin.report.plots import write_plots
 from vcm_plugin.report.terminal import rd_table_text, rd_tables
 from vcm_plugin.tables import Report, Rules, build_report
 
-__all__ = ["FORMATS", "rd_table_text", "rd_tables", "write_report"]
+__all__ = ["ALL_FORMATS", "FORMATS", "rd_table_text", "rd_tables", "require", "write_report"]
 
-FORMATS = ("csv", "json", "png", "svg")
+FORMATS = ("csv", "json", "png", "svg")  # what a report consists of where nothing else is said
+PLOTS = ("png", "svg", "pdf")
+# format -> the package that writes it, of the extra "report"
+NEEDS = {"xlsx": "openpyxl", "html": "plotly", "docx": "docx"}
+ALL_FORMATS = (*FORMATS, "pdf", *NEEDS, "md", "tex")
 
 
 def write_report(
@@ -26,11 +31,13 @@ def write_report(
     """Compare runs with the anchors and write the report into the folder `out`.
 
     csv: rd.csv, bd_rate.csv, near_lossless.csv and the summary tables; json: report.json;
-    png and svg: one plot of bpp against accuracy per task, rd_<metric>.
+    png, svg and pdf: one plot of bpp against accuracy per task, rd_<metric>; xlsx: the spreadsheet
+    report.xlsx. Raises InputError for an unknown format, and for one whose package is missing.
     """
     for name in formats:
-        if name not in FORMATS:
-            raise InputError(f"report format {name}: expected one of {', '.join(FORMATS)}")
+        if name not in ALL_FORMATS:
+            raise InputError(f"report format {name}: expected one of {', '.join(ALL_FORMATS)}")
+        require(name)
     report = build_report(runs, anchors, rules)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -38,5 +45,20 @@ def write_report(
         write_csv(report, out)
     if "json" in formats:
         write_json(report, out)
-    write_plots(report, out, [name for name in formats if name in ("png", "svg")])
+    write_plots(report, out, [name for name in formats if name in PLOTS])
+    if "xlsx" in formats:
+        from vcm_plugin.report.xlsx import write_xlsx
+
+        write_xlsx(report, out / "report.xlsx")
     return report
+
+
+def require(name: str) -> None:
+    """Raise InputError where the package that a format needs is not installed."""
+    try:
+        importlib.import_module(NEEDS.get(name, "json"))
+    except ImportError as error:
+        raise InputError(
+            f"report format {name} needs the package {error.name}, found none: "
+            "pip install 'vcm-plugin[report]'"
+        ) from error

@@ -27,6 +27,7 @@ STYLES = (
     ("#7a1f3d", "v", (0, (8, 2))),
     ("#d9b13b", "P", (0, (3, 1))),
 )
+NO_DATES = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 SETTINGS = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -48,8 +49,7 @@ def write_plots(report: Report, out: Path, formats: Sequence[str]) -> None:
         with matplotlib.rc_context(SETTINGS):
             figure = draw(report, metric)
             for name in formats:
-                metadata = {"Date": None} if name == "svg" else {"Software": None}
-                figure.savefig(out / f"rd_{metric}.{name}", dpi=200, metadata=metadata)
+                figure.savefig(out / f"rd_{metric}.{name}", dpi=200, metadata=NO_DATES[name])
 
 
 def draw(report: Report, metric: str) -> Figure:
