@@ -127,6 +127,8 @@ def test_curves_of_random_points_agree_with_scipy(tmp_path):
         for name in ("anchor", "test"):
             rates = np.cumsum(rng.lognormal(3, 2, count)).astype(int) + 1
             accuracies = np.cumsum(rng.lognormal(0, 2, count))
+            accuracies -= accuracies[0]
+            accuracies *= rng.uniform(60, 80) / accuracies[-1]
             points = []
             for k, (bits, value) in enumerate(zip(rates, accuracies, strict=True)):
                 points.append(tables.Point(name, str(k), 1, int(bits), 100, {"box_ap": value}))

@@ -26,7 +26,7 @@ NOT_IN_RESULTS = (
     "proposal.py",
     "package.py",
     "training",
-    "crosscheck.py",
+    "crosscheck",
 )
 
 

@@ -7,12 +7,25 @@ from pathlib import Path
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.csv_files import write_csv
+from vcm_plugin.report.document import Document
 from vcm_plugin.report.layout import write_json
+from vcm_plugin.report.paper import to_document
 from vcm_plugin.report.plots import write_plots
 from vcm_plugin.report.terminal import rd_table_text, rd_tables
+from vcm_plugin.report.text_files import write_latex, write_markdown
+from vcm_plugin.report.viewer import ViewerOptions
 from vcm_plugin.tables import Report, Rules, build_report
 
-__all__ = ["ALL_FORMATS", "FORMATS", "rd_table_text", "rd_tables", "require", "write_report"]
+__all__ = [
+    "ALL_FORMATS",
+    "FORMATS",
+    "ViewerOptions",
+    "rd_table_text",
+    "rd_tables",
+    "require",
+    "write_document",
+    "write_report",
+]
 
 FORMATS = ("csv", "json", "png", "svg")  # what a report consists of where nothing else is said
 PLOTS = ("png", "svg", "pdf")
@@ -27,12 +40,14 @@ def write_report(
     out: Path,
     formats: Sequence[str] = FORMATS,
     rules: Rules | None = None,
+    viewer: ViewerOptions | None = None,
 ) -> Report:
     """Compare runs with the anchors and write the report into the folder `out`.
 
     csv: rd.csv, bd_rate.csv, near_lossless.csv and the summary tables; json: report.json;
     png, svg and pdf: one plot of bpp against accuracy per task, rd_<metric>; xlsx: the spreadsheet
-    report.xlsx. Raises InputError for an unknown format, and for one whose package is missing.
+    report.xlsx; html: report.html with plots and a viewer; docx, md and tex: the tables and plots
+    on paper. Raises InputError for an unknown format, and for one whose package is missing.
     """
     for name in formats:
         if name not in ALL_FORMATS:
@@ -50,7 +65,26 @@ def write_report(
         from vcm_plugin.report.xlsx import write_xlsx
 
         write_xlsx(report, out / "report.xlsx")
+    if "html" in formats:
+        from vcm_plugin.report.web import write_web
+
+        write_web(report, out / "report.html", viewer or ViewerOptions())
+    if {"docx", "md", "tex"} & set(formats):
+        write_document(to_document(report), out / "report", formats)
     return report
+
+
+def write_document(document: Document, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a document as docx, md or tex beside each other; returns the files."""
+    if "docx" in formats:
+        from vcm_plugin.report.docx_file import write_docx
+
+        write_docx(document, stem.with_suffix(".docx"))
+    if "md" in formats:
+        write_markdown(document, stem.with_suffix(".md"))
+    if "tex" in formats:
+        write_latex(document, stem.with_suffix(".tex"))
+    return [stem.with_suffix(f".{name}") for name in ("docx", "md", "tex") if name in formats]
 
 
 def require(name: str) -> None:
