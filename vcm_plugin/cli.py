@@ -62,7 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=vcm_plugin.__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
-    for add in (_demo, _run, _report, _package, _crosscheck, _encode, _decode, _info, _doctor):
+    for add in (
+        _demo,
+        _run,
+        _report,
+        _proposal,
+        _package,
+        _crosscheck,
+        _encode,
+        _decode,
+        _info,
+        _doctor,
+    ):
         add(commands)
     return parser
 
@@ -155,6 +166,23 @@ def _report(commands) -> None:
     )
     parser.add_argument(
         "--data-root", type=Path, metavar="DIR", help="html: holds the test set ($VCM_DATA)"
+    )
+
+
+def _proposal(commands) -> None:
+    parser = _command(
+        commands,
+        "proposal",
+        "an input document in MPEG form from runs and a YAML of the author",
+        "Header, abstract with the headline numbers, technical description with syntax tables, "
+        "test conditions, results, complexity, training, cross-check and references. Every number "
+        "comes from the tables; what is not filled in is listed at the end.",
+    )
+    parser.add_argument(
+        "config", type=Path, metavar="CONFIG", help="a YAML like cfg/proposal/example.yaml"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help=".docx, .md or .tex"
     )
 
 

@@ -67,6 +67,16 @@ def report(options: Namespace) -> None:
     _write_report(options.runs, options.anchor, options.output, options.format, viewer)
 
 
+def proposal(options: Namespace) -> None:
+    """An input document in MPEG form."""
+    from vcm_plugin.proposal import write_proposal
+
+    unfilled = write_proposal(options.config, options.output)
+    print(f"proposal: {options.output}")
+    if unfilled:
+        print(f"not filled in, and listed at its end: {', '.join(unfilled)}")
+
+
 def package(options: Namespace) -> None:
     """A run and its anchors as one zip."""
     from vcm_plugin.package import make_package

@@ -23,7 +23,7 @@ NOT_IN_RESULTS = (
     "published.py",
     "tables.py",
     "report",
-    "proposal.py",
+    "proposal",
     "package.py",
     "training",
     "crosscheck",

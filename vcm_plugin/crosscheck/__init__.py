@@ -45,6 +45,7 @@ def crosscheck(
             reason = str(error).replace(f"{folder}/", "")
             check.add([Finding("bitstreams", FAILED, reason)])
             return check
+        check.key = runs[check.proposal].result.get("key", "")
         check.claimed_environment = runs[check.proposal].result["environment"]
         found = {
             name: RunCheck(claims, opened, options, limits, check, progress).run()

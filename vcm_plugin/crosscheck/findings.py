@@ -72,6 +72,7 @@ class CrossCheck:
     environment: dict[str, str]  # of this machine
     claimed_environment: dict[str, str]
     limits: dict[str, float]
+    key: str = ""  # of the proposal's result
     findings: list[Finding] = field(default_factory=list)
     points: list[dict[str, Any]] = field(default_factory=list)
     bd_rates: list[dict[str, Any]] = field(default_factory=list)
@@ -115,6 +116,7 @@ class CrossCheck:
             "first_failing_step": first and first.step,
             "ask_the_proponent": first and STEPS[first.step][1],
             "proposal": self.proposal,
+            "key": self.key,
             "anchors": self.anchors,
             "points": [
                 {**point, "verdict": self.verdict_of_point(point["run"], point["rate_point"])}

@@ -70,7 +70,7 @@ class Figure:
     name: str
     png: bytes
     caption: str
-    width_cm: float = 16.0
+    width_cm: float = 14.5
 
 
 Block = Heading | Paragraph | Bullets | Table | Figure

@@ -17,7 +17,10 @@ from docx.shared import Cm, Pt
 
 from vcm_plugin.report.document import Bullets, Document, Figure, Heading, Paragraph, Table
 
-WIDE = 8  # columns; from here on a table is set smaller
+SIZES = ((10, 6.5), (8, 7.5), (0, 8.5))  # from so many columns on, so many points
+PAGE_CM = 17.0  # between the margins
+LONG = 24  # characters; a longer text is broken over lines
+PADDING = 3.5  # characters, of both sides of a cell
 EPOCH = datetime(2000, 1, 1)  # the same report gives the same file
 
 
@@ -62,7 +65,7 @@ def _add_table(file, table: Table, number: int) -> None:
     caption = file.add_paragraph(f"Table {number}: {table.title}", style="Caption")
     caption.paragraph_format.keep_with_next = True
     grid = file.add_table(rows=1, cols=len(table.columns), style="Light Grid Accent 1")
-    size = Pt(7.5 if len(table.columns) >= WIDE else 8.5)
+    size = Pt(next(points for columns, points in SIZES if len(table.columns) >= columns))
     _fill(
         grid.rows[0], [column.title for column in table.columns], [False] * len(table.columns), size
     )
@@ -71,10 +74,26 @@ def _add_table(file, table: Table, number: int) -> None:
     grid.rows[0]._tr.get_or_add_trPr().append(marker)
     right = [bool(column.spec) for column in table.columns]
     for texts in table.texts():
-        _fill(grid.add_row(), texts, right, size)
+        row = grid.add_row()
+        row._tr.get_or_add_trPr().append(OxmlElement("w:cantSplit"))
+        _fill(row, texts, right, size)
+    grid.autofit = False
+    for column, width in zip(grid.columns, _widths(table), strict=True):
+        column.width = width  # LibreOffice reads the column, Word the cells
+        for cell in column.cells:
+            cell.width = width
     for note in table.notes:
         file.add_paragraph(note).runs[0].font.size = Pt(8.5)
     file.add_paragraph()
+
+
+def _widths(table: Table) -> list[Cm]:
+    """Shares of the page after the longest text and the longest word of each column."""
+    weights = []
+    for texts in zip([column.title for column in table.columns], *table.texts(), strict=True):
+        word = max(len(word) for text in texts for word in (text.split() or [""]))
+        weights.append(min(max(word, max(map(len, texts)) / 2), LONG) + PADDING)
+    return [Cm(PAGE_CM * weight / sum(weights)) for weight in weights]
 
 
 def _fill(row, texts: Sequence[str], right: Sequence[bool], size: Pt) -> None:

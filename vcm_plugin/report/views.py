@@ -133,8 +133,8 @@ def complexity(report: Report) -> Table:
     columns = (
         Column("codec", "codec"),
         Column("rate_point", "rate point"),
-        Column("encode_kmac", "encoder kMAC/pixel", ".2f"),
-        Column("decode_kmac", "decoder kMAC/pixel", ".2f"),
+        Column("encode_kmac", "encoder kMAC per pixel", ".2f"),
+        Column("decode_kmac", "decoder kMAC per pixel", ".2f"),
         Column("parameters", "parameters", "d"),
         Column("encode", "encode (s)", ".4f"),
         Column("decode", "decode (s)", ".4f"),
