@@ -7,7 +7,8 @@
 
 The synthetic runs have COCO's statistics (about 7 objects a picture, 80 classes); their detections
 are objects with noise, judged by COCOeval, so that the files have the shape and size of real ones.
-The predictions are drawn, so no accuracy of these runs says anything about a codec.
+The predictions are drawn, and the codecs share them and differ in bits: no accuracy of these runs
+says anything about a codec.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -126,14 +128,15 @@ def judged(rng, truth: dict, noise: float, path: Path | None) -> tuple[dict, dic
     return by_picture, accuracy
 
 
-def write_run(folder, name, factor, rng, truth, uncompressed) -> Path:
+def write_run(folder, name, factor, rng, truth, uncompressed, judged) -> Path:
     """A run folder as the runner leaves it, less the bitstreams, which no report reads."""
     run, points = folder / name, []
     write_lines(run / "uncompressed", uncompressed[0], None)
     ids = [image["id"] for image in truth["images"]]
     for step, qp in enumerate(QPS):
         (run / str(qp)).mkdir(parents=True, exist_ok=True)
-        found, accuracy = judged(rng, truth, 0.02 * 1.6**step, run / str(qp) / "matches.npz")
+        found, accuracy = judged[qp]
+        shutil.copy(folder / f"{qp}.npz", run / str(qp) / "matches.npz")
         bits = (factor * 4e5 / 2**step * rng.lognormal(0, 0.4, len(ids))).astype(int)
         write_lines(run / str(qp), found, dict(zip(ids, bits.tolist(), strict=True)))
         points.append({

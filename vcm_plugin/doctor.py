@@ -20,7 +20,7 @@ from vcm_plugin.errors import InputError
 def examine() -> Iterator[str]:
     """The findings, one line each, "ok" or "--" first; a missing thing has a second line."""
     yield f"ok  vcm-plugin     {vcm_plugin.__version__}, Python {platform.python_version()}"
-    for check in (_torch, _detectron2, _vvenc, _ffmpeg_filters, _vtm, _weights, _cache):
+    for check in (_torch, _detectron2, _vvenc, _ffmpeg_filters, _vtm, _documents, _weights, _cache):
         yield from check()
 
 
@@ -114,6 +114,21 @@ def _vtm() -> Iterator[str]:
     words = f"{', '.join(unset)} not set" if unset else f"{', '.join(absent)}: no such file"
     repair = "build VTM and set them to EncoderAppStatic, DecoderAppStatic, encoder_intra_vtm.cfg"
     yield from _missing("VTM", f"{words}; {note}", "vtm_feature and vtm_remote", repair)
+
+
+def _documents() -> Iterator[str]:
+    names = ("openpyxl", "python-docx", "plotly")
+    versions = {name: version(name) for name in names}
+    absent = [name for name in names if versions[name] == "not installed"]
+    if absent:
+        yield from _missing(
+            "documents",
+            f"{', '.join(absent)} not installed",
+            "reports as xlsx, html and docx, proposals and cross-checks",
+            "pip install 'vcm-plugin[report]'",
+        )
+        return
+    yield from _found("documents", ", ".join(f"{n} {v}" for n, v in versions.items()))
 
 
 def _weights() -> Iterator[str]:
