@@ -17,7 +17,8 @@ from vcm_plugin.cli import main
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("own_cache")
 COMMANDS = (
-    "demo", "run", "report", "proposal", "package", "crosscheck", "encode", "decode", "info", "doctor",
+    "demo", "run", "report", "proposal", "package", "crosscheck", "encode", "decode", "info",
+    "doctor",
 )  # fmt: skip
 
 
