@@ -18,6 +18,8 @@ def cfg_packages() -> list[str]:
     return ["vcm_plugin.cfg", *(f"vcm_plugin.{name}" for name in names if "__" not in name)]
 
 
+REPORT = ["openpyxl>=3.1", "python-docx>=1.1", "plotly>=6"]  # XLSX, DOCX and HTML
+
 setup(
     name="vcm-plugin",
     version=VERSION,
@@ -38,7 +40,7 @@ setup(
         "hydra_plugins.vcm_plugin": "vcm_plugin/hydra_plugins/vcm_plugin",
     },
     package_data={
-        "vcm_plugin": ["weights/*", "weights/*/*", "weights/*/*/*"],
+        "vcm_plugin": ["weights/*", "weights/*/*", "weights/*/*/*", "report/*.html"],
         "vcm_plugin.cfg": ["*.yaml", "**/*.yaml"],
         "anchors": ["reference/*.json"],
     },
@@ -62,7 +64,8 @@ setup(
         "rich",
     ],
     extras_require={
-        "test": ["pytest", "pytest-xdist", "ruff", "fvcore"],
+        "report": REPORT,
+        "test": [*REPORT, "formulas", "playwright", "pytest", "pytest-xdist", "ruff", "fvcore"],
         "harness": ["fvcore"],  # beside CompressAI-Vision, for its table of MACs
     },
     entry_points={"console_scripts": ["vcm-plugin = vcm_plugin.cli:main"]},

@@ -194,6 +194,7 @@ class MsfcCodec:
         data, tensors, self.metadata = read_weights(weights, "msfc")
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
+        self.parameters = sum(x.numel() for x in tensors.values())
         self.inner = VvcFeatureCodec(preset, threads=threads)
         try:
             self.config = MsfcConfig(**self.metadata["config"])

@@ -16,7 +16,10 @@ from vcm_plugin.cli import main
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("own_cache")
-COMMANDS = ("demo", "run", "report", "encode", "decode", "info", "doctor")
+COMMANDS = (
+    "demo", "run", "report", "proposal", "package", "crosscheck", "encode", "decode", "info",
+    "doctor",
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -188,8 +188,8 @@ def test_refusals_stand_under_the_tables(tmp_path):
 
 
 def test_an_unknown_format_is_refused_before_anything_is_written(runs, tmp_path):  # noqa: F811
-    with pytest.raises(InputError, match="report format pdf: expected one of csv, json, png, svg"):
-        write_report(runs, [], tmp_path / "out", ["csv", "pdf"])
+    with pytest.raises(InputError, match="report format doc: expected one of csv, json, png, svg"):
+        write_report(runs, [], tmp_path / "out", ["csv", "doc"])
     assert not (tmp_path / "out").exists()
     assert FORMATS == ("csv", "json", "png", "svg")
 

@@ -808,22 +808,23 @@ def _describe_unit(unit: Unit) -> str:
     return line
 
 
+SYNTAX = {
+    "sequence_header": SEQUENCE_HEADER,
+    "unit": UNIT,
+    "payload of a machine unit": MACHINE_PAYLOAD,
+    "payload of a human unit": HUMAN_PAYLOAD,
+}
+DESCRIPTORS = """\
+Descriptors: u(n): n-bit unsigned integer, most significant bit first. ue(v): unsigned LEB128, 7 bits in a byte,
+least significant group first, top bit set in all bytes but the last, shortest form, at most 5 bytes. f(n): IEEE 754
+float of n bits, big-endian, finite. b(n): n bytes; b(v): the bytes up to the end of the payload."""  # noqa: E501
+
+
 def syntax() -> str:
     """The syntax tables in Markdown, made from the tables that the writer and reader follow."""
-    descriptors = (
-        "Descriptors: u(n): n-bit unsigned integer, most significant bit first. ue(v): unsigned "
-        "LEB128, 7 bits in a byte,\nleast significant group first, top bit set in all bytes but "
-        "the last, shortest form, at most 5 bytes. f(n): IEEE 754\nfloat of n bits, big-endian, "
-        "finite. b(n): n bytes; b(v): the bytes up to the end of the payload."
-    )
-    parts = [descriptors]
-    for title, elements in (
-        ("sequence_header", SEQUENCE_HEADER),
-        ("unit", UNIT),
-        ("payload of a machine unit", MACHINE_PAYLOAD),
-        ("payload of a human unit", HUMAN_PAYLOAD),
-    ):
-        rows = "\n".join(_row(element) for element in elements)
+    parts = [DESCRIPTORS]
+    for title, elements in SYNTAX.items():
+        rows = "\n".join(f"| {' | '.join(syntax_row(element))} |" for element in elements)
         parts.append(
             f"### {title}\n\n| element | descriptor | present | meaning |\n"
             f"| --- | --- | --- | --- |\n{rows}"
@@ -831,7 +832,8 @@ def syntax() -> str:
     return "\n\n".join(parts)
 
 
-def _row(element: Element) -> str:
+def syntax_row(element: Element) -> tuple[str, str, str, str]:
+    """One row of a syntax table: element, descriptor, when it is present, what it means."""
     conditions = (
         f"{name} = {' or '.join(map(str, _accepted(value)))}" for name, value in element.when
     )
@@ -845,7 +847,7 @@ def _row(element: Element) -> str:
     if element.low or element.high != (1 << 32) - 1:
         limits = f"{element.low} .. {element.high}"
         meaning = f"{meaning}; {limits}" if meaning else limits
-    return f"| {element.name} | {element.descriptor} | {present} | {meaning} |"
+    return element.name, element.descriptor, present, meaning
 
 
 RULES = """\

@@ -22,7 +22,8 @@ Feature coding for machines: run the common test conditions on real codecs, from
 BD-rates. `vcm-plugin demo` shows the whole loop on the built-in test set."""
 
 EPILOG = """\
-exit codes: 0 done; 2 bad input, one line on stderr says what was expected and what repairs it;
+exit codes: 0 done (crosscheck: confirmed); crosscheck: 1 not confirmed, 3 confirmed with remarks;
+2 bad input, one line on stderr says what was expected and what repairs it;
 130 interrupted, the same command goes on where it stopped"""
 
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vcm_plugin import commands  # here, so that --help does not wait for it
 
     try:
-        getattr(commands, options.command.replace("-", "_"))(options)
+        code = getattr(commands, options.command.replace("-", "_"))(options)
     except InputError as error:
         print(f"vcm-plugin: error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -43,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("vcm-plugin: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output is gone
+        code = DONE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a file or folder that cannot be written
         print(f"vcm-plugin: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return BAD_INPUT
-    return DONE
+    return DONE if code is None else code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,7 +62,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=vcm_plugin.__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     commands.required = True
-    for add in (_demo, _run, _check_data, _report, _tables, _encode, _decode, _info, _doctor):
+    for add in (
+        _demo,
+        _run,
+        _check_data,
+        _report,
+        _tables,
+        _proposal,
+        _package,
+        _crosscheck,
+        _encode,
+        _decode,
+        _info,
+        _doctor,
+    ):
         add(commands)
     return parser
 
@@ -160,9 +175,88 @@ def _report(commands) -> None:
         "--format",
         nargs="+",
         default=["csv", "json", "png", "svg"],
-        choices=["csv", "json", "png", "svg"],
-        help="(all)",
+        choices=["csv", "json", "png", "svg", "pdf", "xlsx", "html", "docx", "md", "tex"],
+        help="(csv json png svg); xlsx, html and docx need pip install 'vcm-plugin[report]'",
     )
+    parser.add_argument(
+        "--viewer-pictures",
+        type=_positive,
+        default=48,
+        metavar="N",
+        help="html: pictures in its viewer, evenly spaced over the test set (%(default)s)",
+    )
+    parser.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="html: holds the test set ($VCM_DATA)"
+    )
+
+
+def _proposal(commands) -> None:
+    parser = _command(
+        commands,
+        "proposal",
+        "an input document in MPEG form from runs and a YAML of the author",
+        "Header, abstract with the headline numbers, technical description with syntax tables, "
+        "test conditions, results, complexity, training, cross-check and references. Every number "
+        "comes from the tables; what is not filled in is listed at the end.",
+    )
+    parser.add_argument(
+        "config", type=Path, metavar="CONFIG", help="a YAML like cfg/proposal/example.yaml"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help=".docx, .md or .tex"
+    )
+
+
+def _package(commands) -> None:
+    parser = _command(
+        commands,
+        "package",
+        "a run and its anchors as one zip for a cross-checker",
+        "Bitstreams, predictions, results, condition, environment, the sha256 of the weights, and "
+        "a manifest with the sha256 of every file. No absolute paths, no host names.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run of the proposal")
+    parser.add_argument(
+        "--anchor",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="run of an anchor, for the BD-rate; may be repeated",
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="ZIP")
+
+
+def _crosscheck(commands) -> None:
+    parser = _command(
+        commands,
+        "crosscheck",
+        "somebody else's package: a verdict per rate point, and what to ask the proponent",
+        "Checks the manifest, decodes every bitstream here, compares features, detections, sizes "
+        "and accuracy with the claims, and computes the BD-rates again. Exit code 0: confirmed; 3: "
+        "confirmed with remarks (a step that had to be skipped is one); 1: not confirmed; 2: bad "
+        "input.",
+    )
+    parser.add_argument("package", type=Path, metavar="PACKAGE", help="of `vcm-plugin package`")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="weights of the codec or the detector that are not bundled, known by their sha256; "
+        "may be repeated",
+    )
+    parser.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="holds the test set ($VCM_DATA)"
+    )
+    parser.add_argument("--encode", action="store_true", help="also encode every picture again")
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", help="of torch (as the condition says)"
+    )
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="processes (1)")
+    _add_device(parser)
 
 
 def _tables(commands) -> None:

@@ -85,7 +85,58 @@ def check_data(options: Namespace) -> None:
 
 def report(options: Namespace) -> None:
     """Tables, BD-rates and plots of run folders."""
-    _write_report(options.runs, options.anchor, options.output, options.format)
+    from vcm_plugin.report import ViewerOptions
+
+    viewer = ViewerOptions(options.viewer_pictures, _data_root(options))
+    _write_report(options.runs, options.anchor, options.output, options.format, viewer)
+
+
+def proposal(options: Namespace) -> None:
+    """An input document in MPEG form."""
+    from vcm_plugin.proposal import write_proposal
+
+    unfilled = write_proposal(options.config, options.output)
+    print(f"proposal: {options.output}")
+    if unfilled:
+        print(f"not filled in, and listed at its end: {', '.join(unfilled)}")
+
+
+def package(options: Namespace) -> None:
+    """A run and its anchors as one zip."""
+    from vcm_plugin.package import make_package
+
+    manifest = make_package(options.run, options.anchor, options.output)
+    size = options.output.stat().st_size
+    print(f"{options.output}: {len(manifest['files'])} files, {size / (1 << 20):.1f} MiB")
+
+
+def crosscheck(options: Namespace) -> int:
+    """A package -> a verdict; returns its exit code."""
+    from vcm_plugin.crosscheck import CheckOptions, crosscheck, write_crosscheck
+    from vcm_plugin.crosscheck.findings import EXIT_CODES, OK, STEPS
+    from vcm_plugin.report import require
+
+    require("docx")
+    for path in options.weights:
+        if not path.is_file():
+            raise InputError(f"{path}: expected a file of weights, found none")
+    check_options = CheckOptions(
+        tuple(options.weights), _data_root(options), options.encode, options.threads,
+        options.jobs, options.device,
+    )  # fmt: skip
+    with _progress() as progress:
+        check = crosscheck(options.package, check_options, progress)
+    write_crosscheck(check, options.output)
+    for finding in check.findings:
+        if finding.status != OK:
+            where = " ".join(word for word in (finding.run, finding.rate_point) if word)
+            print(f"{finding.step} {finding.status}: {where}: {finding.text}")
+    if check.first_failure:
+        step = check.first_failure.step
+        print(f"first failing step: {step} ({STEPS[step][0]})")
+        print(f"ask the proponent {STEPS[step][1]}")
+    print(f"{options.package}: {check.verdict}")
+    return EXIT_CODES[check.verdict]
 
 
 def tables(options: Namespace) -> None:
@@ -198,18 +249,30 @@ def _run_test(condition: TestCondition, codec: str, folder: Path, options: Names
         overwrite=options.overwrite,
         feature_cache_bytes=int(options.feature_cache * (1 << 30)),
     )
+    with _progress(f"{codec}: ") as progress:
+        result = ctc.run(condition, codec, folder, run_options, progress)
+    for skipped in result["skipped"]:
+        print(f"vcm-plugin: skipped, unreadable: {skipped['file_name']}", file=sys.stderr)
+    return result
+
+
+def _data_root(options: Namespace) -> Path | None:
+    root = getattr(options, "data_root", None) or os.environ.get("VCM_DATA")
+    return Path(root) if root else None
+
+
+@contextmanager
+def _progress(prefix: str = "") -> Iterator:
+    """A function progress(stage, done, total) that draws a bar for each stage."""
     with _progress_bars() as bars:
         shown = {}
 
         def progress(stage: str, done: int, total: int) -> None:
             if stage not in shown:
-                shown[stage] = bars.add_task(f"{codec}: {stage}", total=total)
+                shown[stage] = bars.add_task(f"{prefix}{stage}", total=total)
             bars.update(shown[stage], completed=done, total=total)
 
-        result = ctc.run(condition, codec, folder, run_options, progress)
-    for skipped in result["skipped"]:
-        print(f"vcm-plugin: skipped, unreadable: {skipped['file_name']}", file=sys.stderr)
-    return result
+        yield progress
 
 
 def _data_root(options: Namespace) -> Path | None:
@@ -234,10 +297,12 @@ def _progress_bars():
     )
 
 
-def _write_report(runs: list[Path], anchors: list[str], output: Path, formats: list[str]) -> None:
+def _write_report(
+    runs: list[Path], anchors: list[str], output: Path, formats: list[str], viewer=None
+) -> None:
     from vcm_plugin.report import rd_table_text, write_report
 
-    print(rd_table_text(write_report(runs, anchors, output, formats)))
+    print(rd_table_text(write_report(runs, anchors, output, formats, viewer=viewer)))
     print(f"report: {output}")
     for plot in sorted(output.glob("*.png")) if "png" in formats else []:
         print(f"plot:   {plot}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -151,6 +152,33 @@ def load_condition(name: str | Path) -> TestCondition:
         )
     values = {key: value for key, value in values.items() if not str(key).endswith("_source")}
     return build(values, path)
+
+
+def write_condition(condition: TestCondition, folder: Path) -> None:
+    """Write folder/condition.yaml, which `load_condition` reads, without any absolute path.
+
+    A detector's own configuration file is copied beside it; weights keep their file names, since
+    they are known by their sha256, and the paths of pictures and annotations start at the folder
+    that holds them both.
+    """
+    values = {key: getattr(condition, key) for key in KEYS}
+    defaults = {field.name: field.default for field in dataclasses.fields(TestCondition)}
+    values = {key: value for key, value in values.items() if value != defaults[key]}
+    model = Path(condition.model_path())
+    if model.is_file() and model.parent != cfg_folder() / "models":
+        values["model"] = "model.yaml"
+        (folder / "model.yaml").write_bytes(model.read_bytes())
+    for key in ("weights", "diff_fchm_weights", "diff_fchm_human_weights", "msfc_weights"):
+        if key in values and "://" not in values[key]:
+            values[key] = Path(values[key]).name
+    paths = [Path(values[key]) for key in ("images", "annotations") if key in values]
+    if any(path.is_absolute() for path in paths):
+        start = Path(os.path.commonpath([path.absolute() for path in paths])).parent
+        values["images"], values["annotations"] = (
+            path.absolute().relative_to(start).as_posix() for path in paths
+        )
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    (folder / "condition.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
 
 def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCondition:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vcm_plugin import environment, results
 from vcm_plugin.codecs import codec_entry
-from vcm_plugin.conditions import TestCondition
+from vcm_plugin.conditions import TestCondition, write_condition
 from vcm_plugin.errors import InputError
 from vcm_plugin.inference import Plan, Worker
 from vcm_plugin.results import UNCOMPRESSED, Journal
@@ -70,7 +70,8 @@ def run(
             test = _Test(plan, options, workers, progress)
             result = test.run()
             wall = {"wall_seconds": time.perf_counter() - started}
-            results.write_json(folder / "timings.json", wall | test.timings())
+            costs = {"complexity": test.complexity(result["skipped"])}
+            results.write_json(folder / "timings.json", wall | costs | test.timings())
             return result
     except OSError as error:
         raise InputError(
@@ -92,6 +93,7 @@ class _Test:
         (identity,) = self.workers.run("identify", [()])
         files = {"files_sha256": plan.dataset.files_sha256()}
         results.claim(plan.folder, identity | files, self.options.overwrite)
+        write_condition(plan.condition, plan.folder)
         results.write_json(plan.folder / "ground_truth.json", plan.dataset.coco)
         skipped = self._measure()
         points = self._evaluate([UNCOMPRESSED], skipped)
@@ -240,6 +242,18 @@ class _Test:
             for s in sequences
         ]
         return {"sequences": described} if sequences else {}
+
+    def complexity(self, skipped: list[dict]) -> dict[str, Any] | None:
+        """What the codec costs on the first picture, measured once; not for sequences."""
+        if self.plan.dataset.sequences:
+            return None
+        path = self.plan.folder / "timings.json"
+        known = results.read_json(path).get("complexity") if path.is_file() else None
+        if known:
+            return known
+        (entry, *_) = self.plan.dataset.without({s["image_id"] for s in skipped}).pictures
+        (found,) = self.workers.run("complexity", [(entry, self.points[0])])
+        return found
 
     def timings(self) -> dict[str, Any]:
         """Seconds of each stage and point: the sum and the median of the pictures."""

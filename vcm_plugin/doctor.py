@@ -26,6 +26,7 @@ def examine() -> Iterator[str]:
         _ffmpeg_filters,
         _perceptual_networks,
         _vtm,
+        _documents,
         _weights,
         _cache,
     ):
@@ -144,6 +145,21 @@ def _vtm() -> Iterator[str]:
     words = f"{', '.join(unset)} not set" if unset else f"{', '.join(absent)}: no such file"
     repair = "build VTM and set them to EncoderAppStatic, DecoderAppStatic, encoder_intra_vtm.cfg"
     yield from _missing("VTM", f"{words}; {note}", "vtm_feature and vtm_remote", repair)
+
+
+def _documents() -> Iterator[str]:
+    names = ("openpyxl", "python-docx", "plotly")
+    versions = {name: version(name) for name in names}
+    absent = [name for name in names if versions[name] == "not installed"]
+    if absent:
+        yield from _missing(
+            "documents",
+            f"{', '.join(absent)} not installed",
+            "reports as xlsx, html and docx, proposals and cross-checks",
+            "pip install 'vcm-plugin[report]'",
+        )
+        return
+    yield from _found("documents", ", ".join(f"{n} {v}" for n, v in versions.items()))
 
 
 def _weights() -> Iterator[str]:

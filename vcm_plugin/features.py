@@ -74,3 +74,11 @@ class FeaturePyramid:
                     f"layer {name} holds NaN or infinite values; no codec can carry them"
                 )
         return self
+
+    def statistics(self) -> dict[str, list[float]]:
+        """Layer name -> [mean, standard deviation]: what two decodings are compared by."""
+        found = {}
+        for name, layer in self.layers.items():
+            values = layer.double()
+            found[name] = [values.mean().item(), values.std(correction=0).item()]
+        return found

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcm_plugin import environment, protocols, results, tasks
+from vcm_plugin import cost, environment, protocols, results, tasks
 from vcm_plugin.codecs import Codec, codec_entry, split_rate_point
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, PictureEntry, PictureError, read_entry
@@ -71,9 +71,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Seen:
-    """What comes out of a file: detections, the decoded picture where there is one, the features
-    that the network sees in that picture, and the bits that the detections needed."""
+    """What comes out of a file: the features that detections were made of, the decoded picture
+    where there is one, the features of that picture, and the bits that the detections needed."""
 
+    used: FeaturePyramid
     detections: Detections
     picture: np.ndarray | None = None
     features: FeaturePyramid | None = None
@@ -88,8 +89,7 @@ def split_inference(
         results.write_bytes(file, codec.encode(source.features, rate_point))
     with watch("decode"):
         decoded = codec.decode(file.read_bytes())
-    with watch("nn_part2"):
-        return Seen(model.nn_part2(decoded))
+    return Seen(decoded, detect(decoded, model, watch))
 
 
 def remote_inference(
@@ -102,8 +102,7 @@ def remote_inference(
         decoded = codec.decode(file.read_bytes())
     with watch("nn_part1"):
         features = model.nn_part1(decoded)
-    with watch("nn_part2"):
-        return Seen(model.nn_part2(features), decoded, features)
+    return Seen(features, detect(features, model, watch), decoded, features)
 
 
 def human_inference(
@@ -115,10 +114,15 @@ def human_inference(
         results.write_bytes(file, codec.encode(source.picture, source.features, *parts))
     with watch("decode"):
         data = file.read_bytes()
-        features, picture = codec.decode(data)
+        used, picture = codec.decode(data)
+    detections = detect(used, model, watch)
+    return Seen(used, detections, picture, model.nn_part1(picture), codec.machine_bits(data))
+
+
+def detect(features: FeaturePyramid, model: SplitModel, watch: Watch) -> Detections:
+    """NN-Part2 of decoded features."""
     with watch("nn_part2"):
-        detections = model.nn_part2(features)
-    return Seen(detections, picture, model.nn_part1(picture), codec.machine_bits(data))
+        return model.nn_part2(features)
 
 
 INFERENCE = {"feature": split_inference, "picture": remote_inference, "human": human_inference}
@@ -195,9 +199,21 @@ class Worker:
                 "image_id": entry.image_id,
                 "bits": 8 * file.stat().st_size,
                 "seconds": watch.seconds,
+                "features": seen.used.statistics(),
                 "predictions": self._predictions(seen.detections, entry),
             }
             yield point, record | self._human_vision(picture, seen, entry)
+
+    def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
+        """What the codec costs on this picture."""
+        picture = read_entry(entry)
+        source: tuple = (picture, point)
+        if self.codec.kind != "picture":
+            features = self._features(picture, Watch())
+            source = (features, point)
+            if self.codec.kind == "human":
+                source = (picture, features, *split_rate_point(point))
+        yield cost.measure(self.codec, source, point, entry.height * entry.width)
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
         """Write the predictions of a point; yields the point, what was measured and the seconds."""

@@ -62,6 +62,7 @@ class MachineCodec:
             odd = sorted(set(floats) ^ (wanted | {"tables"}))[0]
             raise InputError(f"{weights}: {odd} is missing or unknown; the weights file is damaged")
         del floats["tables"]
+        self.parameters = sum(x.numel() for k, x in tensors.items() if k != "tables")
         prefix = "integer."
         integers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:

@@ -2,13 +2,15 @@
 """Where a run keeps its results: a folder that survives kills and is never mixed up.
 
     RUN/run.json                     what the results depend on; another value is refused
+    RUN/condition.yaml               the test condition, without absolute paths
     RUN/ground_truth.json            the annotations that the accuracy was measured against
-    RUN/<point>/pictures.jsonl       one flushed line per picture: bits, predictions, seconds
+    RUN/<point>/pictures.jsonl       one flushed line per picture: bits, predictions, seconds,
+                                     mean and standard deviation of the decoded features
     RUN/<point>/bitstreams/<id>.*    the files whose sizes are the bits
     RUN/<point>/predictions.json     COCO results of all pictures
     RUN/<point>/point.json           bits and accuracy of a complete point
     RUN/result.json                  deterministic values only, written when all is there
-    RUN/timings.json                 seconds of every stage
+    RUN/timings.json                 seconds of every stage; arithmetic, parameters, peak memory
 
 A point is a rate point or `uncompressed`.
 """

@@ -18,7 +18,8 @@ from vcm_plugin import metrics
 from vcm_plugin.errors import InputError
 from vcm_plugin.human_vision import HumanVision, human_vision
 from vcm_plugin.metrics import BdRate, BitsAt, Interval
-from vcm_plugin.results import UNCOMPRESSED, load_result
+from vcm_plugin.published import Reference, references_for
+from vcm_plugin.results import UNCOMPRESSED, load_result, read_json
 from vcm_plugin.tasks import average_precisions, read_matches
 
 # Those that BD-rate is computed on.
@@ -112,6 +113,7 @@ class Run:
     folder: Path
     result: Mapping[str, Any]
     points: tuple[Point, ...]
+    timings: Mapping[str, Any] | None  # timings.json, where the run keeps it
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class Report:
     near_lossless: tuple[NearLossless, ...]
     human_vision: HumanVision
     rules: Rules
+    published: tuple[Reference, ...]  # of the same test set and metric
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -187,6 +190,7 @@ def build_report(
         ),
         human_vision=human_vision({run.name: run.result for run in runs}, anchors),
         rules=rules,
+        published=references_for(first["dataset"].get("name", ""), uncompressed),
     )
 
 
@@ -206,7 +210,7 @@ def _read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
                 "apart by the names of their folders, rename one or give it once"
             )
     return tuple(
-        Run(name, folder, result, _read_points(name, folder, result))
+        Run(name, folder, result, _read_points(name, folder, result), _read_timings(folder))
         for name, folder, result in zip(names, folders, results, strict=True)
     )
 
@@ -225,6 +229,11 @@ def _read_points(name: str, folder: Path, result: Mapping) -> tuple[Point, ...]:
     if not points:
         raise InputError(f"{folder}: the run holds no rate point; run it again")
     return tuple(points)
+
+
+def _read_timings(folder: Path) -> dict[str, Any] | None:
+    path = folder / "timings.json"
+    return read_json(path) if path.is_file() else None
 
 
 def _field(values: Mapping, key: str, folder: Path) -> Any:

@@ -1,20 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which files does a report consist of? `write_report` computes the tables once, then writes."""
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.csv_files import write_csv
+from vcm_plugin.report.document import Document
 from vcm_plugin.report.human import write_human_plot
 from vcm_plugin.report.layout import write_json
+from vcm_plugin.report.paper import to_document
 from vcm_plugin.report.plots import write_plots
 from vcm_plugin.report.terminal import rd_table_text, rd_tables
+from vcm_plugin.report.text_files import write_latex, write_markdown
+from vcm_plugin.report.viewer import ViewerOptions
 from vcm_plugin.tables import Report, Rules, build_report
 
-__all__ = ["FORMATS", "rd_table_text", "rd_tables", "write_report"]
+__all__ = [
+    "ALL_FORMATS",
+    "FORMATS",
+    "ViewerOptions",
+    "rd_table_text",
+    "rd_tables",
+    "require",
+    "write_document",
+    "write_report",
+]
 
-FORMATS = ("csv", "json", "png", "svg")
+FORMATS = ("csv", "json", "png", "svg")  # what a report consists of where nothing else is said
+PLOTS = ("png", "svg", "pdf")
+# format -> the package that writes it, of the extra "report"
+NEEDS = {"xlsx": "openpyxl", "html": "plotly", "docx": "docx"}
+ALL_FORMATS = (*FORMATS, "pdf", *NEEDS, "md", "tex")
 
 
 def write_report(
@@ -23,16 +41,20 @@ def write_report(
     out: Path,
     formats: Sequence[str] = FORMATS,
     rules: Rules | None = None,
+    viewer: ViewerOptions | None = None,
 ) -> Report:
     """Compare runs with the anchors and write the report into the folder `out`.
 
     csv: rd.csv, bd_rate.csv, near_lossless.csv and the summary tables; json: report.json;
-    png and svg: one plot of bpp against accuracy per task, rd_<metric>. Where human vision was
-    measured, also human_vision.<format>, human_equal_value.csv and human_bd_rate.csv.
+    png, svg and pdf: one plot of bpp against accuracy per task, rd_<metric>; xlsx: the spreadsheet
+    report.xlsx; html: report.html with plots and a viewer; docx, md and tex: the tables and plots
+    on paper. Where human vision was measured, csv and plots have files of it too (human_*).
+    Raises InputError for an unknown format, and for one whose package is missing.
     """
     for name in formats:
-        if name not in FORMATS:
-            raise InputError(f"report format {name}: expected one of {', '.join(FORMATS)}")
+        if name not in ALL_FORMATS:
+            raise InputError(f"report format {name}: expected one of {', '.join(ALL_FORMATS)}")
+        require(name)
     report = build_report(runs, anchors, rules)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -40,7 +62,41 @@ def write_report(
         write_csv(report, out)
     if "json" in formats:
         write_json(report, out)
-    pictures = [name for name in formats if name in ("png", "svg")]
-    write_plots(report, out, pictures)
-    write_human_plot(report, out, pictures)
+    plots = [name for name in formats if name in PLOTS]
+    write_plots(report, out, plots)
+    write_human_plot(report, out, plots)
+    if "xlsx" in formats:
+        from vcm_plugin.report.xlsx import write_xlsx
+
+        write_xlsx(report, out / "report.xlsx")
+    if "html" in formats:
+        from vcm_plugin.report.web import write_web
+
+        write_web(report, out / "report.html", viewer or ViewerOptions())
+    if {"docx", "md", "tex"} & set(formats):
+        write_document(to_document(report), out / "report", formats)
     return report
+
+
+def write_document(document: Document, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write a document as docx, md or tex beside each other; returns the files."""
+    if "docx" in formats:
+        from vcm_plugin.report.docx_file import write_docx
+
+        write_docx(document, stem.with_suffix(".docx"))
+    if "md" in formats:
+        write_markdown(document, stem.with_suffix(".md"))
+    if "tex" in formats:
+        write_latex(document, stem.with_suffix(".tex"))
+    return [stem.with_suffix(f".{name}") for name in ("docx", "md", "tex") if name in formats]
+
+
+def require(name: str) -> None:
+    """Raise InputError where the package that a format needs is not installed."""
+    try:
+        importlib.import_module(NEEDS.get(name, "json"))
+    except ImportError as error:
+        raise InputError(
+            f"report format {name} needs the package {error.name}, found none: "
+            "pip install 'vcm-plugin[report]'"
+        ) from error

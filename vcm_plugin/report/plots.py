@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from vcm_plugin.published import Reference
 from vcm_plugin.tables import Curve, Report
 
 TASKS = {"box_ap": "Detection", "mask_ap": "Instance segmentation"}
@@ -27,6 +28,7 @@ STYLES = (
     ("#7a1f3d", "v", (0, (8, 2))),
     ("#d9b13b", "P", (0, (3, 1))),
 )
+NO_DATES = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 SETTINGS = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -48,8 +50,7 @@ def write_plots(report: Report, out: Path, formats: Sequence[str]) -> None:
         with matplotlib.rc_context(SETTINGS):
             figure = draw(report, metric)
             for name in formats:
-                metadata = {"Date": None} if name == "svg" else {"Software": None}
-                figure.savefig(out / f"rd_{metric}.{name}", dpi=200, metadata=metadata)
+                figure.savefig(out / f"rd_{metric}.{name}", dpi=200, metadata=NO_DATES[name])
 
 
 def draw(report: Report, metric: str) -> Figure:
@@ -62,6 +63,8 @@ def draw(report: Report, metric: str) -> Figure:
         derived = curve.name not in names
         _draw_curve(axes, curve, metric, styles[curve.points[0].codec], derived)
     _name_points(axes, [curve for curve in report.curves if curve.name in names], metric, styles)
+    for reference in report.published:
+        _draw_published(axes, reference, metric)
     _draw_uncompressed(axes, report, metric)
     _dress(axes, report, metric)
     return figure
@@ -97,6 +100,16 @@ def _draw_curve(axes: Axes, curve: Curve, metric: str, style: tuple, derived: bo
             linewidth=0.8,
             zorder=2,
         )
+
+
+def _draw_published(axes: Axes, reference: Reference, metric: str) -> None:
+    """Points that others published, in grey and labelled so."""
+    points = [
+        (p["bpp"], p["accuracy"][metric]) for p in reference.points if metric in p["accuracy"]
+    ]
+    if points:
+        label = f"{reference.codec} (published, not run here)"
+        axes.plot(*zip(*sorted(points), strict=True), "x:", color="#888888", label=label, zorder=2)
 
 
 def _name_points(axes: Axes, curves: Sequence[Curve], metric: str, styles: dict) -> None:

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Do the claims of a package agree with its files and with each other? Nothing is decoded here."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vcm_plugin import tasks
+from vcm_plugin.conditions import KEYS, TestCondition, load_condition
+from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
+from vcm_plugin.environment import cfg_folder
+from vcm_plugin.errors import InputError
+from vcm_plugin.package import Package, sha256_of_file
+from vcm_plugin.results import UNCOMPRESSED, bitstream_path, load_result, read_json, sha256_of
+
+STATED_BY_RESULT = ("score_threshold", "iou_threshold", "threads_per_job", "min_overlap",
+                    "near_lossless")  # fmt: skip
+EXACT = 1e-9  # accuracy from the same predictions, and BD-rate from the same points
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What a package says of one run, parsed."""
+
+    name: str
+    folder: Path
+    condition: TestCondition
+    result: Mapping[str, Any]
+    truth: Mapping[str, Any]
+    records: Mapping[str, Mapping[int, Mapping[str, Any]]]  # point -> image id -> line
+
+    @property
+    def points(self) -> dict[str, Mapping[str, Any]]:
+        """Rate point -> its entry in result.json."""
+        return {stored["rate_point"]: stored for stored in self.result["points"]}
+
+    @property
+    def image_ids(self) -> list[int]:
+        """The pictures that were tested, in the order of the annotations."""
+        skipped = {entry["image_id"] for entry in self.result.get("skipped", [])}
+        return [image["id"] for image in self.truth["images"] if image["id"] not in skipped]
+
+
+def check_manifest(package: Package) -> Iterator[Finding]:
+    """Every file of the manifest is there with its bytes, and no other."""
+    stated = package.manifest["files"]
+    there = {
+        path.relative_to(package.folder).as_posix()
+        for path in package.folder.rglob("*")
+        if path.is_file()
+    } - {"manifest.json"}
+    problems = [f"{name} is missing" for name in sorted(set(stated) - there)]
+    problems += [f"{name} is not in the manifest" for name in sorted(there - set(stated))]
+    for name in sorted(there & set(stated)):
+        if sha256_of_file(package.folder / name) != stated[name]["sha256"]:
+            problems.append(f"{name} has another sha256 than the manifest says")
+    text = f"{len(there)} files with the sha256 of the manifest"
+    yield _finding("manifest", problems, text)
+
+
+def read_claims(package: Package) -> dict[str, Claims]:
+    """The claims of every run; raises InputError where a file is missing or no JSON."""
+    return {name: _read_run(name, folder) for name, folder in package.runs.items()}
+
+
+def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[Finding]:
+    """The condition, run.json and result.json say the same; weights: of the manifest."""
+    result, condition = claims.result, claims.condition
+    problems = []
+    stated = {"condition": result["condition"], "data set": result["dataset"]["name"]}
+    stated |= {"tasks": result["test"]["tasks"], "rate points": list(claims.points)}
+    stated |= {key: result["test"].get(key) for key in STATED_BY_RESULT}
+    from vcm_plugin.codecs import codec_entry
+
+    ours = {"condition": condition.name, "data set": condition.dataset_name()}
+    ours |= {"tasks": list(condition.tasks)}
+    ours |= {"rate points": codec_entry(result["codec"]).rate_points(condition)}
+    ours |= {key: getattr(condition, key) for key in STATED_BY_RESULT}
+    for key, claimed, found in differences(stated, ours):
+        problems.append(f"{key} is {claimed} in result.json and {found} in condition.yaml")
+    inputs = read_json(claims.folder / "run.json")
+    identity = {key: value for key, value in inputs.items() if key != "files_sha256"}
+    environment = {k: v for k, v in result["environment"].items() if k != "commit"}
+    shown = {"environment": environment, "model": result["model_identity"]}
+    shown |= {"codec": result["codec_identity"], "test": result["test"]}
+    for key, claimed, found in differences(shown, identity):
+        problems.append(f"{key} is {claimed} in result.json and {found} in run.json")
+    key = sha256_of([identity, result["dataset"]["sha256"], list(claims.points)])
+    if key != result["key"]:
+        problems.append("the key of result.json is not that of its condition, codec and data")
+    found = {
+        "detector_sha256": result["model_identity"].get("weights_sha256"),
+        "codec_sha256": result["codec_identity"].get("weights_sha256"),
+    }
+    for name, ours, theirs in differences(weights, found):
+        problems.append(f"{name} is {ours} in the manifest and {theirs} in result.json")
+    yield _finding("config", problems, "condition, results and weights agree", claims.name)
+    yield from _compare_with_bundled(claims)
+
+
+def check_files(claims: Claims) -> Iterator[Finding]:
+    """Every picture has its line and its file at every rate point, of the claimed size."""
+    wanted = claims.image_ids
+    kind = claims.result["codec_identity"]["kind"]
+    for point in (UNCOMPRESSED, *claims.points):
+        records, problems = claims.records[point], []
+        missing = [str(i) for i in wanted if i not in records]
+        if missing:
+            problems.append(f"pictures.jsonl lacks the line of picture {', '.join(missing[:5])}")
+        elif set(records) != set(wanted):
+            problems.append("pictures.jsonl has lines of pictures that are not in the ground truth")
+        elif point != UNCOMPRESSED:
+            problems += _sizes(claims, point, kind)
+        text = f"{len(wanted)} lines and files, sizes as claimed"
+        yield _finding("bitstreams", problems, text, claims.name, _shown(point))
+
+
+def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
+    """The claimed accuracy is that of the claimed predictions, to the last digits."""
+    for point in points:
+        holder = claims.result if point == UNCOMPRESSED else claims.points
+        claimed = holder[point]["accuracy"]
+        found = accuracy_of(claims, claims.records[point])
+        problems = [
+            f"claimed {key} is {theirs}, that of the claimed predictions is {ours}"
+            for key, theirs, ours in differences(claimed, found)
+            if theirs is None or ours is None or abs(theirs - ours) > EXACT
+        ]
+        text = "the claimed accuracy is that of the claimed predictions"
+        yield _finding("accuracy", problems, text, claims.name, _shown(point))
+
+
+def check_digest(claims: Claims) -> Iterator[Finding]:
+    """The claimed data set is that of the ground truth and the pictures of the package."""
+    records = claims.records[UNCOMPRESSED]
+    pictures = [[i, records[i].get("picture_sha256")] for i in claims.image_ids if i in records]
+    digest = sha256_of([pictures, tested_truth(claims)])
+    stated = claims.result["dataset"]
+    problems = []
+    if digest != stated["sha256"]:
+        problems.append("the sha256 of the data set is not that of its pictures and ground truth")
+    if stated["pictures"] != len(claims.image_ids):
+        problems.append(f"{stated['pictures']} pictures claimed, {len(claims.image_ids)} tested")
+    yield _finding("data", problems, "ground truth and pictures as claimed", claims.name)
+
+
+def tested_truth(claims: Claims) -> dict[str, Any]:
+    """The ground truth less the pictures that were skipped."""
+    kept, truth = set(claims.image_ids), claims.truth
+    return {
+        "images": [image for image in truth["images"] if image["id"] in kept],
+        "annotations": [a for a in truth["annotations"] if a["image_id"] in kept],
+        "categories": truth["categories"],
+    }
+
+
+def accuracy_of(claims: Claims, records: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
+    """The accuracy of the predictions in lines of pictures, against the claimed ground truth."""
+    predictions = [p for i in claims.image_ids if i in records for p in records[i]["predictions"]]
+    test = claims.result["test"]
+    return tasks.evaluate(
+        tested_truth(claims), predictions, test["tasks"], test["score_threshold"],
+        test["iou_threshold"],
+    )  # fmt: skip
+
+
+def _read_run(name: str, folder: Path) -> Claims:
+    result = load_result(folder)
+    if result.get("codec") != name:
+        raise InputError(f"runs/{name}: expected a run of this codec, found {result.get('codec')}")
+    records = {}
+    try:
+        for point in (UNCOMPRESSED, *(stored["rate_point"] for stored in result["points"])):
+            records[point] = _read_lines(folder / point / "pictures.jsonl")
+        condition = load_condition(folder / "condition.yaml")
+        truth = read_json(folder / "ground_truth.json")
+        return Claims(name, folder, condition, result, truth, records)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"runs/{name}: a field is missing or of another kind: {error}") from error
+
+
+def _read_lines(path: Path) -> dict[int, dict[str, Any]]:
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{'/'.join(path.parts[-3:])}: not readable: {error}") from error
+    twice = [key for key, n in Counter(line["image_id"] for line in lines).items() if n > 1]
+    if twice:
+        raise InputError(f"{'/'.join(path.parts[-3:])}: picture {twice[0]} has two lines")
+    return {line["image_id"]: line for line in lines}
+
+
+def _sizes(claims: Claims, point: str, kind: str) -> Iterator[str]:
+    stored, records = claims.points[point], claims.records[point]
+    listed = dict(zip(*(stored["per_picture"][key] for key in ("image_id", "bits")), strict=False))
+    for image_id in claims.image_ids:
+        path = bitstream_path(claims.folder / point, image_id, kind)
+        if not path.is_file():
+            yield f"the bitstream of picture {image_id} is missing"
+            continue
+        found = 8 * path.stat().st_size
+        for where, bits in (
+            ("pictures.jsonl", records[image_id]["bits"]),
+            ("result.json", listed.get(image_id)),
+        ):
+            if bits != found:
+                yield f"picture {image_id} has {found} bits, {where} claims {bits}"
+    if stored["bits"] != sum(listed.values()):
+        yield f"{stored['bits']} bits claimed, the pictures add up to {sum(listed.values())}"
+    if len(listed) != len(claims.image_ids) or stored["pictures"] != len(listed):
+        yield f"{stored['pictures']} pictures claimed, {len(claims.image_ids)} tested"
+    pixels = sum(image["height"] * image["width"] for image in tested_truth(claims)["images"])
+    if stored["pixels"] != pixels:
+        yield f"{stored['pixels']} pixels claimed, the pictures have {pixels}"
+    if stored != read_json(claims.folder / point / "point.json"):
+        yield "point.json and result.json differ"
+
+
+def _compare_with_bundled(claims: Claims) -> Iterator[Finding]:
+    """A condition that has the name of one of ours should say what ours says."""
+    path = cfg_folder() / "ctc" / f"{claims.condition.name}.yaml"
+    if not path.is_file():
+        text = f"no condition {claims.condition.name} is installed here to compare with"
+        yield Finding("config", NOT_APPLICABLE, text, claims.name)
+        return
+    ours = load_condition(path)
+    differing = [k for k in KEYS if getattr(ours, k) != getattr(claims.condition, k)]
+    if differing:
+        text = f"condition {ours.name} says otherwise here: {', '.join(differing)}"
+        yield Finding("config", REMARK, text, claims.name)
+
+
+def _finding(
+    step: str, problems: list[str], text: str, run: str = "", rate_point: str = ""
+) -> Finding:
+    """One finding: the problems, the first three in full, or the text where there are none."""
+    more = f"; {len(problems) - 3} more" if len(problems) > 3 else ""
+    status = FAILED if problems else OK
+    return Finding(step, status, "; ".join(problems[:3]) + more or text, run, rate_point)
+
+
+def _shown(point: str) -> str:
+    """Findings about the uncompressed pictures are about the whole run."""
+    return "" if point == UNCOMPRESSED else point

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How does a cross-check read? Its verdict, points and findings as a document."""
+
+from __future__ import annotations
+
+from vcm_plugin.crosscheck.findings import OK, STEPS, CrossCheck
+from vcm_plugin.report.document import Bullets, Column, Document, Heading, Paragraph, Table
+from vcm_plugin.report.views import title_of
+
+
+def to_document(check: CrossCheck) -> Document:
+    """Verdict, what to ask the proponent, rate points, BD-rates, findings, limits, machines."""
+    blocks = [Heading("Verdict"), Paragraph(f"{check.proposal}: {check.verdict}.")]
+    first = check.first_failure
+    if first:
+        holds, ask = STEPS[first.step]
+        where = " ".join(word for word in (first.run, first.rate_point) if word)
+        blocks.append(
+            Paragraph(f"First failing step: {first.step} ({holds}). {where}: {first.text}")
+        )
+        blocks.append(Paragraph(f"Ask the proponent {ask}."))
+    remarks = [f for f in check.findings if f.status in ("remark", "skipped")]
+    if remarks:
+        blocks.append(Bullets(tuple(f"{f.step}, {f.status}: {f.run} {f.text}" for f in remarks)))
+    for table in (_points(check), _bd_rates(check), _findings(check)):
+        if table.rows:
+            blocks += [Heading(table.title), table]
+    blocks += [Heading("What was accepted, and where"), _limits(check), _environment(check)]
+    return Document(f"Cross-check of {check.proposal}", tuple(blocks))
+
+
+def _points(check: CrossCheck) -> Table:
+    metrics = dict.fromkeys(key for point in check.points for key in point["accuracy"])
+    shown = [metric for metric in metrics if not metric.endswith("50")]
+    columns = [
+        Column("run", "run"), Column("rate_point", "rate point"), Column("verdict", "verdict"),
+        Column("bits", "bits claimed", "d"), Column("found_bits", "bits found", "d"),
+        Column("feature_deviation", "features", ".1e"),
+        Column("unmatched_percent", "detections unmatched (%)", ".3f"),
+    ]  # fmt: skip
+    for metric in shown:
+        columns += [
+            Column(f"{metric}.claimed", f"{title_of(metric)} claimed", ".4f"),
+            Column(f"{metric}.found", "found", ".4f"),
+            Column(f"{metric}.difference", "difference", "+.4f"),
+        ]
+    rows = []
+    for point in check.points:
+        flat = {key: value for key, value in point.items() if key != "accuracy"}
+        flat["verdict"] = check.verdict_of_point(point["run"], point["rate_point"])
+        for metric, values in point["accuracy"].items():
+            flat |= {f"{metric}.{key}": value for key, value in values.items()}
+        rows.append(flat)
+    return Table("Rate points", tuple(columns), tuple(rows))
+
+
+def _bd_rates(check: CrossCheck) -> Table:
+    columns = (
+        Column("test", "test"), Column("anchor", "anchor"), Column("metric", "metric"),
+        Column("method", "method"), Column("claimed", "claimed (%)", "+.4f"),
+        Column("recomputed", "of the claimed points", "+.4f"),
+        Column("found", "of what was found here", "+.4f"),
+    )  # fmt: skip
+    return Table("BD-rates", columns, tuple(check.bd_rates))
+
+
+def _findings(check: CrossCheck) -> Table:
+    columns = (
+        Column("step", "step"), Column("status", "status"), Column("run", "run"),
+        Column("rate_point", "rate point"), Column("text", "what was found"),
+    )  # fmt: skip
+    order = list(STEPS)
+    found = sorted(check.findings, key=lambda f: (f.status == OK, order.index(f.step)))
+    return Table("Findings", columns, tuple(vars(finding) for finding in found))
+
+
+def _limits(check: CrossCheck) -> Table:
+    columns = Column("name", "limit"), Column("value", "value", "g")
+    rows = tuple({"name": name, "value": value} for name, value in check.limits.items())
+    return Table("Limits (cfg/crosscheck.yaml)", columns, rows)
+
+
+def _environment(check: CrossCheck) -> Table:
+    columns = Column("name", ""), Column("claimed", "of the run"), Column("here", "here")
+    names = dict.fromkeys((*check.claimed_environment, *check.environment))
+    rows = tuple(
+        {
+            "name": name,
+            "claimed": check.claimed_environment.get(name),
+            "here": check.environment.get(name),
+        }
+        for name in names
+    )
+    return Table("Environment", columns, rows)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What is a document before it is a file? Blocks that DOCX, Markdown, LaTeX and HTML render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "\N{EM DASH}"  # in place of a value that there is not
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table; `spec` is a format specification such as ".2f"."""
+
+    key: str
+    title: str
+    spec: str = ""
+
+    def text(self, value: Any) -> str:
+        """A value as every format shows it; two numbers are an interval."""
+        if value is None:
+            return MISSING
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Sequence):
+            return " .. ".join(self.text(item) for item in value)
+        return format(value, self.spec)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of raw values, and the columns in which they are shown."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...] = ()
+
+    def texts(self) -> list[list[str]]:
+        """Every row as it is shown."""
+        return [[c.text(row.get(c.key)) for c in self.columns] for row in self.rows]
+
+    def is_numeric(self, column: Column) -> bool:
+        """Whether a column is set flush right: a number has a format specification."""
+        return bool(column.spec)
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int = 1
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture as PNG bytes; `name` is its file name where the format keeps it in a file."""
+
+    name: str
+    png: bytes
+    caption: str
+    width_cm: float = 14.5
+
+
+Block = Heading | Paragraph | Bullets | Table | Figure
+
+
+@dataclass(frozen=True)
+class Document:
+    title: str
+    blocks: tuple[Block, ...]

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How does a document become a Word file?"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import docx
+from docx.enum.section import WD_ORIENT
+from docx.enum.text import WD_ALIGN_PARAGRAPH
+from docx.oxml import OxmlElement
+from docx.oxml.ns import qn
+from docx.shared import Cm, Pt
+
+from vcm_plugin.report.document import Bullets, Document, Figure, Heading, Paragraph, Table
+
+SIZES = ((10, 6.5), (8, 7.5), (0, 8.5))  # from so many columns on, so many points
+PAGE_CM = 17.0  # between the margins
+LONG = 24  # characters; a longer text is broken over lines
+PADDING = 3.5  # characters, of both sides of a cell
+EPOCH = datetime(2000, 1, 1)  # the same report gives the same file
+
+
+def write_docx(document: Document, path: Path) -> None:
+    """Write a document; A4, numbered captions, tables with repeated head rows."""
+    file = docx.Document()
+    _page(file)
+    file.core_properties.title, file.core_properties.author = document.title, ""
+    file.core_properties.created = file.core_properties.modified = EPOCH
+    file.add_heading(document.title, level=0)
+    tables = figures = 0
+    for block in document.blocks:
+        if isinstance(block, Heading):
+            file.add_heading(block.text, level=block.level)
+        elif isinstance(block, Paragraph):
+            file.add_paragraph(block.text)
+        elif isinstance(block, Bullets):
+            for item in block.items:
+                file.add_paragraph(item, style="List Bullet")
+        elif isinstance(block, Table):
+            tables += 1
+            _add_table(file, block, tables)
+        elif isinstance(block, Figure):
+            figures += 1
+            _add_figure(file, block, figures)
+    file.save(path)
+
+
+def _page(file) -> None:
+    section = file.sections[0]
+    section.orientation, section.page_width, section.page_height = (
+        WD_ORIENT.PORTRAIT,
+        Cm(21),
+        Cm(29.7),
+    )
+    section.left_margin = section.right_margin = Cm(2)
+    section.top_margin = section.bottom_margin = Cm(2)
+    file.styles["Normal"].font.name, file.styles["Normal"].font.size = "Calibri", Pt(10.5)
+
+
+def _add_table(file, table: Table, number: int) -> None:
+    caption = file.add_paragraph(f"Table {number}: {table.title}", style="Caption")
+    caption.paragraph_format.keep_with_next = True
+    grid = file.add_table(rows=1, cols=len(table.columns), style="Light Grid Accent 1")
+    size = Pt(next(points for columns, points in SIZES if len(table.columns) >= columns))
+    _fill(
+        grid.rows[0], [column.title for column in table.columns], [False] * len(table.columns), size
+    )
+    marker = OxmlElement("w:tblHeader")
+    marker.set(qn("w:val"), "true")
+    grid.rows[0]._tr.get_or_add_trPr().append(marker)
+    right = [bool(column.spec) for column in table.columns]
+    for texts in table.texts():
+        row = grid.add_row()
+        row._tr.get_or_add_trPr().append(OxmlElement("w:cantSplit"))
+        _fill(row, texts, right, size)
+    grid.autofit = False
+    for column, width in zip(grid.columns, _widths(table), strict=True):
+        column.width = width  # LibreOffice reads the column, Word the cells
+        for cell in column.cells:
+            cell.width = width
+    for note in table.notes:
+        file.add_paragraph(note).runs[0].font.size = Pt(8.5)
+    file.add_paragraph()
+
+
+def _widths(table: Table) -> list[Cm]:
+    """Shares of the page after the longest text and the longest word of each column."""
+    weights = []
+    for texts in zip([column.title for column in table.columns], *table.texts(), strict=True):
+        word = max(len(word) for text in texts for word in (text.split() or [""]))
+        weights.append(min(max(word, max(map(len, texts)) / 2), LONG) + PADDING)
+    return [Cm(PAGE_CM * weight / sum(weights)) for weight in weights]
+
+
+def _fill(row, texts: Sequence[str], right: Sequence[bool], size: Pt) -> None:
+    for cell, text, flush in zip(row.cells, texts, right, strict=True):
+        paragraph = cell.paragraphs[0]
+        paragraph.add_run(text).font.size = size
+        if flush and len(text) < 24:  # a refusal reads better flush left
+            paragraph.alignment = WD_ALIGN_PARAGRAPH.RIGHT
+
+
+def _add_figure(file, figure: Figure, number: int) -> None:
+    file.add_picture(io.BytesIO(figure.png), width=Cm(figure.width_cm))
+    file.paragraphs[-1].alignment = WD_ALIGN_PARAGRAPH.CENTER
+    file.paragraphs[-1].paragraph_format.keep_with_next = True
+    file.add_paragraph(f"Figure {number}: {figure.caption}", style="Caption")

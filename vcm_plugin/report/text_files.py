@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How does a document become Markdown, LaTeX or a plain HTML page?"""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+
+from vcm_plugin.report.document import Block, Bullets, Document, Figure, Heading, Paragraph, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\N{EM DASH}": "---",
+}  # fmt: skip
+_PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage[margin=2cm]{geometry}
+\usepackage{graphicx}
+\usepackage{longtable}
+\usepackage{booktabs}
+\setlength{\LTcapwidth}{\textwidth}
+\setlength{\tabcolsep}{3pt}
+"""
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
+       padding: 0 1em; }
+table { border-collapse: collapse; font-size: 13px; margin: .6em 0 1.4em; }
+th, td { border: 1px solid #ccd; padding: .25em .6em; vertical-align: top; text-align: left; }
+th { background: #e7edf3; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding: .4em 0; } img { max-width: 100%; }
+"""
+
+
+def write_markdown(document: Document, path: Path) -> None:
+    """Write a document as Markdown; its figures lie beside it."""
+    _write_figures(document, path.parent)
+    parts = [f"# {_flat(document.title)}", *(_markdown(block) for block in document.blocks)]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def write_latex(document: Document, path: Path) -> None:
+    """Write a document as one LaTeX file; its figures lie beside it."""
+    _write_figures(document, path.parent)
+    title = (
+        rf"\title{{{latex_text(document.title)}}}" + "\n\\date{}\n\\begin{document}\n\\maketitle"
+    )
+    parts = [_PREAMBLE + title, *(_latex(block) for block in document.blocks), r"\end{document}"]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def write_html(document: Document, path: Path) -> None:
+    """Write a document as one self-contained HTML page."""
+    title = html.escape(document.title)
+    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+    parts = [f"{head}<style>{_STYLE}</style></head><body><h1>{title}</h1>"]
+    parts += [_html(block) for block in document.blocks]
+    path.write_text("\n".join(parts) + "\n</body></html>\n", encoding="utf-8")
+
+
+def latex_text(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _write_figures(document: Document, folder: Path) -> None:
+    for block in document.blocks:
+        if isinstance(block, Figure):
+            (folder / f"{block.name}.png").write_bytes(block.png)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * (block.level + 1)} {_flat(block.text)}"
+    if isinstance(block, Paragraph):
+        return block.text
+    if isinstance(block, Bullets):
+        return "\n".join(f"- {item}" for item in block.items)
+    if isinstance(block, Figure):
+        return f"![{_flat(block.caption)}]({block.name}.png)\n\n*{_flat(block.caption)}*"
+    heads = [_flat(column.title) for column in block.columns]
+    rules = ["---:" if column.spec else "---" for column in block.columns]
+    rows = [heads, rules, *([_flat(cell) for cell in row] for row in block.texts())]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n\n".join([f"**{_flat(block.title)}**", lines, *block.notes])
+
+
+def _latex(block: Block) -> str:
+    if isinstance(block, Heading):
+        return rf"\{'sub' * (block.level - 1)}section*{{{latex_text(block.text)}}}"
+    if isinstance(block, Paragraph):
+        return latex_text(block.text)
+    if isinstance(block, Bullets):
+        items = "\n".join(rf"\item {latex_text(item)}" for item in block.items)
+        return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
+    if isinstance(block, Figure):
+        return (
+            "\\begin{figure}[htbp]\\centering\n"
+            rf"\includegraphics[width=\textwidth,height=0.4\textheight,keepaspectratio]"
+            f"{{{block.name}.png}}\n\\caption{{{latex_text(block.caption)}}}\n\\end{{figure}}"
+        )
+    return _latex_table(block)
+
+
+def _latex_table(table: Table) -> str:
+    texts = [[column.title for column in table.columns], *table.texts()]
+    lengths = [max(len(row[k]) for row in texts) for k in range(len(table.columns))]
+    shares = [min(length, 30) + 2 for length in lengths]  # of the width of the page
+    spec = "".join(rf"p{{{0.94 * share / sum(shares):.3f}\textwidth}}" for share in shares)
+    lines = [" & ".join(latex_text(cell) for cell in row) + r" \\" for row in texts]
+    notes = "\n\n".join(latex_text(note) for note in table.notes)
+    return "\n".join([
+        rf"{{\footnotesize\begin{{longtable}}{{{spec}}}",
+        rf"\caption{{{latex_text(table.title)}}}\\ \toprule",
+        lines[0] + r" \midrule \endhead",
+        *lines[1:],
+        r"\bottomrule\end{longtable}",
+        notes + "}",
+    ])  # fmt: skip
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h{block.level + 1}>{html.escape(block.text)}</h{block.level + 1}>"
+    if isinstance(block, Paragraph):
+        return f"<p>{html.escape(block.text)}</p>"
+    if isinstance(block, Bullets):
+        return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in block.items) + "</ul>"
+    if isinstance(block, Figure):
+        data, caption = base64.b64encode(block.png).decode(), html.escape(block.caption)
+        image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    return html_table(block)
+
+
+def html_table(table: Table) -> str:
+    """A table as HTML; the raw value of a number stands beside its text, for sorting."""
+    head = "".join(f"<th>{html.escape(column.title)}</th>" for column in table.columns)
+    rows = []
+    for row, texts in zip(table.rows, table.texts(), strict=True):
+        cells = []
+        for column, text in zip(table.columns, texts, strict=True):
+            value = row.get(column.key)
+            number = isinstance(value, (int, float))
+            attributes = f' class="number" data-value="{value!r}"' if number else ""
+            cells.append(f"<td{attributes}>{html.escape(text)}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+    return (
+        f"<table><caption>{html.escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>{notes}"
+    )

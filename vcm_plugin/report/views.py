@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which tables does every document show? A `Report` as tables of raw values with their formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vcm_plugin.metrics import BdRate, BitsAt
+from vcm_plugin.report.document import Column, Table
+from vcm_plugin.report.layout import bd_rate_cell, near_lossless_cell, point_rows
+from vcm_plugin.tables import Report
+
+TASK_NAMES = {"box": "Detection", "mask": "Instance segmentation"}
+TITLES = {
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "box_ap75": "box AP75",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+    "mask_ap75": "mask AP75",
+}
+POINT_KEYS = ("codec", "rate_point", "pictures", "bits", "pixels", "bpp")
+
+
+def title_of(metric: str) -> str:
+    """The heading of a metric: a metric that has none of its own is its name in words."""
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
+def task_of(metric: str) -> str:
+    """The task that a metric belongs to; "" for those of human vision and for sums."""
+    task = metric.partition("_")[0]
+    return task if task in TASK_NAMES else ""
+
+
+def point_metrics(report: Report, task: str | None = None) -> list[str]:
+    """The columns of `point_rows` that are measured values, of one task where it is given."""
+    named = [key for key in point_rows(report)[0] if key not in POINT_KEYS]
+    return [key for key in named if task is None or task_of(key) == task]
+
+
+def tasks(report: Report) -> list[str]:
+    """The tasks that were measured; "" stands for what is no accuracy of a detector."""
+    return list(dict.fromkeys(task_of(metric) for metric in point_metrics(report)))
+
+
+def points(report: Report, task: str | None = None) -> Table:
+    """Rate and every measured value of every rate point, the uncompressed pictures first."""
+    measured = point_metrics(report, task)
+    first = {"codec": "uncompressed", "pictures": report.dataset.get("pictures")}
+    columns = (
+        Column("codec", "codec"),
+        Column("rate_point", "rate point"),
+        Column("bits", "bits", "d"),
+        Column("bpp", "bpp", ".4f"),
+        *(Column(metric, title_of(metric), ".2f") for metric in measured),
+    )
+    rows = ({**first, **report.uncompressed}, *point_rows(report))
+    name = TASK_NAMES.get(task, "Rate and accuracy" if task is None else "Human vision")
+    return Table(f"{name}: rate points", columns, rows, _hull_notes(report))
+
+
+def main_points(report: Report) -> Table:
+    """The same with the metrics that curves are compared on only: what fits on paper."""
+    whole = points(report)
+    kept = tuple(c for c in whole.columns if not c.key.endswith("75"))
+    kept = tuple(c for c in kept if c.key in (*POINT_KEYS, *report.ap_metrics))
+    return Table("Rate and accuracy in percent", kept, whole.rows, whole.notes)
+
+
+def bd_rates(report: Report, metrics: Sequence[str] | None = None) -> Table:
+    """BD-rate of every test curve against every anchor; a refusal is a cell with its reason."""
+    columns = (
+        Column("test", "test"),
+        Column("anchor", "anchor"),
+        Column("metric", "metric"),
+        Column("percent", "BD-rate (%)", "+.2f"),
+        Column("interval95", "95 % interval", "+.1f"),
+        Column("fit_percent", "after monotone fit (%)", "+.2f"),
+        Column("fit_interval95", "95 % interval", "+.1f"),
+        Column("overlap", "common accuracy", ".1f"),
+    )
+    rows = []
+    for found in report.comparisons:
+        if metrics is not None and found.metric not in metrics:
+            continue
+        raw = bd_rate_cell(found.raw, found.raw_interval)
+        fit = bd_rate_cell(found.fit, found.fit_interval)
+        rows.append({
+            "test": found.test,
+            "anchor": found.anchor,
+            "metric": title_of(found.metric),
+            "percent": value_or_reason(found.raw),
+            "interval95": raw["interval95"],
+            "fit_percent": value_or_reason(found.fit),
+            "fit_interval95": fit["interval95"],
+            "overlap": raw["overlap"] or fit["overlap"],
+        })  # fmt: skip
+    notes = (
+        "A negative BD-rate means fewer bits at equal accuracy. The intervals are 95 % bootstrap "
+        f"intervals over the pictures ({report.rules.resamples} resamples, seed "
+        f"{report.rules.seed}).",
+    )
+    return Table("BD-rate", columns, tuple(rows), notes)
+
+
+def near_lossless(report: Report) -> Table:
+    """Bits per pixel at a stated loss below uncompressed."""
+    columns = (
+        Column("curve", "curve"),
+        Column("metric", "metric"),
+        Column("accuracy", "at accuracy", ".2f"),
+        Column("bpp", "bpp", ".4f"),
+        Column("fit_bpp", "bpp after monotone fit", ".4f"),
+    )
+    rows = tuple(
+        {
+            "curve": found.curve,
+            "metric": title_of(found.metric),
+            "accuracy": found.accuracy,
+            "bpp": _bpp_or_reason(found, found.raw),
+            "fit_bpp": _bpp_or_reason(found, found.fit),
+        }
+        for found in report.near_lossless
+    )
+    loss = report.rules.near_lossless
+    return Table(f"Rate at {loss:g} point below uncompressed", columns, rows)
+
+
+def complexity(report: Report) -> Table:
+    """Arithmetic, parameters, seconds per picture and peak memory, with the machine."""
+    columns = (
+        Column("codec", "codec"),
+        Column("rate_point", "rate point"),
+        Column("encode_kmac", "encoder kMAC per pixel", ".2f"),
+        Column("decode_kmac", "decoder kMAC per pixel", ".2f"),
+        Column("parameters", "parameters", "d"),
+        Column("encode", "encode (s)", ".4f"),
+        Column("decode", "decode (s)", ".4f"),
+        Column("nn_part1", "NN-Part1 (s)", ".4f"),
+        Column("nn_part2", "NN-Part2 (s)", ".4f"),
+        Column("peak_memory_mib", "peak memory (MiB)", ".0f"),
+    )
+    rows = []
+    for run in report.runs:
+        if run.timings is None:
+            continue
+        costs = run.timings.get("complexity") or {}
+        peak = costs.get("peak_memory_bytes")
+        for point in run.points:
+            rows.append({
+                "codec": run.name,
+                "rate_point": point.rate_point,
+                **{key: costs.get(key) for key in ("encode_kmac", "decode_kmac", "parameters")},
+                **seconds_per_picture(run.timings["points"], point.rate_point, point.pictures),
+                "peak_memory_mib": None if peak is None else peak / (1 << 20),
+            })  # fmt: skip
+    return Table("Complexity", columns, tuple(rows), _machine_notes(report))
+
+
+def seconds_per_picture(seconds: dict, rate_point: str, pictures: int) -> dict[str, float | None]:
+    """Mean seconds of each stage; NN-Part1 of split inference runs once for all rate points."""
+    stages = ("encode", "decode", "nn_part1", "nn_part2")
+    spent = {**seconds.get("uncompressed", {}), **seconds.get(rate_point, {})}
+    return {name: spent[name]["sum"] / pictures if name in spent else None for name in stages}
+
+
+def environment(report: Report) -> Table:
+    """Versions and device of every run, one column each."""
+    names = [run.name for run in report.runs]
+    keys = dict.fromkeys(key for run in report.runs for key in run.result["environment"])
+    columns = (Column("what", ""), *(Column(name, name) for name in names))
+    rows = tuple(
+        {"what": key, **{run.name: run.result["environment"].get(key) for run in report.runs}}
+        for key in keys
+    )
+    return Table("Environment", columns, rows)
+
+
+def published(report: Report) -> Table:
+    """Published rate points of the same test set and metric; nobody ran them here."""
+    columns = (
+        Column("codec", "codec"),
+        Column("rate_point", "rate point"),
+        Column("bpp", "bpp", ".4f"),
+        Column("metric", "metric"),
+        Column("value", "value", ".2f"),
+        Column("source", "source"),
+    )
+    rows = [
+        {
+            "codec": found.codec,
+            "rate_point": point["rate_point"],
+            "bpp": point["bpp"],
+            "metric": title_of(metric),
+            "value": value,
+            "source": found.source,
+        }
+        for found in report.published
+        for point in found.points
+        for metric, value in point["accuracy"].items()
+        if metric in report.metrics
+    ]
+    return Table("Published, not run here", columns, tuple(rows))
+
+
+def all_tables(report: Report) -> list[Table]:
+    """Every table that has rows, in the order of the documents."""
+    found = [
+        points(report), bd_rates(report), near_lossless(report), complexity(report),
+        published(report), environment(report),
+    ]  # fmt: skip
+    return [table for table in found if table.rows]
+
+
+def value_or_reason(result: BdRate) -> float | str:
+    """The percent of a BD-rate, or why it was refused."""
+    return f"refused: {result.reason}" if result.percent is None else result.percent
+
+
+def _bpp_or_reason(found: Any, result: BitsAt) -> float | str:
+    cell = near_lossless_cell(found, result)
+    return f"none: {cell['reason']}" if cell["bpp"] is None else cell["bpp"]
+
+
+def _hull_notes(report: Report) -> tuple[str, ...]:
+    hulls = [curve.name for curve in report.curves if curve.hull]
+    if not hulls:
+        return ()
+    return (f"The curve of {', '.join(hulls)} is the convex hull over all picture sizes.",)
+
+
+def _machine_notes(report: Report) -> tuple[str, ...]:
+    devices = dict.fromkeys(
+        f"{run.name}: {run.result['environment'].get('device', 'device not recorded')}, "
+        f"{run.result.get('test', {}).get('threads_per_job', 'unknown')} thread(s)"
+        for run in report.runs
+    )
+    return (
+        "Seconds are means over the pictures, on " + "; ".join(devices) + ". kMAC are thousand "
+        "multiply-accumulates per source pixel, counted as they run on the first picture at the "
+        "first rate point; a codec that runs outside PyTorch has none. Peak memory is that of one "
+        "process with its detector and its largest encoder.",
+    )
