@@ -29,10 +29,13 @@ from vcm_plugin.machine_codec import MachineCodec, MachineLayer
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the decoder paints: the encoder's choice, part of the file."""
+    """How the decoder paints: the encoder's choice, part of the file.
+
+    The defaults are chosen on the val split: from step 300 on, pictures lose more than they gain.
+    """
 
     steps: int = 4
-    start: int = 300
+    start: int = 150
     seed: int = 0
 
     def __post_init__(self):
@@ -86,6 +89,10 @@ class HumanCodec:
         parts = load_prior(prior or str(weights))
         self.pipeline = HVCNPipeline(parts.vae, parts.unet, parts.scheduler, hvcn)
         self.pipeline.to(self.device)
+        networks = (parts.vae, parts.unet, hvcn)
+        self.parameters = machine.parameters + sum(
+            x.numel() for network in networks for x in network.parameters()
+        )
 
     def identity(self) -> dict:
         """What affects the result; the weights of the human layer name the prior's fingerprint."""
