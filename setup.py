@@ -33,7 +33,7 @@ setup(
     packages=find_packages(include=["vcm_plugin*", "anchors*"]) + cfg_packages(),
     package_dir={"vcm_plugin.cfg": "cfg"},
     package_data={
-        "vcm_plugin": ["weights/*", "report/*.html"],
+        "vcm_plugin": ["weights/*", "weights/*/*", "weights/*/*/*", "report/*.html"],
         "vcm_plugin.cfg": ["*.yaml", "**/*.yaml"],
         "anchors": ["reference/*.json"],
     },
@@ -49,6 +49,7 @@ setup(
         "pyyaml",
         "safetensors",
         "ffmpeg-python",
+        "piq",
         "imageio-ffmpeg>=0.8",
         "pycocotools",
         "bjontegaard",

@@ -25,7 +25,7 @@ SIZES = HvcnConfig(
     context_width=8,
     condition_width=4,
 )
-PRIOR = SmallPrior(vae_blocks=(8, 8, 8, 8), blocks=(8, 16), groups=4)
+PRIOR = SmallPrior(latent_channels=4, vae_blocks=(16, 64, 256), blocks=(8, 16), groups=4)
 
 
 def tiny_prior(seed: int = 0) -> Prior:

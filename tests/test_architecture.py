@@ -14,19 +14,23 @@ ORDER = """
     vcm_plugin.entropy vcm_plugin.machine_codec vcm_plugin.human
     anchors
     vcm_plugin.split vcm_plugin.minictc vcm_plugin.conditions vcm_plugin.datasets
-    vcm_plugin.tasks vcm_plugin.metrics vcm_plugin.codecs
+    vcm_plugin.tasks vcm_plugin.metrics vcm_plugin.picture_metrics vcm_plugin.codecs
     vcm_plugin.results vcm_plugin.feature_cache vcm_plugin.workers vcm_plugin.complexity
     vcm_plugin.inference
     vcm_plugin.ctc
-    vcm_plugin.published vcm_plugin.tables vcm_plugin.report
+    vcm_plugin.published vcm_plugin.human_vision vcm_plugin.tables vcm_plugin.report
     vcm_plugin.proposal vcm_plugin.package vcm_plugin.crosscheck
     vcm_plugin.training
+    vcm_plugin.human_demo
     vcm_plugin.doctor vcm_plugin.commands vcm_plugin.cli
 """.split()
 ANCHORS_MAY_IMPORT = {
     f"vcm_plugin.{name}" for name in ("errors", "process", "features", "bitstream", "weights_file")
 }
-MAY_IMPORT_ANCHORS = {"vcm_plugin.codecs", "vcm_plugin.doctor", "vcm_plugin.training", "anchors"}
+MAY_IMPORT_ANCHORS = {
+    f"vcm_plugin.{name}"
+    for name in ("codecs", "picture_metrics", "human_demo", "doctor", "training")
+} | {"anchors"}
 WITHOUT_TORCH = ("bitstream", "metrics", "process", "results", "tables", "conditions", "cli")
 SOURCES = sorted(
     path for folder in ("vcm_plugin", "anchors", "scripts", "tests")

@@ -64,7 +64,7 @@ BAD_LINES = {
     ),
     "another codec": (
         "encode picture.png -o x --rate-point 37 --human --codec vvc_remote",
-        "vvc_remote has no human layer: leave out --human",
+        "vvc_remote: leave out --human, which is for diff_fchm",
     ),
     "too many steps": (
         "encode picture.png -o x --rate-point 1 --human --human-steps 51 {weights}",

@@ -7,7 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    UNet2DConditionModel,
+)
 from hvcn_tiny import PRIOR, SIZES, tiny_prior
 from safetensors.torch import save_file
 
@@ -45,7 +51,18 @@ def attending_prior() -> Prior:
         cross_attention_dim=8,
         norm_num_groups=4,
     )
-    return Prior(tiny_prior().vae, unet, small_prior(PRIOR).scheduler)
+    return Prior(kl_autoencoder(), unet, small_prior(PRIOR).scheduler)
+
+
+def kl_autoencoder(widths: tuple[int, ...] = (8, 8, 8, 8)) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
 
 
 def tiny_vae_prior() -> Prior:
@@ -60,6 +77,7 @@ def tiny_vae_prior() -> Prior:
 
 
 PRIORS = {"small": tiny_prior, "attending": attending_prior, "tiny": tiny_vae_prior}
+AUTOENCODERS = {"small": AutoencoderDC, "attending": AutoencoderKL, "tiny": AutoencoderTiny}
 
 
 def pipeline_of(prior: Prior, control: float = 0.0) -> HVCNPipeline:
@@ -108,7 +126,7 @@ def test_save_and_load(kind, tmp_path):
     loaded = HVCNPipeline.from_pretrained(tmp_path)
     for part in (loaded.vae, loaded.unet, loaded.hvcn):
         settled(part)  # else the last bits depend on where the file was mapped
-    assert isinstance(loaded.vae, (AutoencoderKL, AutoencoderTiny))
+    assert type(loaded.vae) is AUTOENCODERS[kind]
     assert loaded.hvcn.sha256() == pipeline.hvcn.sha256() == load_hvcn(tmp_path).sha256()
     assert np.array_equal(painted(loaded, geometry), painted(pipeline, geometry))
     check_fit(load_prior(str(tmp_path)), loaded.hvcn.prior)
@@ -202,7 +220,7 @@ def test_priors_that_do_not_fit(tmp_path):
     with pytest.raises(InputError, match="stride 8, 4 and 8 channels"):
         Prior(prior.vae, wide.unet, prior.scheduler)
     with pytest.raises(InputError, match="stride 4"):
-        small_prior(replace(PRIOR, vae_blocks=(8, 8, 8)))
+        Prior(kl_autoencoder((8, 8, 8)), prior.unet, prior.scheduler)
     with pytest.raises(InputError, match="latent channels 4, this one has 8; name the prior"):
         check_fit(wide, prior.fit())
     prior.vae.register_to_config(scaling_factor=0.5)

@@ -1,30 +1,33 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The bundled weights are those of their index, small, and readable without pickled code."""
 
-import hashlib
-
 import pytest
 import torch
 import yaml
 
 from vcm_plugin.environment import PACKAGE, cfg_folder
+from vcm_plugin.human.human_codec import HumanCodec
 from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.split import load_split_model
+from vcm_plugin.weights_file import digest
 
 FOLDER = PACKAGE / "weights"
 INDEX = yaml.safe_load((FOLDER / "index.yaml").read_text())
+PAINTERS = [name for name in INDEX if (FOLDER / name).is_dir()]  # human layers with their prior
 
 
 def test_index_lists_every_file():
-    assert {p.name for p in FOLDER.iterdir() if p.suffix in (".pth", ".safetensors")} == set(INDEX)
+    found = {p.name for p in FOLDER.iterdir() if p.suffix != ".yaml" and p.name != "__pycache__"}
+    assert found == set(INDEX)
 
 
 @pytest.mark.parametrize("name", INDEX)
 def test_weights_are_those_of_the_index(name):
-    entry, data = INDEX[name], (FOLDER / name).read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    assert (entry["sha256"], entry["id"], entry["bytes"]) == (digest, digest[:8], len(data))
-    assert len(data) <= 12_000_000
+    entry, (sha256, size) = INDEX[name], digest(FOLDER / name)
+    assert (entry["sha256"], entry["bytes"]) == (sha256, size)
+    if name not in PAINTERS:
+        assert entry["id"] == sha256[:8]
+    assert size <= (40_000_000 if name in PAINTERS else 12_000_000)
     assert entry["trained_on"] and entry["terms"] and entry["training"]
 
 
@@ -40,9 +43,16 @@ def test_weights_load_into_their_detector(name):
     assert model.weights_sha256 == INDEX[name]["sha256"]
 
 
-@pytest.mark.parametrize("name", sorted(set(INDEX) - set(DETECTORS)))
+@pytest.mark.parametrize("name", sorted(set(INDEX) - set(DETECTORS) - set(PAINTERS)))
 def test_vfcn_belongs_to_its_detector(name):
     codec = MachineCodec(FOLDER / name)
     assert f"{codec.weights_id:08x}" == INDEX[name]["id"]
     detectors = [d for d in DETECTORS if INDEX[d]["detector"] == INDEX[name]["detector"]]
     assert codec.metadata["detector_sha256"] in [INDEX[d]["sha256"] for d in detectors]
+
+
+@pytest.mark.parametrize("name", PAINTERS)
+def test_human_layer_belongs_to_its_machine_layer(name):
+    machine = MachineCodec(FOLDER / INDEX[name]["machine"])
+    codec = HumanCodec(machine, FOLDER / name)
+    assert f"{codec.weights_id:08x}" == INDEX[name]["id"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import vcm_plugin
 from vcm_plugin.errors import InputError
 
-CODECS = "diff_fchm, vvc_feature, vvc_remote or msfc"
+CODECS = "diff_fchm, diff_fchm_human, vvc_feature, vvc_remote, simulcast or msfc"
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 DESCRIPTION = """\
@@ -87,7 +87,7 @@ def _demo(commands) -> None:
     parser = _command(
         commands,
         "demo",
-        "the proposal and both VVC anchors on the built-in test set: table, plots, BD-rates",
+        "the proposal and both VVC anchors on the built-in test set: tables, plots, pictures",
         "Runs the feature anchor, the remote-inference anchor and Diff-FCHM's machine layer on the "
         "built-in test set (drawn by code, no download) and reports their rate-accuracy curves. "
         "Run it again after an interruption and it goes on.",
@@ -124,15 +124,17 @@ def _run(commands) -> None:
     )
     parser.add_argument(
         "--qps",
-        type=_number,
+        type=_rate_point,
         nargs="+",
         metavar="QP",
-        help="instead of the condition's; diff_fchm: scales s such as 0.5 1 2",
+        help="instead of the condition's; diff_fchm: scales s such as 0.5 1 2; diff_fchm_human and "
+        "simulcast: pairs such as 2.8+1 or 2.8+37",
     )
     parser.add_argument(
         "--preset", metavar="NAME", help="of VVenC, faster to slower, instead of the condition's"
     )
     parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
+    _add_human_weights(parser)
     _add_data(parser)
     _add_run_options(parser)
 
@@ -377,7 +379,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         _add_device(parser)
 
 
-def _number(text: str) -> int | float:
+def _rate_point(text: str) -> int | float | str:
+    if "+" in text:
+        return text
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anchors.msfc import MsfcCodec
+from anchors.simulcast import SimulcastCodec, is_start_code
+from anchors.simulcast import split as split_simulcast
 from anchors.vvc import read_format
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec, source_size
+from anchors.vvc_remote import parse_rate_point as parse_picture_rate_point
 from vcm_plugin import bitstream
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Features (kind "feature") or a picture (kind "picture") -> bytes -> the same kind again."""
+    """Features (kind "feature") or a picture (kind "picture") -> bytes -> the same kind again.
+
+    Codecs of kind "human" take both, and two rate points: encode(picture, features, rate_point,
+    human_rate_point), decode(bytes) -> (features, picture).
+    """
 
     name: str
     kind: str
@@ -51,10 +58,12 @@ class CodecEntry:
     check: Callable[[str], Any] = str  # raises InputError for a rate point out of range
 
     def rate_points(self, condition: TestCondition) -> list[str]:
-        """ "32" is QP 32 at full size, "32@50" the same at half the height and width."""
+        """ "32" is QP 32 at full size, "32@50" the same at half the height and width; "2.8+37" of
+        a human codec is the scale 2.8 for the machine and 37 for the person."""
         sizes = condition.require(self.sizes) if self.sizes else (100,)
-        qps = condition.require(self.qps)
-        points = [f"{qp:g}" if size == 100 else f"{qp:g}@{size}" for size in sizes for qp in qps]
+        values = condition.require(self.qps)
+        qps = [value if isinstance(value, str) else f"{value:g}" for value in values]
+        points = [qp if size == 100 else f"{qp}@{size}" for size in sizes for qp in qps]
         if len(set(points)) < len(points):
             raise InputError(f"test condition {condition.name}: {self.qps}: name each value once")
         for point in points:
@@ -69,15 +78,31 @@ def codec_entry(name: str) -> CodecEntry:
     return CODECS[name]
 
 
-def human_codec(condition: TestCondition, device: str) -> HumanCodec:
+def split_rate_point(text: str) -> tuple[str, str]:
+    """The machine's and the person's part of a human codec's rate point; raises InputError.
+
+    >>> split_rate_point("2.8+37@50")
+    ('2.8', '37@50')
+    """
+    machine, plus, human = text.partition("+")
+    if not plus:
+        raise InputError(
+            f"expected a rate point MACHINE+HUMAN such as 2.8+1 (diff_fchm_human) or 2.8+37 "
+            f"(simulcast), found {text!r}"
+        )
+    parse_rate_point(machine)
+    return machine, human
+
+
+def human_codec(condition: TestCondition, device: str = "cpu") -> HumanCodec:
     """The human codec of a condition; raises InputError where it names no weights for it."""
     from vcm_plugin.human.human_codec import HumanCodec  # diffusers, which other codecs do without
 
     if condition.diff_fchm_human_weights is None:
         raise InputError(
-            f"test condition {condition.name}: the human layer needs weights, and none are bundled "
-            "yet; train them with scripts/train_hvcn.py and name their folder with --human-weights "
-            "or in the key diff_fchm_human_weights"
+            f"test condition {condition.name}: the human layer needs weights, and it names none; "
+            "train them with scripts/train_hvcn.py and name their folder with --human-weights or in "
+            "the key diff_fchm_human_weights"
         )
     folder = Path(condition.bundled_path(condition.diff_fchm_human_weights))
     prior = condition.diff_fchm_human_prior
@@ -87,7 +112,9 @@ def human_codec(condition: TestCondition, device: str) -> HumanCodec:
 
 def codec_of(data: bytes) -> str:
     """The name of the codec that decodes a bitstream: as its .fcm header says, or a raw stream."""
-    return bitstream.read(data).header.profile if _is_fcm(data) else "vvc_remote"
+    if not _is_fcm(data):
+        return "vvc_remote"
+    return "simulcast" if _is_simulcast(data) else bitstream.read(data).header.profile
 
 
 def describe_bitstream(data: bytes) -> list[str]:
@@ -95,6 +122,10 @@ def describe_bitstream(data: bytes) -> list[str]:
     if not _is_fcm(data):
         return _describe_raw(data)
     size = bitstream.read_header(data)[0].source_size
+    if _is_simulcast(data):
+        machine, picture = split_simulcast(data)
+        layers = [*bitstream.describe(machine), *_describe_raw(picture)[:-1]]
+        return ["two streams, one after the other (simulcast)", *layers, _length(data, size)]
     return [*bitstream.describe(data), _length(data, size)]
 
 
@@ -106,6 +137,13 @@ def _is_fcm(data: bytes) -> bool:
             f"expected an .fcm file or a VVC byte stream, found {found} at its start"
         )
     return data.startswith(b"FCM")
+
+
+def _is_simulcast(data: bytes) -> bool:
+    """Whether a VVC stream follows the first unit: no unit begins as a VVC stream does."""
+    _, start = bitstream.read_header(data)
+    _, end = bitstream.read_unit(data, start)
+    return is_start_code(data[end : end + 4])
 
 
 def _describe_raw(data: bytes) -> list[str]:
@@ -176,6 +214,17 @@ def _msfc(condition: TestCondition) -> MsfcCodec:
     return codec
 
 
+def _simulcast(condition: TestCondition) -> SimulcastCodec:
+    return SimulcastCodec(_diff_fchm(condition), _vvc_remote(condition))
+
+
+def _check_both(check_human: Callable[[str], Any]) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        check_human(split_rate_point(text)[1])
+
+    return check
+
+
 def _check_detector(
     condition: TestCondition, codec_weights: str, trained_for: str, way_out: str = ""
 ) -> None:
@@ -207,6 +256,16 @@ CODECS = {
     "vvc_remote": CodecEntry(
         _vvc_remote, "vvc_remote_qps", "vvc_remote_sizes", "vvc_remote_preset"
     ),
+    "diff_fchm_human": CodecEntry(
+        human_codec, "diff_fchm_human_points", check=_check_both(parse_rate_point)
+    ),
+    "simulcast": CodecEntry(
+        _simulcast,
+        "simulcast_points",
+        None,
+        "vvc_remote_preset",
+        _check_both(parse_picture_rate_point),
+    ),  # fmt: skip
     "msfc": CodecEntry(_msfc, "msfc_qps", None, "msfc_preset"),
     "vtm_feature": CodecEntry(_vtm_feature, "vtm_feature_qps"),
     "vtm_remote": CodecEntry(_vtm_remote, "vtm_remote_qps", "vtm_remote_sizes"),

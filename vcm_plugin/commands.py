@@ -18,6 +18,8 @@ from vcm_plugin.errors import InputError
 
 DEMO_ANCHORS = ("vvc_feature", "vvc_remote")
 DEMO_PROPOSAL = "diff_fchm"
+DEMO_CONDITION, DEMO_HUMAN = "minictc", "minictc_human"
+DEMO_HUMAN_POINT, DEMO_PICTURES = "2.8+1", 4
 
 
 def demo(options: Namespace) -> None:
@@ -33,6 +35,13 @@ def demo(options: Namespace) -> None:
         _run_test(condition, codec, folder, options)
     report = options.output / "report"
     _write_report(runs, list(DEMO_ANCHORS), report, ["csv", "json", "png", "svg"])
+    if options.condition == DEMO_CONDITION:
+        from vcm_plugin.human_demo import write_human_demo
+
+        human = override(load_condition(DEMO_HUMAN), {"limit": options.limit})
+        folder = options.output / "human"
+        shown = write_human_demo(human, DEMO_HUMAN_POINT, DEMO_PICTURES, folder, options.device)
+        print(f"human:  {shown}")
 
 
 def run(options: Namespace) -> None:
@@ -117,22 +126,24 @@ def crosscheck(options: Namespace) -> int:
 
 def encode(options: Namespace) -> None:
     """One picture -> one bitstream."""
-    from vcm_plugin.codecs import codec_entry, human_codec
+    from vcm_plugin.codecs import codec_entry, human_codec, split_rate_point
     from vcm_plugin.datasets import read_picture
     from vcm_plugin.metrics import bpp
     from vcm_plugin.results import write_bytes
 
     condition = _condition(options)
     if options.human and options.codec != "diff_fchm":
-        raise InputError(f"codec {options.codec} has no human layer: leave out --human")
+        raise InputError(f"codec {options.codec}: leave out --human, which is for diff_fchm")
     human = human_codec(condition, options.device) if options.human else None
     codec = human.machine if human else codec_entry(options.codec).make(condition)
     source = picture = read_picture(options.picture)
     pixels = source.shape[0] * source.shape[1]
-    if codec.kind == "feature":
+    if codec.kind != "picture":
         source = _model(condition, options).nn_part1(source)
     if human:
         data = _encode_human(human, picture, source, options)
+    elif codec.kind == "human":
+        data = codec.encode(picture, source, *split_rate_point(options.rate_point))
     else:
         data = codec.encode(source, options.rate_point)
     write_bytes(options.output, data)
@@ -160,22 +171,27 @@ def decode(options: Namespace) -> None:
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
     make_deterministic(condition.threads_per_job)  # the same features with a picture and without
     with _naming(options.bitstream):
-        if human:
-            decoded, painted = human.decode(data)
-        else:
-            decoded = codec.decode(data)
+        features, picture = _decoded(human or codec, data)
     model = _model(condition, options)
-    features = decoded if codec.kind == "feature" else model.nn_part1(decoded)
+    features = model.nn_part1(picture) if features is None else features
     detections = model.nn_part2(features)
     if options.output:
         write_json(options.output, _named(detections, condition))
     if options.features:
         _write_features(options.features, features)
     if options.picture:
-        Image.fromarray(decoded).save(options.picture, format="PNG")
+        Image.fromarray(picture).save(options.picture, format="PNG")
     if human:
-        Image.fromarray(painted).save(options.human, format="PNG")
+        Image.fromarray(picture).save(options.human, format="PNG")
     print(f"{options.bitstream}: {len(detections)} detections")
+
+
+def _decoded(codec, data: bytes) -> tuple:
+    """Features and picture of a bitstream, None for the one that its codec does not give."""
+    found = codec.decode(data)
+    if codec.kind == "human":
+        return found
+    return (found, None) if codec.kind == "feature" else (None, found)
 
 
 def info(options: Namespace) -> None:
@@ -266,10 +282,13 @@ def _print_points(result: dict) -> None:
     from vcm_plugin.metrics import bpp
 
     names = [n for n in result["uncompressed"]["accuracy"] if n.endswith(("_ap", "_ap50"))]
-    rows = [("rate point", "bpp", *(name.replace("_", " ") for name in names))]
+    seen = [n for n in ("psnr", "ssim", "vmaf") if n in result["points"][0].get("human_vision", {})]
+    rows = [("rate point", "bpp", *(name.replace("_", " ") for name in [*names, *seen]))]
     for point in [*result["points"], {"rate_point": "uncompressed", **result["uncompressed"]}]:
         rate = f"{bpp(point['bits'], point['pixels']):.4f}" if "bits" in point else ""
-        rows.append((point["rate_point"], rate, *(f"{point['accuracy'][n]:.2f}" for n in names)))
+        values = [point["accuracy"][n] for n in names]
+        values += [point["human_vision"][n] for n in seen if "human_vision" in point]
+        rows.append((point["rate_point"], rate, *(f"{value:.2f}" for value in values)))
     print(f"{result['condition']}, {result['codec']}: accuracy in percent")
     for row in rows:
         print(f"{row[0]:<12}" + "".join(f"{cell:>11}" for cell in row[1:]))

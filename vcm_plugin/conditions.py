@@ -47,11 +47,14 @@ class TestCondition:
     iou_threshold: float | None = None
     min_overlap: float = 0.0  # accuracy points that two curves share, for a BD-rate
     near_lossless: float | None = None  # accuracy points below uncompressed
+    human_vision: bool = False  # also measure the decoded pictures
     diff_fchm_weights: str | None = None
     diff_fchm_scales: tuple[float, ...] = ()
     diff_fchm_other_detector: bool = False
     diff_fchm_human_weights: str | None = None  # a folder that scripts/train_hvcn.py wrote
     diff_fchm_human_prior: str | None = None  # folder or hub id, where it is not in that folder
+    diff_fchm_human_points: tuple[str, ...] = ()  # "S+Q": scale s and the step of the human layer
+    simulcast_points: tuple[str, ...] = ()  # "S+QP" or "S+QP@percent"
     vvc_feature_qps: tuple[int, ...] = ()
     vvc_feature_preset: str | None = None
     vvc_feature_range: str | tuple[float, ...] | None = None
@@ -93,6 +96,8 @@ class TestCondition:
         """What the test set is called in results; no path."""
         if self.minictc is not None:
             return f"mini-CTC {self.minictc}"
+        if not self.tasks and self.annotations is None:
+            return "/".join(Path(self.require("images")).parts[-2:])
         return "/".join(Path(self.require("annotations")).parts[-2:])
 
     def expected(self) -> dict[str, float]:
@@ -117,9 +122,9 @@ def model_path(name: str) -> str:
 
 
 def bundled_weights(name: str) -> str:
-    """The path of a file of vcm_plugin/weights of this name, else the name itself."""
+    """The path of a file or folder of vcm_plugin/weights of this name, else the name itself."""
     bundled = PACKAGE / "weights" / name
-    return str(bundled) if bundled.is_file() else name
+    return str(bundled) if bundled.exists() else name
 
 
 def load_condition(name: str | Path) -> TestCondition:
@@ -155,6 +160,8 @@ def write_condition(condition: TestCondition, folder: Path) -> None:
     for key in ("weights", "diff_fchm_weights", "diff_fchm_human_weights", "msfc_weights"):
         if key in values and "://" not in values[key]:
             values[key] = Path(values[key]).name
+    if Path(values.get("diff_fchm_human_prior", "")).is_absolute():  # else a name, or a hub id
+        values["diff_fchm_human_prior"] = Path(values["diff_fchm_human_prior"]).name
     paths = [Path(values[key]) for key in ("images", "annotations") if key in values]
     if any(path.is_absolute() for path in paths):
         start = Path(os.path.commonpath([path.absolute() for path in paths])).parent

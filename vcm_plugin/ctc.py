@@ -144,9 +144,9 @@ class _Test:
         todo = [(point, list(skipped)) for point, file in files.items() if not file.is_file()]
         done, stage = len(points) - len(todo), "evaluation"
         for evaluated in self._counted(stage, "evaluate", todo, done, len(points)):
-            point, accuracy, seconds = evaluated
+            point, measured, seconds = evaluated
             self.evaluations[point] = seconds
-            results.write_json(files[point], self._point(point, accuracy, skipped))
+            results.write_json(files[point], self._point(point, measured, skipped))
         return {point: results.read_json(file) for point, file in files.items()}
 
     def _counted(
@@ -159,11 +159,11 @@ class _Test:
             self.progress(stage, done, total)
             yield value
 
-    def _point(self, point: str, accuracy: dict[str, float], skipped: dict[int, str]) -> dict:
+    def _point(self, point: str, measured: dict[str, Any], skipped: dict[int, str]) -> dict:
         """One entry of `points` in result.json; the uncompressed one has no bits."""
         entries = [e for e in self.plan.dataset.pictures if e.image_id not in skipped]
         if point == UNCOMPRESSED:
-            return {"accuracy": accuracy}
+            return measured
         records = Journal(self.plan.folder / point).records
         bits = [records[entry.image_id]["bits"] for entry in entries]
         return {
@@ -171,7 +171,7 @@ class _Test:
             "bits": sum(bits),
             "pixels": sum(entry.height * entry.width for entry in entries),
             "pictures": len(entries),
-            "accuracy": accuracy,
+            **measured,
             "per_picture": {"image_id": [entry.image_id for entry in entries], "bits": bits},
         }
 

@@ -21,6 +21,7 @@ from vcm_plugin.conditions import TestCondition
 from vcm_plugin.environment import cache_folder
 from vcm_plugin.errors import InputError
 
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -84,6 +85,8 @@ def open_dataset(condition: TestCondition, data_root: Path | None = None) -> Coc
     else:
         root = data_root or condition.folder
         images = root / Path(condition.require("images")).expanduser()
+        if not condition.tasks and condition.annotations is None:
+            return load_pictures(images, condition.limit, condition.class_names)
         annotations = root / Path(condition.require("annotations")).expanduser()
     return load_coco(images, annotations, condition.limit, condition.class_names)
 
@@ -115,6 +118,33 @@ def load_coco(
     category_ids = _category_ids(coco["categories"], class_names, annotations)
     whole = CocoDataset((), tuple(coco["categories"]), coco, category_ids, False)
     return _restricted(whole, entries)
+
+
+def load_pictures(
+    folder: Path, limit: int | None = None, class_names: Sequence[str] = ()
+) -> CocoDataset:
+    """All JPEG and PNG pictures of a folder by name, without ground truth, for human vision.
+
+    Raises InputError where there is none.
+    """
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)[:limit]
+    if not paths:
+        raise InputError(
+            f"{folder}: expected a folder of pictures ({', '.join(PICTURE_SUFFIXES)}), found none; "
+            "name the folder in which the paths of the test condition start with --data-root or "
+            "$VCM_DATA"
+        )
+    sizes = [read_picture(path).shape[:2] for path in paths]
+    entries = tuple(
+        PictureEntry(number, path, *size)
+        for number, (path, size) in enumerate(zip(paths, sizes, strict=True), start=1)
+    )
+    images = [
+        {"id": e.image_id, "file_name": e.path.name, "height": e.height, "width": e.width}
+        for e in entries
+    ]
+    coco = {"images": images, "annotations": [], "categories": []}
+    return CocoDataset(entries, (), coco, (None,) * len(class_names), False)
 
 
 def read_picture(path: Path) -> np.ndarray:

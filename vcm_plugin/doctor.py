@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import platform
@@ -20,7 +19,17 @@ from vcm_plugin.errors import InputError
 def examine() -> Iterator[str]:
     """The findings, one line each, "ok" or "--" first; a missing thing has a second line."""
     yield f"ok  vcm-plugin     {vcm_plugin.__version__}, Python {platform.python_version()}"
-    for check in (_torch, _detectron2, _vvenc, _ffmpeg_filters, _vtm, _documents, _weights, _cache):
+    for check in (
+        _torch,
+        _detectron2,
+        _vvenc,
+        _ffmpeg_filters,
+        _perceptual_networks,
+        _vtm,
+        _documents,
+        _weights,
+        _cache,
+    ):
         yield from check()
 
 
@@ -94,6 +103,28 @@ def _ffmpeg_filters() -> Iterator[str]:
     )
 
 
+def _perceptual_networks() -> Iterator[str]:
+    """The networks of LPIPS, DISTS, FID and KID, which are used where their files are here."""
+    from vcm_plugin.picture_metrics import NETWORK_FILES, missing_network_files
+
+    makers = {"lpips": "piq.LPIPS()", "dists": "piq.DISTS()", "fid": "InceptionV3()"}
+    titles = {"lpips": "LPIPS", "dists": "DISTS", "fid": "FID and KID"}
+    for name, files in NETWORK_FILES.items():
+        missing = missing_network_files(name)
+        if not missing:
+            yield from _found(titles[name], f"{', '.join(files)} of torch.hub")
+            continue
+        modules = (
+            "from piq.feature_extractors import InceptionV3" if name == "fid" else "import piq"
+        )
+        yield from _missing(
+            titles[name],
+            f"no {', '.join(missing)} in torch.hub's folder of checkpoints",
+            f"{titles[name]} of human vision",
+            f'run once where there is a network: python -c "{modules}; {makers[name]}"',
+        )
+
+
 def _ffmpeg(program: str, option: str) -> str:
     from vcm_plugin.process import run
 
@@ -133,16 +164,18 @@ def _documents() -> Iterator[str]:
 
 def _weights() -> Iterator[str]:
     """The bundled checkpoints, each compared with its sha256 in the index."""
+    from vcm_plugin.weights_file import digest
+
     folder = PACKAGE / "weights"
     repair = "install vcm-plugin again"
     for name, entry in yaml.safe_load((folder / "index.yaml").read_text()).items():
         disables = f"the conditions that name {name}"
         try:
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            found, _ = digest(folder / name)
         except OSError as error:
             yield from _missing("weights", f"{name}: {error.strerror}", disables, repair)
             continue
-        if digest == entry["sha256"]:
+        if found == entry["sha256"]:
             yield from _found("weights", f"{name}, id {entry['id']}")
         else:
             yield from _missing("weights", f"{name}: not the file of the index", disables, repair)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What happens to one picture: split inference, remote inference and the records of both."""
+"""What happens to one picture: split inference, remote inference, human vision, and the records."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vcm_plugin import complexity, environment, results, tasks
-from vcm_plugin.codecs import Codec, codec_entry
+from vcm_plugin.codecs import Codec, codec_entry, split_rate_point
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, PictureEntry, PictureError, read_entry
 from vcm_plugin.errors import InputError
 from vcm_plugin.feature_cache import FeatureCache
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.picture_metrics import averaged, embeddings, pair_metrics, set_metrics
 from vcm_plugin.split import Detections, load_split_model
 
 if TYPE_CHECKING:
@@ -56,39 +57,76 @@ class Watch:
         self.seconds[stage] = round(time.perf_counter() - started, 6)
 
 
+@dataclass(frozen=True)
+class Source:
+    """A picture, uint8 RGB (H, W, 3), and its features, which picture codecs do without."""
+
+    picture: np.ndarray
+    features: FeaturePyramid | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What comes out of a file: detections and the features they were made of, the decoded picture
+    where there is one, the features that the network sees in that picture, and the bits that the
+    detections needed."""
+
+    detections: Detections
+    features: FeaturePyramid
+    picture: np.ndarray | None = None
+    picture_features: FeaturePyramid | None = None
+    machine_bits: int | None = None
+
+
 def split_inference(
-    features: FeaturePyramid,
-    rate_point: str,
-    codec: Codec,
-    model: SplitModel,
-    file: Path,
-    watch: Watch,
-) -> tuple[FeaturePyramid, Detections]:
+    source: Source, rate_point: str, codec: Codec, model: SplitModel, file: Path, watch: Watch
+) -> Seen:
     """Features -> file -> features -> detections; nothing but the file passes between."""
     with watch("encode"):
-        results.write_bytes(file, codec.encode(features, rate_point))
+        results.write_bytes(file, codec.encode(source.features, rate_point))
     with watch("decode"):
         decoded = codec.decode(file.read_bytes())
-    return decoded, detect(decoded, model, watch)
+    with watch("nn_part2"):
+        return Seen(model.nn_part2(decoded), decoded)
 
 
 def remote_inference(
-    picture: np.ndarray, rate_point: str, codec: Codec, model: SplitModel, file: Path, watch: Watch
-) -> tuple[FeaturePyramid, Detections]:
+    source: Source, rate_point: str, codec: Codec, model: SplitModel, file: Path, watch: Watch
+) -> Seen:
     """Picture -> file -> picture -> the whole network; nothing but the file passes between."""
     with watch("encode"):
-        results.write_bytes(file, codec.encode(picture, rate_point))
+        results.write_bytes(file, codec.encode(source.picture, rate_point))
     with watch("decode"):
         decoded = codec.decode(file.read_bytes())
     with watch("nn_part1"):
         features = model.nn_part1(decoded)
-    return features, detect(features, model, watch)
-
-
-def detect(features: FeaturePyramid, model: SplitModel, watch: Watch) -> Detections:
-    """NN-Part2 of decoded features."""
     with watch("nn_part2"):
-        return model.nn_part2(features)
+        return Seen(model.nn_part2(features), features, decoded, features)
+
+
+def human_inference(
+    source: Source, rate_point: str, codec: Any, model: SplitModel, file: Path, watch: Watch
+) -> Seen:
+    """Picture and features -> file -> both: features to detect in, a picture to look at."""
+    with watch("encode"):
+        arguments = coding_arguments("human", source, rate_point)
+        results.write_bytes(file, codec.encode(*arguments))
+    with watch("decode"):
+        data = file.read_bytes()
+        features, picture = codec.decode(data)
+    with watch("nn_part2"):
+        detections = model.nn_part2(features)
+    return Seen(detections, features, picture, model.nn_part1(picture), codec.machine_bits(data))
+
+
+def coding_arguments(kind: str, source: Source, rate_point: str) -> tuple:
+    """What a codec of this kind is called with to encode."""
+    if kind == "human":
+        return source.picture, source.features, *split_rate_point(rate_point)
+    return (source.features if kind == "feature" else source.picture), rate_point
+
+
+INFERENCE = {"feature": split_inference, "picture": remote_inference, "human": human_inference}
 
 
 class Worker:
@@ -118,6 +156,7 @@ class Worker:
                 "threads_per_job": condition.threads_per_job,
                 "min_overlap": condition.min_overlap,
                 "near_lossless": condition.near_lossless,
+                "human_vision": condition.human_vision,
             },
         }
 
@@ -134,59 +173,112 @@ class Worker:
         features = self._features(picture, watch)
         with watch("nn_part2"):
             detections = self.model.nn_part2(features)
-        yield {
+        record = {
             "image_id": entry.image_id,
             "picture_sha256": _sha256(picture),
             "seconds": watch.seconds,
             "predictions": self._predictions(detections, entry),
         }
+        if self.plan.condition.human_vision:
+            record["embeddings"] = embeddings(picture, features)
+        yield record
 
     def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, dict]]:
         """The records of one picture at some rate points, each with its rate point."""
-        picture = read_entry(entry)
-        kind = self.codec.kind
-        source = self._features(picture, Watch()) if kind == "feature" else picture
-        infer = split_inference if kind == "feature" else remote_inference
+        picture, kind = read_entry(entry), self.codec.kind
+        features = None if kind == "picture" else self._features(picture, Watch())
+        source = Source(picture, features)
         for point in points:
             file = results.bitstream_path(self.plan.folder / point, entry.image_id, kind)
             watch = Watch()
             try:
-                features, detections = infer(source, point, self.codec, self.model, file, watch)
+                seen = INFERENCE[kind](source, point, self.codec, self.model, file, watch)
             except InputError as error:
                 raise InputError(f"{entry.path.name} at rate point {point}: {error}") from error
-            yield (
-                point,
-                {
-                    "image_id": entry.image_id,
-                    "bits": 8 * file.stat().st_size,
-                    "seconds": watch.seconds,
-                    "features": features.statistics(),
-                    "predictions": self._predictions(detections, entry),
-                },
-            )
+            record = {
+                "image_id": entry.image_id,
+                "bits": 8 * file.stat().st_size,
+                "seconds": watch.seconds,
+                "features": seen.features.statistics(),
+                "predictions": self._predictions(seen.detections, entry),
+            }
+            yield point, record | self._human_vision(picture, seen, entry)
 
     def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
         """What the codec costs on this picture."""
-        picture = read_entry(entry)
-        source = self._features(picture, Watch()) if self.codec.kind == "feature" else picture
-        yield complexity.measure(self.codec, source, point, entry.height * entry.width)
+        picture, kind = read_entry(entry), self.codec.kind
+        features = None if kind == "picture" else self._features(picture, Watch())
+        arguments = coding_arguments(kind, Source(picture, features), point)
+        yield complexity.measure(self.codec, arguments, point, entry.height * entry.width)
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
-        """Write the predictions of a point; yields the point, its accuracy and the seconds."""
+        """Write the predictions of a point; yields the point, what was measured and the seconds."""
         started = time.perf_counter()
         condition, folder = self.plan.condition, self.plan.folder / point
         dataset = self.plan.dataset.without(skipped)
-        predictions = results.read_predictions(folder, [e.image_id for e in dataset.pictures])
+        image_ids = [entry.image_id for entry in dataset.pictures]
+        predictions = results.read_predictions(folder, image_ids)
         results.write_bytes(folder / "predictions.json", json.dumps(predictions).encode())
-        matches = {
-            task: tasks.match_pictures(dataset.coco, predictions, task, condition.iou_threshold)
-            for task in condition.tasks
-        }
+        matches = self._matches(dataset, predictions)
         tasks.write_matches(folder / "matches.npz", matches)
+        measured = {"accuracy": self._accuracy(matches)}
+        if (
+            condition.human_vision
+            and point != results.UNCOMPRESSED
+            and self.codec.kind != "feature"
+        ):
+            measured["human_vision"] = self._evaluate_pictures(point, dataset, image_ids)
+        yield point, measured, round(time.perf_counter() - started, 6)
+
+    def _matches(self, dataset: CocoDataset, predictions: list[dict]) -> dict[str, tasks.Matches]:
+        iou = self.plan.condition.iou_threshold
+        return {
+            task: tasks.match_pictures(dataset.coco, predictions, task, iou)
+            for task in self.plan.condition.tasks
+        }
+
+    def _accuracy(self, matches: dict[str, tasks.Matches]) -> dict[str, float]:
         accuracy: dict[str, float] = {}
         for found in matches.values():
-            accuracy |= tasks.accuracy(found, condition.score_threshold)
-        yield point, accuracy, round(time.perf_counter() - started, 6)
+            accuracy |= tasks.accuracy(found, self.plan.condition.score_threshold)
+        return accuracy
+
+    def _evaluate_pictures(
+        self, point: str, dataset: CocoDataset, image_ids: list[int]
+    ) -> dict[str, Any]:
+        """The measures of human vision of a point: bits of both layers, means over the pictures,
+        distances of the two sets, and the detector's accuracy on the decoded pictures."""
+        found = results.Journal(self.plan.folder / point).records
+        sources = results.Journal(self.plan.folder / results.UNCOMPRESSED).records
+        records = [found[image_id] for image_id in image_ids]
+        measured: dict[str, Any] = {}
+        if self.codec.kind == "human":
+            measured["machine_bits"] = sum(record["machine_bits"] for record in records)
+            measured["human_bits"] = sum(r["bits"] - r["machine_bits"] for r in records)
+        measured |= averaged([record["picture"] for record in records])
+        embedded = [sources[image_id]["embeddings"] for image_id in image_ids]
+        measured |= set_metrics(embedded, [record["embeddings"] for record in records])
+        painted = results.read_predictions(self.plan.folder / point, image_ids, "painted")
+        accuracy = self._accuracy(self._matches(dataset, painted))
+        return measured | {f"painted_{name}": value for name, value in accuracy.items()}
+
+    def _human_vision(self, picture: np.ndarray, seen: Seen, entry: PictureEntry) -> dict[str, Any]:
+        """What a record holds of a decoded picture, where the condition asks for it.
+
+        painted: the detections in the decoded picture.
+        """
+        if not self.plan.condition.human_vision or seen.picture is None:
+            return {}
+        detections = seen.detections
+        found: dict[str, Any] = {}
+        if seen.machine_bits is not None:
+            found["machine_bits"] = seen.machine_bits
+            detections = self.model.nn_part2(seen.picture_features)
+        return found | {
+            "painted": self._predictions(detections, entry),
+            "picture": pair_metrics(picture, seen.picture),
+            "embeddings": embeddings(seen.picture, seen.picture_features),
+        }
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:
         """NN-Part1 of a picture, from the cache where it holds it."""

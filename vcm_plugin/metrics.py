@@ -19,6 +19,12 @@ from vcm_plugin.errors import InputError
 Curve = Sequence[tuple[float, float]]
 
 MIN_POINTS = 4  # the reporting sheets compare at least four rate points
+# Measures of decoded pictures (vcm_plugin.picture_metrics), and whether a higher value is better.
+PAIR_METRICS = {
+    "psnr": True, "ssim": True, "ms_ssim": True, "vmaf": True, "vif": True, "gmsd": False,
+    "haarpsi": True, "lpips": False, "dists": False,
+}  # fmt: skip
+SET_METRICS = {"kid_detector": False, "fid": False, "kid": False}
 METHODS = {"pchip": "pchip", "monotone": "pchip after monotone fit"}  # option -> label
 
 

@@ -159,17 +159,20 @@ class Journal:
         return record is not None and path.is_file() and 8 * path.stat().st_size == record["bits"]
 
 
-def read_predictions(folder: Path, image_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The predictions of these pictures, in this order, from the journal of a point."""
+def read_predictions(
+    folder: Path, image_ids: Sequence[int], kind: str = "predictions"
+) -> list[dict[str, Any]]:
+    """The predictions of these pictures, in this order, from the journal of a point; kind "painted"
+    are those in the decoded pictures."""
     path = folder / "pictures.jsonl"
     records = (_parsed(line, path) for line in _whole_lines(path))
-    found = {record["image_id"]: record["predictions"] for record in records}
+    found = {record["image_id"]: record[kind] for record in records}
     return [prediction for image_id in image_ids for prediction in found[image_id]]
 
 
 def bitstream_path(folder: Path, image_id: int, kind: str) -> Path:
     """The bitstream of a picture in the folder of its point; kind is that of the codec."""
-    return folder / "bitstreams" / f"{image_id}.{'fcm' if kind == 'feature' else 'vvc'}"
+    return folder / "bitstreams" / f"{image_id}.{'vvc' if kind == 'picture' else 'fcm'}"
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:
@@ -188,7 +191,7 @@ def _parsed(line: bytes, path: Path) -> dict[str, Any]:
 
 
 def _without_predictions(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "predictions"}
+    return {key: value for key, value in record.items() if key not in ("predictions", "painted")}
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:

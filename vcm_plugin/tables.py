@@ -16,6 +16,7 @@ import numpy as np
 
 from vcm_plugin import metrics
 from vcm_plugin.errors import InputError
+from vcm_plugin.human_vision import HumanVision, human_vision
 from vcm_plugin.metrics import BdRate, BitsAt, Interval
 from vcm_plugin.published import Reference, references_for
 from vcm_plugin.results import UNCOMPRESSED, load_result, read_json
@@ -127,6 +128,7 @@ class Report:
     anchors: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     near_lossless: tuple[NearLossless, ...]
+    human_vision: HumanVision
     rules: Rules
     published: tuple[Reference, ...]  # of the same test set and metric
 
@@ -159,7 +161,7 @@ def build_report(
     runs = _read_runs([Path(folder) for folder in folders])
     _check_same_conditions(runs)
     curves = tuple(curve for run in runs for curve in _curves(run))
-    names = [curve.name for curve in curves]
+    names = list(dict.fromkeys([*(c.name for c in curves), *(run.name for run in runs)]))
     for name in anchors:
         if name not in names:
             raise InputError(f"anchor {name}: expected one of {', '.join(names)}; run it first")
@@ -185,6 +187,7 @@ def build_report(
             for metric in AP_METRICS
             if metric in uncompressed
         ),
+        human_vision=human_vision({run.name: run.result for run in runs}, anchors),
         rules=rules,
         published=references_for(first["dataset"].get("name", ""), uncompressed),
     )
@@ -284,6 +287,9 @@ def _short(value: Any) -> str:
 
 
 def _curves(run: Run) -> list[Curve]:
+    """None of a human codec: its bits are mostly not for the detector (see human_vision)."""
+    if run.result.get("codec_identity", {}).get("kind") == "human":
+        return []
     plain = tuple(point for point in run.points if point.size == "100")
     if len(plain) == len(run.points):
         return [Curve(run.name, run.points, hull=False)]
@@ -305,7 +311,7 @@ def _comparisons(
         _compare(by_name[test], by_name[anchor], metric, resampled, rules)
         for test in by_name
         for anchor in anchors
-        if test != anchor
+        if test != anchor and anchor in by_name
         for metric in ap_metrics
     )
 

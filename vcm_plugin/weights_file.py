@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How the weights of a learned codec are kept: one safetensors file with a description in JSON."""
+"""How the weights of a learned codec are kept: one safetensors file with a description in JSON.
+
+Those of the human layer are a folder as diffusers saves a pipeline.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -43,6 +47,19 @@ def write_weights(path: Path, kind: str, tensors: dict[str, torch.Tensor], about
     header += b" " * (-len(header) % 8)
     path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
     return path
+
+
+def digest(path: Path) -> tuple[str, int]:
+    """sha256 and bytes of a file, or of all files below a folder with their names."""
+    if not path.is_dir():
+        data = path.read_bytes()
+        return hashlib.sha256(data).hexdigest(), len(data)
+    whole, size = hashlib.sha256(), 0
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        found, length = digest(file)
+        whole.update(f"{file.relative_to(path).as_posix()} {found}\n".encode())
+        size += length
+    return whole.hexdigest(), size
 
 
 def _format(kind: str) -> str:

@@ -127,6 +127,10 @@ class HumanCodec:
         )
         return features, picture
 
+    def machine_bits(self, data: bytes) -> int:
+        """Bits of the file up to the end of its machine layer."""
+        return bitstream.machine_bits(data)
+
     def decode_latents(self, data: bytes) -> AuxiliaryLayer:
         """An .fcm file -> its auxiliary latents. Raises BitstreamError unless all is as written."""
         stream = bitstream.read(data)

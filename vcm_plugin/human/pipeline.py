@@ -70,9 +70,7 @@ class HVCNPipeline(DiffusionPipeline):
 
     def to_latents(self, picture: torch.Tensor) -> torch.Tensor:
         """Whole cells of a picture (N, 3, 8 h8, 8 w8) in -1 .. 1 -> z0 (N, 4, h8, w8)."""
-        encoded = self.vae.encode(picture)
-        z = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return z * self.vae.config.scaling_factor
+        return mean_latents(self.vae, picture) * self.vae.config.scaling_factor
 
     def to_samples(self, z: torch.Tensor) -> torch.Tensor:
         """Latents -> samples in -1 .. 1 (N, 3, 8 h8, 8 w8); differentiable."""
@@ -84,6 +82,13 @@ class HVCNPipeline(DiffusionPipeline):
         samples = self.to_samples(z)[0, :, :height, :width].float()
         levels = (samples.clamp(-1.0, 1.0) * 127.5 + 127.5).round()
         return levels.to(torch.uint8).permute(1, 2, 0).cpu().contiguous().numpy()
+
+
+def mean_latents(vae, picture: torch.Tensor) -> torch.Tensor:
+    """Picture (N, 3, 8 h8, 8 w8) in -1 .. 1 -> latents before scaling: those that an autoencoder
+    gives, or the mean of the distribution that it gives."""
+    encoded = vae.encode(picture, return_dict=False)[0]
+    return encoded.mode() if hasattr(encoded, "mode") and not torch.is_tensor(encoded) else encoded
 
 
 def whole_cells(picture: np.ndarray) -> torch.Tensor:

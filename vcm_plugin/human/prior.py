@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, AutoModel, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderTiny,
+    AutoModel,
+    DDIMScheduler,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 
 from vcm_plugin.errors import InputError
@@ -28,21 +35,21 @@ EMPTY_PROMPT = "empty_prompt.safetensors"
 
 @dataclass(frozen=True)
 class SmallPrior:
-    """Sizes of the built-in prior. vae_blocks: channels at strides 1, 2, 4, 8; blocks: of the
-    denoising network, from stride 8 down; groups: of every normalisation."""
+    """Sizes of the built-in prior. vae_blocks: channels at strides 2, 4 and 8; blocks: of the
+    denoising network, from stride 8 down; groups: of its normalisations."""
 
-    latent_channels: int = 8
-    vae_blocks: tuple[int, ...] = (16, 32, 96, 128)
+    latent_channels: int = 16
+    vae_blocks: tuple[int, ...] = (32, 64, 256)
     blocks: tuple[int, ...] = (64, 128, 192)
     layers: int = 1
-    groups: int = 8
+    groups: int = 16
 
 
 @dataclass
 class Prior:
     """Autoencoder, denoising network and noise schedule."""
 
-    vae: AutoencoderKL | AutoencoderTiny
+    vae: AutoencoderKL | AutoencoderTiny | AutoencoderDC
     unet: UNet2DConditionModel
     scheduler: DDIMScheduler
 
@@ -89,15 +96,17 @@ class Prior:
 
 def small_prior(sizes: SmallPrior) -> Prior:
     """The built-in prior, untrained: convolutions only, so that any picture size will do."""
-    depth, levels = len(sizes.vae_blocks), len(sizes.blocks)
-    vae = AutoencoderKL(
+    levels = len(sizes.blocks)
+    # The level of full resolution has no blocks: pictures are unshuffled into the next one.
+    widths, no_attention = (sizes.vae_blocks[0], *sizes.vae_blocks), ((),) * 4
+    vae = AutoencoderDC(
         latent_channels=sizes.latent_channels,
-        block_out_channels=sizes.vae_blocks,
-        down_block_types=("DownEncoderBlock2D",) * depth,
-        up_block_types=("UpDecoderBlock2D",) * depth,
-        norm_num_groups=sizes.groups,
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=(0, 1, 1, 1),
+        decoder_layers_per_block=(0, 1, 2, 2),
+        encoder_qkv_multiscales=no_attention,
+        decoder_qkv_multiscales=no_attention,
     )
     unet = UNet2DConditionModel(
         in_channels=sizes.latent_channels,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vcm_plugin.report import human
 from vcm_plugin.report.layout import bd_rate_rows, near_lossless_rows, point_rows
 from vcm_plugin.results import read_json
 from vcm_plugin.tables import Point, Report, Run
@@ -19,8 +20,12 @@ def write_csv(report: Report, out: Path) -> None:
     _write(out / "rd.csv", point_rows(report))
     _write(out / "bd_rate.csv", bd_rate_rows(report))
     _write(out / "near_lossless.csv", near_lossless_rows(report))
+    if report.human_vision.curves:
+        _write(out / "human_vision.csv", human.point_rows(report.human_vision))
+        _write(out / "human_equal_value.csv", human.equal_rows(report.human_vision))
+        _write(out / "human_bd_rate.csv", human.bd_rate_rows(report.human_vision))
     for run in report.runs:
-        if (run.folder / "timings.json").is_file():
+        if (run.folder / "timings.json").is_file() and "+" not in run.points[0].rate_point:
             _write(out / f"summary_{run.name}.csv", summary_rows(run))
 
 
@@ -61,6 +66,7 @@ def _stages(seconds: Mapping[str, Any], rate_point: str, remote: bool) -> dict[s
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [])
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(rows)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vcm_plugin import metrics
 from vcm_plugin.metrics import BdRate, BitsAt, Interval
+from vcm_plugin.report.human import human_dict
 from vcm_plugin.tables import Comparison, NearLossless, Report
 
 FORMAT = "vcm-plugin report"
@@ -40,6 +41,7 @@ def report_dict(report: Report) -> dict[str, Any]:
         "curves": _curves(report),
         "bd_rate": _bd_rate(report),
         "near_lossless": _near_lossless(report),
+        "human_vision": human_dict(report.human_vision),
         "environment": report.environment,
     }
 

@@ -45,7 +45,7 @@ SETTINGS = {
 def write_plots(report: Report, out: Path, formats: Sequence[str]) -> None:
     """Write rd_<metric>.<format> for every task that was measured."""
     for metric in TASKS:
-        if metric not in report.uncompressed or not formats:
+        if metric not in report.uncompressed or not formats or not report.curves:
             continue
         with matplotlib.rc_context(SETTINGS):
             figure = draw(report, metric)
@@ -139,13 +139,9 @@ def _draw_uncompressed(axes: Axes, report: Report, metric: str) -> None:
 
 
 def _dress(axes: Axes, report: Report, metric: str) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=20))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    bits_axis(axes)
     axes.margins(x=0.09, y=0.09)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-    axes.set_xlabel("rate (bits per pixel of the source picture, log scale)")
     axes.set_ylabel(AXES[metric])
     pictures = report.dataset.get("pictures", report.points[0].pictures)
     axes.set_title(
@@ -158,6 +154,15 @@ def _dress(axes: Axes, report: Report, metric: str) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", fontsize=9, framealpha=0.95, edgecolor="#cccccc")
+
+
+def bits_axis(axes: Axes) -> None:
+    """The x axis of every plot."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=20))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("rate (bits per pixel of the source picture, log scale)")
 
 
 def _label(curve: Curve, derived: bool) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from vcm_plugin.metrics import BdRate, Interval
+from vcm_plugin.report.human import human_tables
 from vcm_plugin.tables import Comparison, Curve, Report
 
 TITLES = {
@@ -20,10 +21,13 @@ TITLES = {
 
 def rd_tables(report: Report) -> Group:
     """Rate-accuracy table, BD-rate table and near-lossless bits, for rich's Console.print."""
-    parts = [rate_accuracy_table(report)]
-    if report.comparisons:
-        parts += [bd_rate_table(report)]
-    return Group(*parts, near_lossless_table(report), *_notes(report))
+    parts: list = []
+    if report.curves and report.ap_metrics:
+        parts += [rate_accuracy_table(report)]
+        if report.comparisons:
+            parts += [bd_rate_table(report)]
+        parts += [near_lossless_table(report)]
+    return Group(*parts, *human_tables(report), *_notes(report))
 
 
 def rd_table_text(report: Report, width: int = 100) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Train the human layer, stage by stage; each stage starts from what the one before left.
 
-    vae       the autoencoder of the built-in prior: L1 + MSE + LPIPS + kl_weight KL
+    vae       the autoencoder of the built-in prior: L1 + MSE + LPIPS
     prior     its denoising network: noise prediction
     control   FCN, ACN and the control, the prior and the machine layer frozen:
               noise prediction + latent_weight MSE(c, z0) / q + rate_weight q bpp
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from vcm_plugin.human.acn import scaled_back
 from vcm_plugin.human.hvcn import Hvcn
-from vcm_plugin.human.pipeline import HVCNPipeline
+from vcm_plugin.human.pipeline import HVCNPipeline, mean_latents
 from vcm_plugin.human.prior import Prior
 from vcm_plugin.human.sampler import MAX_STEPS
 from vcm_plugin.training.hvcn_samples import MachineBatch, Samples, log_uniform, same_zoom
@@ -50,16 +50,15 @@ class HvcnTraining(Schedule):
     latent_weight: float = 2.0
     picture_weight: float = 4.0
     lpips_weight: float = 0.5
-    kl_weight: float = 1e-6
     machine_weight: float = 0.003  # of 255^2 times the error of the normalised features
     start: int = 300  # time step of the unrolled sampler
-    sampling_steps: int = 2
+    sampling_steps: int = 2  # 0: the plain decoder of c, for the ablation
 
     def __post_init__(self):
         super().__post_init__()
-        if self.stage not in STAGES or not 1 <= self.sampling_steps <= MAX_STEPS:
+        if self.stage not in STAGES or not 0 <= self.sampling_steps <= MAX_STEPS:
             raise ValueError(
-                f"stage must be one of {', '.join(STAGES)}, sampling_steps 1 to {MAX_STEPS}: {self}"
+                f"stage must be one of {', '.join(STAGES)}, sampling_steps 0 to {MAX_STEPS}: {self}"
             )
 
 
@@ -115,13 +114,8 @@ class Autoencoding(nn.Module):
         self.perceptual = perceptual
 
     def forward(self, pictures: torch.Tensor, _: Prior, schedule: HvcnTraining) -> Terms:
-        found = self.vae.encode(pictures).latent_dist
-        decoded = self.vae.decode(found.sample(), return_dict=False)[0]
-        terms = {
-            "l1": F.l1_loss(decoded, pictures),
-            "mse": F.mse_loss(decoded, pictures),
-            "kl": schedule.kl_weight * found.kl().mean(),
-        }
+        decoded = self.vae.decode(mean_latents(self.vae, pictures), return_dict=False)[0]
+        terms = {"l1": F.l1_loss(decoded, pictures), "mse": F.mse_loss(decoded, pictures)}
         return terms | _perceptual(self.perceptual, decoded, pictures, schedule)
 
 
@@ -135,7 +129,7 @@ class Denoising(nn.Module):
 
     def forward(self, pictures: torch.Tensor, prior: Prior, _: HvcnTraining) -> Terms:
         with torch.no_grad():
-            z0 = prior.vae.encode(pictures).latent_dist.mode() * prior.vae.config.scaling_factor
+            z0 = mean_latents(prior.vae, pictures) * prior.vae.config.scaling_factor
         z_t, t, target = noised(z0, prior.scheduler)
         found = self.unet(z_t, t, encoder_hidden_states=None, return_dict=False)[0]
         return {"noise": F.mse_loss(found, target)}
@@ -235,7 +229,7 @@ def set_latent_scale(prior: Prior, samples: Samples, schedule: HvcnTraining) -> 
     for draw in range(16):
         rng = np.random.default_rng((schedule.seed, 1 << 40, draw))
         pictures = samples.tensor(samples.draw(schedule.batch_size, rng)).to(device)
-        variances.append(prior.vae.encode(pictures).latent_dist.mode().var().item())
+        variances.append(mean_latents(prior.vae, pictures).var().item())
     prior.vae.register_to_config(scaling_factor=1.0 / float(np.mean(variances)) ** 0.5)
 
 

@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+
 from vcm_plugin.errors import InputError
 from vcm_plugin.human.config import HvcnConfig, MachineFit
 from vcm_plugin.human.human_codec import load_hvcn
@@ -32,9 +34,12 @@ from vcm_plugin.training.hvcn import (
     train,
 )
 from vcm_plugin.training.hvcn_samples import Samples
+from vcm_plugin.training.linear_start import start_linear
 from vcm_plugin.training.options import is_first_process
 from vcm_plugin.training.vfcn import read_average
 from vcm_plugin.vfcn import Vfcn
+
+LINEAR_START_CROPS = 64
 
 
 def open_prior(source: str | None, output: Path, sizes: SmallPrior, stage: str) -> Prior:
@@ -45,7 +50,7 @@ def open_prior(source: str | None, output: Path, sizes: SmallPrior, stage: str) 
     if folder.is_dir():
         return load_prior(str(folder))
     if stage == "vae":
-        return small_prior(sizes)
+        return small_prior(sizes)  # its weights are begun in `_train_prior`
     raise InputError(
         f"{folder}: expected the prior that stage {stage} builds on, found none; train the stages "
         "vae and prior into the same output folder first, or name a prior with --prior"
@@ -93,6 +98,8 @@ def run_stage(
 def _train_prior(samples: Samples, schedule: HvcnTraining, output: Path, report) -> Path:
     prior = samples.prior
     if schedule.stage == "vae":
+        rng = np.random.default_rng((schedule.seed, 1 << 41))
+        start_linear(prior.vae, samples.tensor(samples.draw(LINEAR_START_CROPS, rng)))
         network = Autoencoding(prior, _perceptual(report))
         prior.vae = train(network, samples, schedule, output, report).vae
         set_latent_scale(prior, samples, schedule)
@@ -100,8 +107,9 @@ def _train_prior(samples: Samples, schedule: HvcnTraining, output: Path, report)
         prior.unet = train(Denoising(prior), samples, schedule, output, report).unet
     folder = output / "prior"
     if is_first_process():
-        for name in ("vae", "unet", "scheduler"):
-            getattr(prior, name).save_pretrained(folder / name)
+        for name in ("vae", "unet"):
+            getattr(prior, name).half().save_pretrained(folder / name)
+        prior.scheduler.save_pretrained(folder / "scheduler")
         _note(folder, schedule)
     return folder
 

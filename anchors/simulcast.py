@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Simulcast, the anchor of two independent streams: one for the detector, one for a person (MBID).
+
+    file = the machine bitstream (.fcm, one machine unit), then the VVC stream of the picture
+
+The .fcm file says where it ends and a VVC stream begins with a start code, so nothing is added:
+the bits are exactly those of the two streams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anchors.vvc_remote import VvcRemoteCodec
+from vcm_plugin import bitstream
+from vcm_plugin.features import FeaturePyramid
+
+
+@dataclass(frozen=True)
+class SimulcastCodec:
+    """Human codec: features by a feature codec whose files are .fcm with one unit, the picture by
+    VVC at a QP, or "QP@percent"."""
+
+    machine: Any
+    picture: VvcRemoteCodec
+
+    name = "simulcast"
+    kind = "human"
+
+    def identity(self) -> dict:
+        """What affects the result."""
+        return {"machine": self.machine.identity(), "picture": self.picture.identity()}
+
+    def encode(
+        self, picture: np.ndarray, features: FeaturePyramid, rate_point: str, human_rate_point: str
+    ) -> bytes:
+        """Both streams, one after the other."""
+        machine = self.machine.encode(features, rate_point)
+        return machine + self.picture.encode(picture, human_rate_point)
+
+    def decode(self, data: bytes) -> tuple[FeaturePyramid, np.ndarray]:
+        """Features, and the picture as uint8 RGB (H, W, 3)."""
+        machine, picture = split(data)
+        return self.machine.decode(machine), self.picture.decode(picture)
+
+    def machine_bits(self, data: bytes) -> int:
+        """Bits of the stream that the detector needs."""
+        return 8 * len(split(data)[0])
+
+
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """The two streams of a simulcast file; raises BitstreamError where either is missing."""
+    _, start = bitstream.read_header(data)
+    _, end = bitstream.read_unit(data, start)
+    if not is_start_code(data[end : end + 4]):
+        raise bitstream.BitstreamError(
+            f"expected a VVC stream after the machine bitstream, at byte {end}, found "
+            f"{data[end : end + 4].hex(' ') or 'the end of the file'}; this is no simulcast file"
+        )
+    return data[:end], data[end:]
+
+
+def is_start_code(data: bytes) -> bool:
+    """Whether these bytes can begin a VVC byte stream."""
+    return data.startswith((b"\0\0\1", b"\0\0\0\1"))

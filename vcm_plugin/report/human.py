@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How does human vision look in a report? Rows for CSV and JSON, terminal tables, one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from vcm_plugin.human_vision import COMPARED, HumanVision
+from vcm_plugin.report.plots import NO_DATES, SETTINGS, STYLES, bits_axis
+from vcm_plugin.tables import Report
+
+TITLES = {
+    "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "vmaf": "VMAF", "vif": "VIF",
+    "gmsd": "GMSD", "haarpsi": "HaarPSI", "lpips": "LPIPS", "dists": "DISTS", "fid": "FID",
+    "kid": "KID", "kid_detector": "KID (detector)", "painted_box_ap": "box AP on pictures",
+}  # fmt: skip
+SHOWN = ("psnr", "ssim", "vmaf", "haarpsi", "kid_detector", "painted_box_ap")
+EQUAL = ("vmaf", "ssim", "haarpsi")  # the measures of the table at equal value
+
+
+def point_rows(vision: HumanVision) -> list[dict[str, Any]]:
+    """One flat row per curve and rate point: every measure, or why it is missing."""
+    return [
+        {
+            "curve": curve.name,
+            "rate_point": point.rate_point,
+            "bpp": point.bpp,
+            "machine_bpp": point.machine_bpp,
+            "box_ap": point.accuracy,
+            **point.values,
+        }
+        for curve in vision.curves
+        for point in curve.points
+    ]
+
+
+def equal_rows(vision: HumanVision) -> list[dict[str, Any]]:
+    """One flat row per test point, anchor and measure: total bits per pixel at its value."""
+    return [vars(found) | {"percent": found.percent} for found in vision.equal]
+
+
+def bd_rate_rows(vision: HumanVision) -> list[dict[str, Any]]:
+    """One flat row per test curve, anchor curve and measure."""
+    return [
+        {
+            "test": found.test,
+            "anchor": found.anchor,
+            "metric": found.metric,
+            "percent": found.result.percent,
+            "reason": found.result.reason,
+        }
+        for found in vision.comparisons
+    ]
+
+
+def human_dict(vision: HumanVision) -> dict[str, Any]:
+    """The part `human_vision` of report.json."""
+    return {
+        "points": point_rows(vision),
+        "equal_value": equal_rows(vision),
+        "bd_rate": bd_rate_rows(vision),
+    }
+
+
+def human_tables(report: Report) -> list[Table]:
+    """Measures of every point, and total bits against the anchors; none without human vision."""
+    vision = report.human_vision
+    tables = [_points_table(report)] if vision.curves else []
+    return tables + ([_equal_table(vision)] if vision.equal else [])
+
+
+def write_human_plot(report: Report, out: Path, formats: Sequence[str]) -> None:
+    """Write human_vision.<format>: one panel per measure that was measured."""
+    vision = report.human_vision
+    shown = [m for m in SHOWN if any(curve.rates(m) for curve in vision.curves)]
+    if not shown or not formats:
+        return
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(12.0, 3.6 * -(-len(shown) // 3)), layout="constrained")
+        panels = figure.subplots(-(-len(shown) // 3), 3, squeeze=False).flat
+        for axes, metric in zip(panels, shown):
+            _draw(axes, vision, metric)
+        for axes in list(panels):  # what is left of the last row
+            axes.set_visible(False)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+        pictures = report.dataset.get("pictures", "")
+        figure.suptitle(f"Human vision, {report.condition}: {pictures} pictures", fontsize=11.5)
+        for name in formats:
+            figure.savefig(out / f"human_vision.{name}", dpi=150, metadata=NO_DATES[name])
+
+
+def _draw(axes, vision: HumanVision, metric: str) -> None:
+    for number, curve in enumerate(vision.curves):
+        rates = curve.rates(metric)
+        if not rates:
+            continue
+        colour, marker, line = STYLES[number % len(STYLES)]
+        values = [value if COMPARED[metric] else -value for _, value in rates]
+        axes.plot(
+            [bpp for bpp, _ in rates], values, color=colour, marker=marker, linestyle=line,
+            linewidth=1.6, markersize=5, label=curve.name,
+        )  # fmt: skip
+    bits_axis(axes)
+    better = "" if COMPARED[metric] else ", lower is better"
+    axes.set_title(TITLES[metric] + better, loc="left", fontsize=10)
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _points_table(report: Report) -> Table:
+    vision = report.human_vision
+    shown = [m for m in SHOWN if any(curve.rates(m) for curve in vision.curves)]
+    table = _table(f"Human vision: {report.condition}; bpp of both layers, of the machine layer")
+    for title in ("curve", "rate point"):
+        table.add_column(title)
+    for title in ("bpp", "machine", "box AP", *(TITLES[metric] for metric in shown)):
+        table.add_column(title, justify="right")
+    for curve in vision.curves:
+        for number, point in enumerate(curve.points, start=1):
+            table.add_row(
+                curve.name if number == 1 else "",
+                point.rate_point,
+                f"{point.bpp:.4f}",
+                "" if point.machine_bpp is None else f"{point.machine_bpp:.4f}",
+                "" if point.accuracy is None else f"{point.accuracy:.2f}",
+                *(_value(point.values.get(metric)) for metric in shown),
+                end_section=number == len(curve.points),
+            )
+    return table
+
+
+def _equal_table(vision: HumanVision) -> Table:
+    """Percent of total bits against each anchor at an equal value."""
+    table = _table(
+        "Total bits against the anchors at equal value, in percent (machine accuracy too)"
+    )
+    for title in ("test", "rate point", "anchor"):
+        table.add_column(title)
+    for metric in EQUAL:
+        table.add_column(TITLES[metric], justify="right")
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for found in vision.equal:
+        row = cells.setdefault((found.test, found.rate_point, found.anchor), {})
+        row[found.metric] = "none" if found.percent is None else f"{found.percent:+.0f}"
+    for names, row in cells.items():
+        table.add_row(*names, *(row.get(metric, "") for metric in EQUAL))
+    return table
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
+
+
+def _value(value: float | str | None) -> str:
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1 else (
+        f"{value:.2f}" if isinstance(value, float) else "n/a"
+    )  # fmt: skip
