@@ -47,8 +47,8 @@ def write_xlsx(report: Report, path: Path) -> None:
         _write_task(sheet, report, task, formulas)
     _write_summary(summary, report, formulas)
     for table in (
-        views.near_lossless(report), *views.human_tables(report), views.complexity(report), views.published(report),
-        views.environment(report),
+        views.near_lossless(report), *views.human_tables(report), views.complexity(report),
+        views.published(report), views.environment(report),
     ):  # fmt: skip
         if table.rows:
             _write_table(book.create_sheet(table.title.replace(":", ",")[:31]), table)
