@@ -171,14 +171,26 @@ def write_condition(condition: TestCondition, folder: Path) -> None:
     for key in ("weights", "diff_fchm_weights", "diff_fchm_human_weights", "msfc_weights"):
         if key in values and "://" not in values[key]:
             values[key] = Path(values[key]).name
-    paths = [Path(values[key]) for key in ("images", "annotations") if key in values]
-    if any(path.is_absolute() for path in paths):
-        start = Path(os.path.commonpath([path.absolute() for path in paths])).parent
-        values["images"], values["annotations"] = (
-            path.absolute().relative_to(start).as_posix() for path in paths
-        )
+    if Path(values.get("diff_fchm_human_prior", "")).is_absolute():  # else a name, or a hub id
+        values["diff_fchm_human_prior"] = Path(values["diff_fchm_human_prior"]).name
+    values |= _relative_paths({k: values[k] for k in ("images", "annotations") if k in values})
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     (folder / "condition.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def _relative_paths(paths: dict[str, str]) -> dict[str, str]:
+    """Paths of a data set from the folder above all of it on; two parts of each where it has none.
+
+    The last two parts stay, since `dataset_name` is made of them.
+    """
+    found = {key: Path(path) for key, path in paths.items()}
+    if not any(path.is_absolute() for path in found.values()):
+        return paths
+    common = Path(os.path.commonpath([path.absolute() for path in found.values()]))
+    if len(found) == 1 or len(common.parts) < 3:  # above it is nothing that is the data set's own
+        return {key: Path(*path.parts[-2:]).as_posix() for key, path in found.items()}
+    start = common.parent
+    return {key: path.absolute().relative_to(start).as_posix() for key, path in found.items()}
 
 
 def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCondition:

@@ -13,10 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from vcm_plugin.codecs import Codec
 
 
-def measure(codec: Codec, source: tuple, rate_point: str, pixels: int) -> dict[str, Any]:
-    """The cost of a codec on one picture of `pixels` source pixels, at one rate point.
-
-    source: what the codec's `encode` takes.
+def measure(codec: Codec, arguments: tuple, rate_point: str, pixels: int) -> dict[str, Any]:
+    """The cost of a codec on one picture of `pixels` source pixels; arguments: those of `encode`.
 
     encode_kmac, decode_kmac: thousand multiply-accumulates of convolutions and matrix products
     per source pixel, counted by torch as they run (integer networks too); None where all work is
@@ -24,7 +22,7 @@ def measure(codec: Codec, source: tuple, rate_point: str, pixels: int) -> dict[s
     process up to now, and of the largest encoder process that it started.
     """
     with FlopCounterMode(display=False) as encoding:
-        data = codec.encode(*source)
+        data = codec.encode(*arguments)
     with FlopCounterMode(display=False) as decoding:
         codec.decode(data)
     parameters = getattr(codec, "parameters", None)

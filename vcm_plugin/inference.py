@@ -71,13 +71,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Seen:
-    """What comes out of a file: the features that detections were made of, the decoded picture
-    where there is one, the features of that picture, and the bits that the detections needed."""
+    """What comes out of a file: detections and the features they were made of, the decoded picture
+    where there is one, the features that the network sees in that picture, and the bits that the
+    detections needed."""
 
-    used: FeaturePyramid
     detections: Detections
+    features: FeaturePyramid
     picture: np.ndarray | None = None
-    features: FeaturePyramid | None = None
+    picture_features: FeaturePyramid | None = None
     machine_bits: int | None = None
 
 
@@ -89,7 +90,8 @@ def split_inference(
         results.write_bytes(file, codec.encode(source.features, rate_point))
     with watch("decode"):
         decoded = codec.decode(file.read_bytes())
-    return Seen(decoded, detect(decoded, model, watch))
+    with watch("nn_part2"):
+        return Seen(model.nn_part2(decoded), decoded)
 
 
 def remote_inference(
@@ -102,7 +104,8 @@ def remote_inference(
         decoded = codec.decode(file.read_bytes())
     with watch("nn_part1"):
         features = model.nn_part1(decoded)
-    return Seen(features, detect(features, model, watch), decoded, features)
+    with watch("nn_part2"):
+        return Seen(model.nn_part2(features), features, decoded, features)
 
 
 def human_inference(
@@ -110,19 +113,21 @@ def human_inference(
 ) -> Seen:
     """Picture and features -> file -> both: features to detect in, a picture to look at."""
     with watch("encode"):
-        parts = split_rate_point(rate_point)
-        results.write_bytes(file, codec.encode(source.picture, source.features, *parts))
+        arguments = coding_arguments("human", source, rate_point)
+        results.write_bytes(file, codec.encode(*arguments))
     with watch("decode"):
         data = file.read_bytes()
         used, picture = codec.decode(data)
-    detections = detect(used, model, watch)
-    return Seen(used, detections, picture, model.nn_part1(picture), codec.machine_bits(data))
-
-
-def detect(features: FeaturePyramid, model: SplitModel, watch: Watch) -> Detections:
-    """NN-Part2 of decoded features."""
     with watch("nn_part2"):
-        return model.nn_part2(features)
+        detections = model.nn_part2(used)
+    return Seen(detections, used, picture, model.nn_part1(picture), codec.machine_bits(data))
+
+
+def coding_arguments(kind: str, source: Source, rate_point: str) -> tuple:
+    """What a codec of this kind is called with to encode."""
+    if kind == "human":
+        return source.picture, source.features, *split_rate_point(rate_point)
+    return (source.features if kind == "feature" else source.picture), rate_point
 
 
 INFERENCE = {"feature": split_inference, "picture": remote_inference, "human": human_inference}
@@ -199,21 +204,17 @@ class Worker:
                 "image_id": entry.image_id,
                 "bits": 8 * file.stat().st_size,
                 "seconds": watch.seconds,
-                "features": seen.used.statistics(),
+                "features": seen.features.statistics(),
                 "predictions": self._predictions(seen.detections, entry),
             }
             yield point, record | self._human_vision(picture, seen, entry)
 
     def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
         """What the codec costs on this picture."""
-        picture = read_entry(entry)
-        source: tuple = (picture, point)
-        if self.codec.kind != "picture":
-            features = self._features(picture, Watch())
-            source = (features, point)
-            if self.codec.kind == "human":
-                source = (picture, features, *split_rate_point(point))
-        yield cost.measure(self.codec, source, point, entry.height * entry.width)
+        picture, kind = read_entry(entry), self.codec.kind
+        features = None if kind == "picture" else self._features(picture, Watch())
+        arguments = coding_arguments(kind, Source(picture, features), point)
+        yield cost.measure(self.codec, arguments, point, entry.height * entry.width)
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
         """Write the predictions of a point; yields the point, what was measured and the seconds."""
@@ -264,11 +265,11 @@ class Worker:
         found: dict[str, Any] = {}
         if seen.machine_bits is not None:
             found["machine_bits"] = seen.machine_bits
-            detections = self.model.nn_part2(seen.features)
+            detections = self.model.nn_part2(seen.picture_features)
         return found | {
             "painted": self._predictions(detections, entry),
             "picture": pair_metrics(picture, seen.picture),
-            "embeddings": embeddings(seen.picture, seen.features),
+            "embeddings": embeddings(seen.picture, seen.picture_features),
         }
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:

@@ -17,7 +17,7 @@ from vcm_plugin.codecs import codec_entry
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, read_entry
 from vcm_plugin.errors import InputError
-from vcm_plugin.inference import load_model
+from vcm_plugin.inference import Source, coding_arguments, load_model
 from vcm_plugin.package import Limits
 from vcm_plugin.results import UNCOMPRESSED, bitstream_path
 
@@ -59,7 +59,7 @@ class Decoder:
         file = bitstream_path(self.plan.folder / point, image_id, self.codec.kind)
         try:
             decoded = self.codec.decode(file.read_bytes())
-            features = decoded
+            features = decoded[0] if self.codec.kind == "human" else decoded
             if self.codec.kind == "picture":
                 features = self.model.nn_part1(decoded)
         except InputError as error:
@@ -79,10 +79,13 @@ class Decoder:
     ) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """A picture of the test set here -> its bitstreams again: size, and whether identical."""
         picture = read_entry(self.entries[image_id])
-        source = self.model.nn_part1(picture) if self.codec.kind == "feature" else picture
+        kind = self.codec.kind
+        features = None if kind == "picture" else self.model.nn_part1(picture)
+        source = Source(picture, features)
         for point in points:
-            file = bitstream_path(self.plan.folder / point, image_id, self.codec.kind)
-            data, claimed = self.codec.encode(source, point), file.read_bytes()
+            file = bitstream_path(self.plan.folder / point, image_id, kind)
+            data = self.codec.encode(*coding_arguments(kind, source, point))
+            claimed = file.read_bytes()
             yield point, image_id, {"bits": 8 * len(data), "identical": data == claimed}
 
     def _judged(self, features, image_id: int) -> dict[str, Any]:

@@ -46,10 +46,10 @@ def write_report(
     """Compare runs with the anchors and write the report into the folder `out`.
 
     csv: rd.csv, bd_rate.csv, near_lossless.csv and the summary tables; json: report.json;
-    png, svg and pdf: one plot of bpp against accuracy per task, rd_<metric>; xlsx: the spreadsheet
+    png, svg and pdf: one plot of bpp against accuracy per task, rd_<metric>; where human
+    vision was measured, also human_vision.<format> and its CSV tables. xlsx: the spreadsheet
     report.xlsx; html: report.html with plots and a viewer; docx, md and tex: the tables and plots
-    on paper. Where human vision was measured, csv and plots have files of it too (human_*).
-    Raises InputError for an unknown format, and for one whose package is missing.
+    on paper. Raises InputError for an unknown format, and for one whose package is missing.
     """
     for name in formats:
         if name not in ALL_FORMATS:

@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from vcm_plugin.human_vision import COMPARED, HumanVision
-from vcm_plugin.report.plots import SETTINGS, STYLES, bits_axis
+from vcm_plugin.report.plots import NO_DATES, SETTINGS, STYLES, bits_axis
 from vcm_plugin.tables import Report
 
 TITLES = {
@@ -94,8 +94,7 @@ def write_human_plot(report: Report, out: Path, formats: Sequence[str]) -> None:
         pictures = report.dataset.get("pictures", "")
         figure.suptitle(f"Human vision, {report.condition}: {pictures} pictures", fontsize=11.5)
         for name in formats:
-            metadata = {"Date": None} if name == "svg" else {"Software": None}
-            figure.savefig(out / f"human_vision.{name}", dpi=150, metadata=metadata)
+            figure.savefig(out / f"human_vision.{name}", dpi=150, metadata=NO_DATES[name])
 
 
 def _draw(axes, vision: HumanVision, metric: str) -> None:

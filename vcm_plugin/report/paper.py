@@ -28,7 +28,7 @@ def to_document(report: Report) -> Document:
 def figures(report: Report) -> list[Figure]:
     """The rate-accuracy plot of every task that was measured."""
     found = []
-    for metric in (m for m in plots.TASKS if m in report.uncompressed):
+    for metric in (m for m in plots.TASKS if m in report.uncompressed and report.curves):
         with matplotlib.rc_context(plots.SETTINGS), io.BytesIO() as file:
             plots.draw(report, metric).savefig(file, dpi=200, metadata=plots.NO_DATES["png"])
             png = file.getvalue()

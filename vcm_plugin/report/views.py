@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vcm_plugin.metrics import BdRate, BitsAt
+from vcm_plugin.report import human
 from vcm_plugin.report.document import Column, Table
 from vcm_plugin.report.layout import bd_rate_cell, near_lossless_cell, point_rows
 from vcm_plugin.tables import Report
@@ -57,7 +58,7 @@ def points(report: Report, task: str | None = None) -> Table:
         *(Column(metric, title_of(metric), ".2f") for metric in measured),
     )
     rows = ({**first, **report.uncompressed}, *point_rows(report))
-    name = TASK_NAMES.get(task, "Rate and accuracy" if task is None else "Human vision")
+    name = TASK_NAMES.get(task, "Rate and accuracy" if task is None else "Other")
     return Table(f"{name}: rate points", columns, rows, _hull_notes(report))
 
 
@@ -205,11 +206,67 @@ def published(report: Report) -> Table:
     return Table("Published, not run here", columns, tuple(rows))
 
 
+def human_points(report: Report) -> Table:
+    """Human vision: every measure of every rate point, in total bits per pixel."""
+    rows = human.point_rows(report.human_vision)
+    measured = dict.fromkeys(key for row in rows for key in row if key in human.TITLES)
+    columns = (
+        Column("curve", "curve"),
+        Column("rate_point", "rate point"),
+        Column("bpp", "bpp", ".4f"),
+        Column("machine_bpp", "bpp, machine", ".4f"),
+        Column("box_ap", "box AP", ".2f"),
+        *(Column(metric, human.TITLES[metric], ".4g") for metric in measured),
+    )
+    return Table("Human vision: rate points", columns, tuple(rows))
+
+
+def human_equal(report: Report) -> Table:
+    """Total bits of the test against an anchor at an equal value of a measure."""
+    columns = (
+        Column("test", "test"),
+        Column("rate_point", "rate point"),
+        Column("anchor", "anchor"),
+        Column("metric", "measure"),
+        Column("value", "value", ".4g"),
+        Column("bpp", "bpp", ".4f"),
+        Column("anchor_bpp", "bpp of the anchor", ".4f"),
+        Column("percent", "difference (%)", "+.1f"),
+        Column("reason", "why there is none"),
+    )
+    rows = tuple(human.equal_rows(report.human_vision))
+    return Table("Human vision: total bits at equal value", columns, rows)
+
+
+def human_bd_rates(report: Report) -> Table:
+    """BD-rate in total bits at equal value of a measure of human vision."""
+    columns = (
+        Column("test", "test"),
+        Column("anchor", "anchor"),
+        Column("metric", "measure"),
+        Column("percent", "BD-rate (%)", "+.2f"),
+    )
+    rows = tuple(
+        {
+            **row,
+            "percent": f"refused: {row['reason']}" if row["percent"] is None else row["percent"],
+        }
+        for row in human.bd_rate_rows(report.human_vision)
+    )
+    return Table("Human vision: BD-rate", columns, rows)
+
+
+def human_tables(report: Report) -> list[Table]:
+    """The tables of human vision that have rows."""
+    found = (human_points(report), human_equal(report), human_bd_rates(report))
+    return [table for table in found if table.rows]
+
+
 def all_tables(report: Report) -> list[Table]:
     """Every table that has rows, in the order of the documents."""
     found = [
-        points(report), bd_rates(report), near_lossless(report), complexity(report),
-        published(report), environment(report),
+        points(report), bd_rates(report), near_lossless(report), *human_tables(report),
+        complexity(report), published(report), environment(report),
     ]  # fmt: skip
     return [table for table in found if table.rows]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from vcm_plugin.report import views
+from vcm_plugin.report import human, views
 from vcm_plugin.report.layout import point_rows
 from vcm_plugin.report.plots import STYLES
 from vcm_plugin.report.text_files import html_table
@@ -83,11 +83,42 @@ def _plots(report: Report) -> dict[str, Any]:
         for found in report.published
     ]  # fmt: skip
     return {
-        "metrics": [[metric, views.title_of(metric)] for metric in measured],
+        "metrics": [
+            *([metric, views.title_of(metric)] for metric in measured),
+            *([metric, human.TITLES[metric]] for metric in _human_metrics(report)),
+        ],
         "uncompressed": report.uncompressed,
-        "curves": curves,
+        "curves": curves + _human_curves(report),
         "published": published,
     }
+
+
+def _human_metrics(report: Report) -> list[str]:
+    """The measures of human vision that were measured somewhere."""
+    rows = human.point_rows(report.human_vision)
+    return list(dict.fromkeys(key for row in rows for key in row if key in human.TITLES))
+
+
+def _human_curves(report: Report) -> list[dict[str, Any]]:
+    """Curves of human vision, in total bits per pixel."""
+    curves = []
+    for number, curve in enumerate(report.human_vision.curves):
+        colour, marker, _ = STYLES[number % len(STYLES)]
+        curves.append({
+            "name": curve.name,
+            "colour": colour,
+            "symbol": SYMBOLS[marker],
+            "dash": DASHES[number % len(DASHES)],
+            "points": {
+                metric: [
+                    [point.bpp, point.values[metric], point.rate_point, None]
+                    for point in curve.points
+                    if isinstance(point.values.get(metric), float)
+                ]
+                for metric in _human_metrics(report)
+            },
+        })  # fmt: skip
+    return curves
 
 
 def _embedded(value: Any) -> str:

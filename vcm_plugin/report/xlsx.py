@@ -25,7 +25,7 @@ from vcm_plugin.report.plots import STYLES
 from vcm_plugin.tables import Comparison, Curve, Report
 
 FORMULAS = "BD-rate formulas"
-TASK_SHEETS = {**views.TASK_NAMES, "": "Human vision"}
+TASK_SHEETS = {**views.TASK_NAMES, "": "Other"}
 HEAD = PatternFill("solid", fgColor="D9E2EC")
 MARKERS = {"o": "circle", "s": "square", "^": "triangle", "D": "diamond", "v": "x", "P": "plus"}
 NUMBER_FORMATS = {".2f": "0.00", "+.2f": "+0.00;-0.00", ".4f": "0.0000", "d": "0", ".0f": "0"}
@@ -47,11 +47,11 @@ def write_xlsx(report: Report, path: Path) -> None:
         _write_task(sheet, report, task, formulas)
     _write_summary(summary, report, formulas)
     for table in (
-        views.near_lossless(report), views.complexity(report), views.published(report),
-        views.environment(report),
+        views.near_lossless(report), *views.human_tables(report), views.complexity(report),
+        views.published(report), views.environment(report),
     ):  # fmt: skip
         if table.rows:
-            _write_table(book.create_sheet(table.title[:31]), table)
+            _write_table(book.create_sheet(table.title.replace(":", ",")[:31]), table)
     for sheet in book:
         _dress(sheet)
     book.save(path)
@@ -95,7 +95,7 @@ def _write_task(sheet: Worksheet, report: Report, task: str, formulas: _Formulas
     below = len(report.points) + 6
     _write_bd_rates(sheet, below, found, formulas)
     below += len(found) + 4
-    for number, metric in enumerate(metrics):
+    for number, metric in enumerate(metrics if report.curves else ()):
         chart = _chart(report, metric, formulas)
         sheet.add_chart(chart, f"{get_column_letter(1 + 8 * (number % 2))}{below}")
         below += 26 * (number % 2)
