@@ -135,7 +135,7 @@ def _curves(name: str, result: Mapping[str, Any]) -> list[HumanCurve]:
 
 def _point(stored: Mapping[str, Any]) -> HumanPoint:
     values = dict(stored["human_vision"])
-    machine = values.pop("machine_bits", None)
+    machine, _ = values.pop("machine_bits", None), values.pop("human_bits", None)
     return HumanPoint(
         stored["rate_point"],
         metrics.bpp(stored["bits"], stored["pixels"]),
