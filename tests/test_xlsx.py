@@ -125,7 +125,7 @@ def test_curves_of_random_points_agree_with_scipy(tmp_path):
         sheet = xlsx._Formulas(book.create_sheet(xlsx.FORMULAS), 0.0)
         curves, cells, row = {}, {}, 1
         for name in ("anchor", "test"):
-            rates = np.cumsum(rng.lognormal(3, 2, count)).astype(int) + 1
+            rates = np.cumsum(np.ceil(rng.lognormal(3, 2, count))).astype(int)
             accuracies = np.cumsum(rng.lognormal(0, 2, count))
             accuracies -= accuracies[0]
             accuracies *= rng.uniform(60, 80) / accuracies[-1]
