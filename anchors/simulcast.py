@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from anchors import vvc
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
 from vcm_plugin.features import FeaturePyramid
@@ -53,9 +54,8 @@ class SimulcastCodec:
 
 def split(data: bytes) -> tuple[bytes, bytes]:
     """The two streams of a simulcast file; raises BitstreamError where either is missing."""
-    _, start = bitstream.read_header(data)
-    _, end = bitstream.read_unit(data, start)
-    if not is_start_code(data[end : end + 4]):
+    end = machine_end(data)
+    if not data.startswith(vvc.START_CODES, end):
         raise bitstream.BitstreamError(
             f"expected a VVC stream after the machine bitstream, at byte {end}, found "
             f"{data[end : end + 4].hex(' ') or 'the end of the file'}; this is no simulcast file"
@@ -63,6 +63,12 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     return data[:end], data[end:]
 
 
-def is_start_code(data: bytes) -> bool:
-    """Whether these bytes can begin a VVC byte stream."""
-    return data.startswith((b"\0\0\1", b"\0\0\0\1"))
+def is_simulcast(data: bytes) -> bool:
+    """Whether a VVC stream follows the first unit: no unit begins as a VVC stream does."""
+    return data.startswith(vvc.START_CODES, machine_end(data))
+
+
+def machine_end(data: bytes) -> int:
+    """Where the first unit of an .fcm file ends, in bytes."""
+    _, start = bitstream.read_header(data)
+    return bitstream.read_unit(data, start)[1]

@@ -72,6 +72,7 @@ PRESET_PARAMETERS = {
 PARAMETER_SETS = (14, 15, 16)  # NAL types: of video, sequence and picture
 SUFFIX_NALS = (18, 21, 22, 24, 25)  # that belong to the picture before them
 LAST_SLICE_NAL, INTRA_NALS = 11, (7, 8, 9)  # slices have the types 0 .. 11
+START_CODES = (b"\0\0\1", b"\0\0\0\1")  # with which a byte stream can begin
 UNSPECIFIED_NAL = 28  # a type that VVC leaves to the application; decoders skip it
 SPS_NAL = 15
 VTM_PATHS = ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG")
@@ -515,7 +516,7 @@ class PictureFormat:
 
 def nal_units(data: bytes) -> list[tuple[int, bytes]]:
     """(type, payload without start code and header) of each NAL unit of a byte stream."""
-    if not data.startswith((b"\0\0\1", b"\0\0\0\1")):
+    if not data.startswith(START_CODES):
         raise BitstreamError(
             f"not a VVC byte stream: expected the start code 00 00 01, found "
             f"{data[:4].hex(' ') or 'an empty file'}"

@@ -16,8 +16,9 @@ import yaml
 from vcm_plugin.cli import main
 from vcm_plugin.crosscheck import CheckOptions, crosscheck
 from vcm_plugin.crosscheck.findings import CONFIRMED, NOT_CONFIRMED, SKIPPED, WITH_REMARKS
+from vcm_plugin.environment import sha256_of_file
 from vcm_plugin.errors import InputError
-from vcm_plugin.package import make_package, sha256_of_file
+from vcm_plugin.package import make_package
 from vcm_plugin.results import sha256_of
 
 ROOT = Path(__file__).parents[1]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anchors.msfc import MsfcCodec
-from anchors.simulcast import SimulcastCodec, is_start_code
+from anchors.simulcast import SimulcastCodec, is_simulcast
 from anchors.simulcast import split as split_simulcast
-from anchors.vvc import access_units, read_format
+from anchors.vvc import START_CODES, access_units, read_format
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec, source_size
 from anchors.vvc_remote import parse_rate_point as parse_picture_rate_point
@@ -117,7 +117,7 @@ def codec_of(data: bytes) -> str:
     """The name of the codec that decodes a bitstream: as its .fcm header says, or a raw stream."""
     if not _is_fcm(data):
         return "vvc_remote"
-    return "simulcast" if _is_simulcast(data) else bitstream.read(data).header.profile
+    return "simulcast" if is_simulcast(data) else bitstream.read(data).header.profile
 
 
 def describe_bitstream(data: bytes) -> list[str]:
@@ -126,7 +126,7 @@ def describe_bitstream(data: bytes) -> list[str]:
         return _describe_raw(data)
     header = bitstream.read_header(data)[0]
     length = _length(data, header.source_size, header.frames)
-    if header.frames == 1 and _is_simulcast(data):
+    if header.frames == 1 and is_simulcast(data):
         machine, picture = split_simulcast(data)
         layers = [*bitstream.describe(machine), *_describe_raw(picture)[:2]]
         return ["two streams, one after the other (simulcast)", *layers, *length]
@@ -135,19 +135,12 @@ def describe_bitstream(data: bytes) -> list[str]:
 
 def _is_fcm(data: bytes) -> bool:
     """Whether a file is .fcm or a VVC byte stream; raises BitstreamError where it is neither."""
-    if not data.startswith((b"FCM", b"\0\0\1", b"\0\0\0\1")):
+    if not data.startswith((b"FCM", *START_CODES)):
         found = repr(data[:4]) if data else "an empty file"
         raise bitstream.BitstreamError(
             f"expected an .fcm file or a VVC byte stream, found {found} at its start"
         )
     return data.startswith(b"FCM")
-
-
-def _is_simulcast(data: bytes) -> bool:
-    """Whether a VVC stream follows the first unit: no unit begins as a VVC stream does."""
-    _, start = bitstream.read_header(data)
-    _, end = bitstream.read_unit(data, start)
-    return is_start_code(data[end : end + 4])
 
 
 def _describe_raw(data: bytes) -> list[str]:

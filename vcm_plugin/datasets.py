@@ -18,7 +18,7 @@ from PIL import Image
 
 from vcm_plugin import minictc
 from vcm_plugin.conditions import TestCondition
-from vcm_plugin.environment import cache_folder
+from vcm_plugin.environment import cache_folder, sha256_of_file
 from vcm_plugin.errors import InputError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -124,7 +124,7 @@ class CocoDataset:
         points = [sequence.points for sequence in self.sequences if sequence.points]
         for path in [*points, *(sorted(videos) or [entry.path for entry in self.pictures])]:
             try:
-                digest.update(_sha256(path))
+                digest.update(bytes.fromhex(sha256_of_file(path)))
             except OSError:  # the picture is unreadable: `read_picture` says so in due time
                 digest.update(b"unreadable")
         return digest.hexdigest()
@@ -359,14 +359,6 @@ def match_categories(
             "rename or remove these categories"
         )
     return tuple(by_name.get(name) for name in classes)
-
-
-def _sha256(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.digest()
 
 
 def _restricted(dataset: CocoDataset, entries: list[PictureEntry]) -> CocoDataset:

@@ -24,6 +24,8 @@ NOT_IN_RESULTS = (
     "drawn_sets.py",
     "cost.py",
     "published.py",
+    "human_vision.py",
+    "human_demo.py",
     "tables.py",
     "report",
     "proposal",
@@ -88,6 +90,15 @@ def version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def sha256_of_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @functools.cache

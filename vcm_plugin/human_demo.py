@@ -64,7 +64,7 @@ def write_human_demo(
 
 
 def _vvc_at(codec: VvcRemoteCodec, picture: np.ndarray, bits: int) -> Shown:
-    """VVC at the highest QP that still spends no fewer bits, or at its lowest rate."""
+    """VVC at the highest QP that still spends no fewer bits, or at QP 0."""
     low, high = 0, MAX_QP
     while low < high:
         middle = (low + high + 1) // 2

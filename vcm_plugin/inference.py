@@ -72,13 +72,11 @@ class Source:
 @dataclass(frozen=True)
 class Seen:
     """What comes out of a file: detections and the features they were made of, the decoded picture
-    where there is one, the features that the network sees in that picture, and the bits that the
-    detections needed."""
+    where there is one, and the bits that the detections needed, where others are for a person."""
 
     detections: Detections
     features: FeaturePyramid
     picture: np.ndarray | None = None
-    picture_features: FeaturePyramid | None = None
     machine_bits: int | None = None
 
 
@@ -105,7 +103,7 @@ def remote_inference(
     with watch("nn_part1"):
         features = model.nn_part1(decoded)
     with watch("nn_part2"):
-        return Seen(model.nn_part2(features), features, decoded, features)
+        return Seen(model.nn_part2(features), features, decoded)
 
 
 def human_inference(
@@ -120,7 +118,7 @@ def human_inference(
         used, picture = codec.decode(data)
     with watch("nn_part2"):
         detections = model.nn_part2(used)
-    return Seen(detections, used, picture, model.nn_part1(picture), codec.machine_bits(data))
+    return Seen(detections, used, picture, codec.machine_bits(data))
 
 
 def coding_arguments(kind: str, source: Source, rate_point: str) -> tuple:
@@ -261,15 +259,16 @@ class Worker:
         """
         if not self.plan.condition.human_vision or seen.picture is None:
             return {}
-        detections = seen.detections
+        detections, features = seen.detections, seen.features
         found: dict[str, Any] = {}
-        if seen.machine_bits is not None:
+        if seen.machine_bits is not None:  # the detections were not made in the picture
             found["machine_bits"] = seen.machine_bits
-            detections = self.model.nn_part2(seen.picture_features)
+            features = self.model.nn_part1(seen.picture)
+            detections = self.model.nn_part2(features)
         return found | {
             "painted": self._predictions(detections, entry),
             "picture": pair_metrics(picture, seen.picture),
-            "embeddings": embeddings(seen.picture, seen.picture_features),
+            "embeddings": embeddings(seen.picture, features),
         }
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:

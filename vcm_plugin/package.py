@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 import vcm_plugin
-from vcm_plugin.environment import cfg_folder
+from vcm_plugin.environment import cfg_folder, sha256_of_file
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.layout import bd_rate_rows
 from vcm_plugin.results import UNCOMPRESSED, load_result
@@ -146,15 +146,6 @@ def open_package(package: Path, folder: Path, limits: Limits) -> Package:
     except zlib.error as error:
         raise InputError(f"{package}: the package is damaged: {error}") from error
     return Package(folder, _manifest(folder, package))
-
-
-def sha256_of_file(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _files(folder: Path, result: Mapping) -> dict[str, Path]:

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from vcm_plugin.environment import sha256_of_file
 from vcm_plugin.errors import InputError
 
 
@@ -52,8 +53,7 @@ def write_weights(path: Path, kind: str, tensors: dict[str, torch.Tensor], about
 def digest(path: Path) -> tuple[str, int]:
     """sha256 and bytes of a file, or of all files below a folder with their names."""
     if not path.is_dir():
-        data = path.read_bytes()
-        return hashlib.sha256(data).hexdigest(), len(data)
+        return sha256_of_file(path), path.stat().st_size
     whole, size = hashlib.sha256(), 0
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
         found, length = digest(file)

@@ -13,9 +13,9 @@ from typing import Any
 from vcm_plugin import tasks
 from vcm_plugin.conditions import KEYS, TestCondition, load_condition
 from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
-from vcm_plugin.environment import cfg_folder
+from vcm_plugin.environment import cfg_folder, sha256_of_file
 from vcm_plugin.errors import InputError
-from vcm_plugin.package import Package, sha256_of_file
+from vcm_plugin.package import Package
 from vcm_plugin.results import UNCOMPRESSED, bitstream_path, load_result, read_json, sha256_of
 
 STATED_BY_RESULT = ("score_threshold", "iou_threshold", "threads_per_job", "min_overlap",

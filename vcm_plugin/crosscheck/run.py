@@ -33,8 +33,9 @@ from vcm_plugin.crosscheck.findings import (
     differences,
 )
 from vcm_plugin.datasets import CocoDataset, open_dataset
+from vcm_plugin.environment import sha256_of_file
 from vcm_plugin.errors import InputError
-from vcm_plugin.package import Limits, Package, sha256_of_file
+from vcm_plugin.package import Limits, Package
 from vcm_plugin.results import UNCOMPRESSED, bitstream_path
 from vcm_plugin.tables import AP_METRICS
 from vcm_plugin.workers import Workers

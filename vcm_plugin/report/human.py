@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How does human vision look in a report? Rows for CSV and JSON, terminal tables, one figure."""
+"""How does human vision look in a report? Rows for CSV and JSON, and one figure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from rich import box
-from rich.table import Table
 
 from vcm_plugin.human_vision import COMPARED, HumanVision
 from vcm_plugin.report.plots import NO_DATES, SETTINGS, STYLES, bits_axis
@@ -69,17 +67,15 @@ def human_dict(vision: HumanVision) -> dict[str, Any]:
     }
 
 
-def human_tables(report: Report) -> list[Table]:
-    """Measures of every point, and total bits against the anchors; none without human vision."""
-    vision = report.human_vision
-    tables = [_points_table(report)] if vision.curves else []
-    return tables + ([_equal_table(vision)] if vision.equal else [])
+def shown_metrics(vision: HumanVision) -> list[str]:
+    """Those of SHOWN that were measured."""
+    return [metric for metric in SHOWN if any(curve.rates(metric) for curve in vision.curves)]
 
 
 def write_human_plot(report: Report, out: Path, formats: Sequence[str]) -> None:
     """Write human_vision.<format>: one panel per measure that was measured."""
     vision = report.human_vision
-    shown = [m for m in SHOWN if any(curve.rates(m) for curve in vision.curves)]
+    shown = shown_metrics(vision)
     if not shown or not formats:
         return
     with matplotlib.rc_context(SETTINGS):
@@ -113,56 +109,3 @@ def _draw(axes, vision: HumanVision, metric: str) -> None:
     axes.set_title(TITLES[metric] + better, loc="left", fontsize=10)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _points_table(report: Report) -> Table:
-    vision = report.human_vision
-    shown = [m for m in SHOWN if any(curve.rates(m) for curve in vision.curves)]
-    table = _table(f"Human vision: {report.condition}; bpp of both layers, of the machine layer")
-    for title in ("curve", "rate point"):
-        table.add_column(title)
-    for title in ("bpp", "machine", "box AP", *(TITLES[metric] for metric in shown)):
-        table.add_column(title, justify="right")
-    for curve in vision.curves:
-        for number, point in enumerate(curve.points, start=1):
-            table.add_row(
-                curve.name if number == 1 else "",
-                point.rate_point,
-                f"{point.bpp:.4f}",
-                "" if point.machine_bpp is None else f"{point.machine_bpp:.4f}",
-                "" if point.accuracy is None else f"{point.accuracy:.2f}",
-                *(_value(point.values.get(metric)) for metric in shown),
-                end_section=number == len(curve.points),
-            )
-    return table
-
-
-def _equal_table(vision: HumanVision) -> Table:
-    """Percent of total bits against each anchor at an equal value."""
-    table = _table(
-        "Total bits against the anchors at equal value, in percent (machine accuracy too)"
-    )
-    for title in ("test", "rate point", "anchor"):
-        table.add_column(title)
-    for metric in EQUAL:
-        table.add_column(TITLES[metric], justify="right")
-    cells: dict[tuple[str, str, str], dict[str, str]] = {}
-    for found in vision.equal:
-        row = cells.setdefault((found.test, found.rate_point, found.anchor), {})
-        row[found.metric] = "none" if found.percent is None else f"{found.percent:+.0f}"
-    for names, row in cells.items():
-        table.add_row(*names, *(row.get(metric, "") for metric in EQUAL))
-    return table
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-        collapse_padding=True,
-    )  # fmt: skip
-
-
-def _value(value: float | str | None) -> str:
-    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1 else (
-        f"{value:.2f}" if isinstance(value, float) else "n/a"
-    )  # fmt: skip

@@ -7,8 +7,9 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
+from vcm_plugin.human_vision import HumanVision
 from vcm_plugin.metrics import BdRate, Interval
-from vcm_plugin.report.human import human_tables
+from vcm_plugin.report import human
 from vcm_plugin.tables import Comparison, Curve, Report
 
 TITLES = {
@@ -100,6 +101,53 @@ def near_lossless_table(report: Report) -> Table:
     return table
 
 
+def human_tables(report: Report) -> list[Table]:
+    """Measures of every point, and total bits against the anchors; none without human vision."""
+    vision = report.human_vision
+    tables = [_points_table(report)] if vision.curves else []
+    return tables + ([_equal_table(vision)] if vision.equal else [])
+
+
+def _points_table(report: Report) -> Table:
+    vision = report.human_vision
+    shown = human.shown_metrics(vision)
+    table = _table(f"Human vision: {report.condition}; bpp of both layers, of the machine layer")
+    for title in ("curve", "rate point"):
+        table.add_column(title)
+    for title in ("bpp", "machine", "box AP", *(human.TITLES[metric] for metric in shown)):
+        table.add_column(title, justify="right")
+    for curve in vision.curves:
+        for number, point in enumerate(curve.points, start=1):
+            table.add_row(
+                curve.name if number == 1 else "",
+                point.rate_point,
+                f"{point.bpp:.4f}",
+                "" if point.machine_bpp is None else f"{point.machine_bpp:.4f}",
+                "" if point.accuracy is None else f"{point.accuracy:.2f}",
+                *(_value(point.values.get(metric)) for metric in shown),
+                end_section=number == len(curve.points),
+            )
+    return table
+
+
+def _equal_table(vision: HumanVision) -> Table:
+    """Percent of total bits against each anchor at an equal value."""
+    table = _table(
+        "Total bits against the anchors at equal value, in percent (machine accuracy too)"
+    )
+    for title in ("test", "rate point", "anchor"):
+        table.add_column(title)
+    for metric in human.EQUAL:
+        table.add_column(human.TITLES[metric], justify="right")
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for found in vision.equal:
+        row = cells.setdefault((found.test, found.rate_point, found.anchor), {})
+        row[found.metric] = "none" if found.percent is None else f"{found.percent:+.0f}"
+    for names, row in cells.items():
+        table.add_row(*names, *(row.get(metric, "") for metric in human.EQUAL))
+    return table
+
+
 def _listed(curve: Curve, report: Report) -> list:
     kept = {point for metric in report.ap_metrics for point in map(id, curve.chosen(metric))}
     return sorted((p for p in curve.points if id(p) in kept), key=lambda point: point.bits)
@@ -152,3 +200,9 @@ def _notes(report: Report) -> list[str]:
     if report.skipped:
         notes.append(f"{len(report.skipped)} unreadable pictures were skipped in every run.")
     return notes
+
+
+def _value(value: float | str | None) -> str:
+    if not isinstance(value, float):
+        return "n/a"
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"

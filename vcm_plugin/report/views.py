@@ -248,10 +248,12 @@ def human_bd_rates(report: Report) -> Table:
     )
     rows = tuple(
         {
-            **row,
-            "percent": f"refused: {row['reason']}" if row["percent"] is None else row["percent"],
+            "test": found.test,
+            "anchor": found.anchor,
+            "metric": found.metric,
+            "percent": value_or_reason(found.result),
         }
-        for row in human.bd_rate_rows(report.human_vision)
+        for found in report.human_vision.comparisons
     )
     return Table("Human vision: BD-rate", columns, rows)
 
