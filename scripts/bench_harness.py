@@ -5,14 +5,15 @@
     scripts/bench_harness.py                     R50-FPN, random weights, tiny_coco, vvc_feature
     scripts/bench_harness.py --codec diff_fchm   the same with a VFCN of random weights
     scripts/bench_harness.py --job bccd --codec diff_fchm    our detector and VFCN of blood cells
+    scripts/bench_harness.py --job bccd --detector FILE      that of scripts/finetune_detectron2.py
 
 Wants vcm-plugin, CompressAI-Vision and Detectron2 installed, and --data-root or $VCM_DATA. The
 ground truth of random weights is pseudo ground truth: the detector's own 15 best boxes in the
-uncompressed picture. Times are of whole commands on one thread, seconds of processor time beside.
+uncompressed picture. Times are of whole commands, seconds of processor time beside; the harness
+has one thread unless OMP_NUM_THREADS says otherwise, our runner one for each of its --jobs.
 """
 
 import argparse
-import json
 import os
 import resource
 import sys
@@ -27,13 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # the jobs are those of the tests
 
 from bench_machine_codec import random_vfcn  # noqa: E402
-from harness_job import Job, make_job, summary  # noqa: E402
+from harness_job import Job, blood_cells, lossless, make_job, summary  # noqa: E402
 
-from vcm_plugin.datasets import read_picture  # noqa: E402
 from vcm_plugin.environment import PACKAGE  # noqa: E402
 from vcm_plugin.split import load_split_model  # noqa: E402
 
-POINTS = {"vvc_feature": (12, 22, 32, 42), "diff_fchm": (0.5, 1, 2, 4)}
+POINTS = {"vvc_feature": (12.0, 22.0, 32.0, 42.0), "diff_fchm": (0.5, 1.0, 2.0, 4.0)}
 ANCHOR = {"vvc_feature_preset": "faster", "vvc_feature_range": "picture"}
 
 
@@ -50,6 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--job", choices=("r50", "bccd"), default="r50")
     parser.add_argument("--codec", choices=tuple(POINTS), default="vvc_feature")
+    parser.add_argument("--points", type=float, nargs="+", help="QPs, or scales of diff_fchm")
+    parser.add_argument("--detector", type=Path, help="other weights of bccd_faster_rcnn")
     parser.add_argument("--pictures", type=int, default=10)
     parser.add_argument("--min-size", type=int, default=800, help="of the network input of R50-FPN")
     parser.add_argument("--jobs", type=int, default=1, help="of our runner (%(default)s)")
@@ -63,15 +65,16 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
     """Run both, print one line for each rate point and one for the times."""
-    codec, points = options.codec, POINTS[options.codec]
-    job, weights = make(options, folder)
-    overrides = [f"++codec.encoder_config.diff_fchm_weights={weights}"] if weights else []
+    codec = options.codec
+    options.points = [int(p) if p.is_integer() else p for p in options.points or POINTS[codec]]
+    job, settings = make(options, folder)
+    overrides = [f"++codec.encoder_config.{key}={value}" for key, value in settings.items()]
     ours = timed(lambda: job.run_ours(codec, "--jobs", str(options.jobs)))
     result, run = ours.value
     uncompressed = result["uncompressed"]["accuracy"]["box_ap"]
     print(f"{options.job}, {codec}, {options.pictures} pictures, uncompressed {uncompressed:.2f}")
     theirs = []
-    for point in points:
+    for point in options.points:
         command = (codec, f"++codec.encoder_config.rate_point={point}", *overrides)
         theirs.append(timed(lambda command=command: job.run_harness(*command)))
         print(line(result, run, f"{point:g}", theirs[-1].value))
@@ -94,43 +97,27 @@ def line(result: dict, run: Path, point: str, harness: Path) -> str:
     )
 
 
-def make(options: argparse.Namespace, folder: Path) -> tuple[Job, Path | None]:
-    """The job, and the weights of VFCN where its codec takes some."""
+def make(options: argparse.Namespace, folder: Path) -> tuple[Job, dict[str, Any]]:
+    """The job, and the settings of its codec that the harness has to be told."""
     key = {"vvc_feature": "vvc_feature_qps", "diff_fchm": "diff_fchm_scales"}[options.codec]
-    codecs = {key: list(POINTS[options.codec]), **ANCHOR}
+    codecs = {key: options.points, **ANCHOR}
+    data = options.data_root
     if options.job == "bccd":
-        weights = PACKAGE / "weights" / "bccd_vfcn.safetensors"
-        truth = json.loads((options.data_root / "bccd/instances_val.json").read_text())
-        truth["images"] = truth["images"][: options.pictures]
-        ids = {entry["id"] for entry in truth["images"]}
-        truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
-        pictures = lossless(truth["images"], options.data_root / "bccd/val")
-        job = make_job(
-            folder, None, pictures, codecs | {"diff_fchm_weights": str(weights)},
-            model="bccd_faster_rcnn", weights=PACKAGE / "weights/bccd_faster_rcnn.pth",
-            ground_truth=truth,
-        )  # fmt: skip
-        return job, weights if options.codec == "diff_fchm" else None
-    entries = [{"file_name": path.name} for path in sorted(
-        (options.data_root / "tiny_coco/val2017").glob("*.jpg"))[: options.pictures]]  # fmt: skip
-    pictures = lossless(entries, options.data_root / "tiny_coco/val2017")
-    weights = folder / "vfcn.safetensors" if options.codec == "diff_fchm" else None
-    more = {"diff_fchm_weights": str(weights)} if weights else {}
-    job = make_job(folder, None, pictures, codecs | more, min_size=options.min_size)
-    if weights:
+        settings = {"diff_fchm_weights": str(PACKAGE / "weights" / "bccd_vfcn.safetensors")}
+        if options.detector:
+            settings["diff_fchm_other_detector"] = True
+        detector = options.detector or PACKAGE / "weights" / "bccd_faster_rcnn.pth"
+        job = blood_cells(folder, None, data, codecs | settings, options.pictures, detector)
+        return job, settings if options.codec == "diff_fchm" else {}
+    paths = sorted((data / "tiny_coco/val2017").glob("*.jpg"))[: options.pictures]
+    pictures = lossless([{"file_name": path.name} for path in paths], data / "tiny_coco/val2017")
+    vfcn = folder / "vfcn.safetensors"
+    settings = {"diff_fchm_weights": str(vfcn)} if options.codec == "diff_fchm" else {}
+    job = make_job(folder, None, pictures, codecs | settings, min_size=options.min_size)
+    if settings:
         model = load_split_model(folder / "model.yaml", folder / "model.pth")
-        random_vfcn(model.nn_part1(pictures[0][1]), model.weights_sha256, weights)
-    return job, weights
-
-
-def lossless(entries: list[dict], folder: Path) -> list[tuple[str, Any]]:
-    """Named pictures of a folder; the names, in the entries too, become those of PNG files."""
-    pictures = []
-    for entry in entries:
-        picture = read_picture(folder / entry["file_name"])
-        entry["file_name"] = Path(entry["file_name"]).with_suffix(".png").name
-        pictures.append((entry["file_name"], picture))
-    return pictures
+        random_vfcn(model.nn_part1(pictures[0][1]), model.weights_sha256, vfcn)
+    return job, settings
 
 
 def timed(function: Callable[[], Any]) -> Timed:

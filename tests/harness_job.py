@@ -150,6 +150,30 @@ def make_job(
     return Job(folder, tuple(paths), site)
 
 
+def blood_cells(
+    folder: Path, site: Path | None, data: Path, codecs: dict, pictures: int, weights: Path
+) -> Job:
+    """The first pictures of bccd/val below a data root; weights: of cfg/models/bccd_faster_rcnn."""
+    truth = json.loads((data / "bccd/instances_val.json").read_text())
+    truth["images"] = truth["images"][:pictures]
+    ids = {entry["id"] for entry in truth["images"]}
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in ids]
+    named = lossless(truth["images"], data / "bccd/val")
+    return make_job(
+        folder, site, named, codecs, model="bccd_faster_rcnn", weights=weights, ground_truth=truth
+    )
+
+
+def lossless(entries: list[dict], folder: Path) -> list[tuple[str, np.ndarray]]:
+    """Named pictures of a folder; the names, in the entries too, become those of PNG files."""
+    pictures = []
+    for entry in entries:
+        picture = read_picture(folder / entry["file_name"])
+        entry["file_name"] = Path(entry["file_name"]).with_suffix(".png").name
+        pictures.append((entry["file_name"], picture))
+    return pictures
+
+
 def pseudo_ground_truth(folder: Path, paths: Sequence[Path], classes: int) -> dict:
     """The detector's own best boxes in each picture, as COCO annotations."""
     detector = load_split_model(folder / "model.yaml", folder / "model.pth", runtime="detectron2")
@@ -187,8 +211,9 @@ def summary(folder: Path) -> dict[str, str]:
 
 
 def start(command: Sequence, folder: Path, site: Path | None) -> subprocess.CompletedProcess[str]:
-    """A command in a folder, on one thread, as a user of an installed package would run it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    """A command in a folder, as a user of an installed package would run it; one thread unless
+    OMP_NUM_THREADS says otherwise."""
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ
     if site is not None:
         environment["PYTHONPATH"] = str(site)
     environment.setdefault("USER", "tests")  # the harness asks for it

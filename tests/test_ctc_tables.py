@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Are the tables for MPEG those that the harness's own script makes of the same runs?"""
 
-import csv
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from table_script import assert_same_rows, rows_of, script_rows
 
 from vcm_plugin import cli, ctc, drawn_sets
 from vcm_plugin.conditions import load_condition
@@ -22,11 +19,6 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 SCALES = (0.7, 1.4, 2.8, 5.6)
 VIDEO = ["Dataset", "fps", "num_of_coded_frame", "qp", "bitrate (kbps)", "end_accuracy",
          "nn_part_1", "encode", "decode", "nn_part_2"]  # fmt: skip
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def drawn_sfu(root: Path, names: tuple[str, ...], frames: int) -> Path:
@@ -146,38 +138,13 @@ def test_runs_that_make_no_table(sfu, oiv6, tmp_path):
 # --- the harness's table script -------------------------------------------------------------
 
 
-def harness_tables(results: Path, data: Path, name: str, count: int = 4) -> list[dict[str, str]]:
-    """The rows of final_<SET>.csv as the script of CompressAI-Vision makes it."""
-    harness = pytest.importorskip("compressai_vision", reason="needs CompressAI-Vision")
-    script = Path(harness.__file__).parents[1] / "scripts/metrics/gen_mpeg_cttc_csv.py"
-    if not script.is_file():
-        pytest.skip(f"CompressAI-Vision is installed without its scripts ({script.name})")
-    path = results / f"final_{name}.csv"
-    path.unlink()
-    command = [sys.executable, script, "-r", results, "-dp", data, "-dn", name,
-               "--nb_operation_points", str(count)]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""}
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return rows_of(path)
-
-
-def assert_same_rows(ours: list[dict], theirs: list[dict]) -> None:
-    assert len(ours) == len(theirs) and list(ours[0])[1:] == list(theirs[0])[1:]
-    for a, b in zip(ours, theirs, strict=True):
-        assert (a["Dataset"], a["qp"]) == (b["Dataset"], b["qp"])
-        for key in list(a)[3:]:
-            assert float(a[key]) == pytest.approx(float(b[key]), rel=1e-9), (a["Dataset"], key)
-
-
 @pytest.mark.harness
 def test_the_harness_makes_the_same_table_of_sequences(tmp_path):
     run = drawn_sfu(tmp_path, load_condition("sfu_hw").sequences, frames=1)
     path = write_ctc_tables([run], tmp_path / "tables")
     ours = rows_of(path)
     assert len(ours) == 14 * 4 + 3 * 4
-    assert_same_rows(ours, harness_tables(path.parent, tmp_path / "SFU_HW_Obj", "SFU"))
+    assert_same_rows(ours, script_rows(path.parent, tmp_path / "SFU_HW_Obj", "SFU"))
 
 
 @pytest.mark.harness
@@ -186,4 +153,4 @@ def test_the_harness_makes_the_same_table_of_open_images(oiv6, tmp_path):
     ours = rows_of(path)
     data = tmp_path / "OIV6"
     data.mkdir()
-    assert_same_rows(ours, harness_tables(path.parent, data, "OIV6"))
+    assert_same_rows(ours, script_rows(path.parent, data, "OIV6"))

@@ -10,6 +10,9 @@ import importlib.util
 import inspect
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +82,30 @@ def scenes(site, tmp_path_factory):
         folder, site, pictures, codecs, model="minictc_mask_rcnn", weights=weights,
         ground_truth=truth,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cells(site, tmp_path_factory):
+    """Real pictures of blood cells, and a detector that Detectron2's own trainer fine-tuned."""
+    if "VCM_DATA" not in os.environ:
+        pytest.skip("VCM_DATA names no real pictures")
+    from harness_job import blood_cells
+
+    from vcm_plugin.environment import PACKAGE
+
+    data, folder = Path(os.environ["VCM_DATA"]), tmp_path_factory.mktemp("cells")
+    script = Path(__file__).parents[1] / "scripts" / "finetune_detectron2.py"
+    command = [
+        sys.executable, script, "bccd_faster_rcnn", "-o", folder / "tuned", "--iterations", 30,
+        "--init", PACKAGE / "weights/bccd_faster_rcnn.pth", "--images", data / "bccd/train",
+        "--annotations", data / "bccd/instances_train.json",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    subprocess.run(list(map(str, command)), check=True, env=environment)
+    codecs = {"vvc_feature_qps": [30, 47], "vvc_feature_preset": "faster"}
+    codecs |= {"vvc_feature_range": "picture", "diff_fchm_weights": "bccd_vfcn.safetensors"}
+    codecs |= {"diff_fchm_scales": [0.7, 5.6], "diff_fchm_other_detector": True}
+    return blood_cells(folder, site, data, codecs, 5, folder / "tuned" / "model_final.pth")
 
 
 SIZES = [(160, 224), (224, 160), (150, 233), (97, 301), (200, 200), (301, 97)]
@@ -203,6 +230,31 @@ def test_pictures_of_the_proposal_and_its_macs(scenes):
     assert accuracies[0] > accuracies[1]
     shapes = {name: tuple(x.shape) for name, x in codec.decode(ours[min(ours)]).layers.items()}
     _check_macs(folder, codec, shapes, complexity)
+
+
+@pytest.mark.parametrize(
+    ("codec", "points", "overrides"),
+    [
+        ("vvc_feature", (30, 47), ()),
+        ("diff_fchm", (0.7, 5.6), (OURS[0].replace(VFCN, "bccd_vfcn.safetensors"), OURS[1])),
+    ],
+)
+def test_a_detector_of_detectron2s_own_training(cells, codec, points, overrides):
+    from harness_job import summary
+
+    result, run = cells.run_ours(codec)
+    accuracies = []
+    for rate_point in points:
+        folder = cells.run_harness(
+            codec, f"++codec.encoder_config.rate_point={rate_point}", *overrides
+        )
+        ours = files(run / f"{rate_point:g}" / "bitstreams", "*.fcm")
+        assert files(folder / "codec_output", "*.bin") == ours and len(ours) == 5
+        row, own = summary(folder), point(result, f"{rate_point:g}")
+        assert float(row["avg_bpp"]) == pytest.approx(own["bits"] / own["pixels"], rel=1e-12)
+        assert float(row["end_accuracy"]) == pytest.approx(own["accuracy"]["box_ap"], abs=0.01)
+        accuracies.append(float(row["end_accuracy"]))
+    assert accuracies[0] > accuracies[1]
 
 
 def _check_macs(folder, codec, shapes, complexity):
@@ -404,7 +456,9 @@ def test_bad_settings_end_in_one_line(codec, config, line):
 
 def test_a_range_that_clips_everything_is_refused(r50, tmp_path):
     """As the harness's own table does for OIV6: its lower bound is the maximum of the data."""
-    codec = adapter("vvc_feature", qp=32, vvc_feature_range=[20.2466, 28.3975])
+    codec = adapter(
+        "vvc_feature", qp=32, vvc_feature_preset="faster", vvc_feature_range=[20.2466, 28.3975]
+    )
     with pytest.raises(SystemExit, match="100% of the features lie outside 20.2466 .. 28.3975"):
         codec.encode(harness_input(pyramids(r50)[0]), tmp_path, "job", "img_id_1")
 
@@ -414,7 +468,9 @@ def test_a_sequence_without_frame_rate_is_refused(r50, tmp_path):
 
     (tmp_path / "seqinfo.ini").write_text("[Sequence]\nname=job\nseqLength=1\n")
     dataset = OmegaConf.create({"config": {"root": str(tmp_path), "seqinfo": "seqinfo.ini"}})
-    codec = adapter("vvc_feature", dataset, qp=32, vvc_feature_range=[-8, 8])
+    codec = adapter(
+        "vvc_feature", dataset, qp=32, vvc_feature_preset="faster", vvc_feature_range=[-8, 8]
+    )
     with pytest.raises(SystemExit, match=r"seqinfo.ini: expected frameRate in \[Sequence\]"):
         codec.encode(harness_input(pyramids(r50)[0]), tmp_path, "job")
 

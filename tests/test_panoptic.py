@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from table_script import assert_same_rows, rows_of, script_rows
 
 from vcm_plugin import ctc, drawn_sets
 from vcm_plugin.check_data import missing_data
 from vcm_plugin.conditions import load_condition
 from vcm_plugin.ctc import RunOptions
 from vcm_plugin.errors import InputError
+from vcm_plugin.report.ctc_tables import write_ctc_tables
 from vcm_plugin.semantic import confusion, mean_iou
 from vcm_plugin.sequences import load_sequences, read_frames, read_points
 from vcm_plugin.split.config import load_config
@@ -176,6 +178,22 @@ def test_a_drawn_pandaset_runs_end_to_end(panoptic, drawn, tmp_path, own_cache):
         assert point["accuracy"] == {"miou": pytest.approx(np.mean(of_sequence))}
         assert point["classes"]["M1"]["miou"] == of_sequence[0]
     assert result["points"][0]["bits"] > result["points"][1]["bits"]
+
+
+@pytest.mark.harness
+def test_the_harness_makes_the_same_table(panoptic, tmp_path, own_cache):
+    """Of all sequences of PandaSet, a frame each, whose real names the script wants."""
+    names = load_condition("pandaset").sequences
+    drawn_sets.draw_pandaset(tmp_path, [name.rpartition("/")[2] for name in names], frames=1)
+    condition = drawn_condition(
+        name="pandaset", sequences=names, vvc_feature_qps=(22, 27, 32, 37),
+        model=str(panoptic / "panoptic.yaml"), weights=str(panoptic / "panoptic.pth"),
+    )  # fmt: skip
+    ctc.run(condition, "vvc_feature", tmp_path / "run", RunOptions(data_root=tmp_path))
+    path = write_ctc_tables([tmp_path / "run"], tmp_path / "tables")
+    ours = rows_of(path)
+    assert len(ours) == 36 * 4 + 3 * 4
+    assert_same_rows(ours, script_rows(path.parent, tmp_path / "PandaSet", "PANDASET"))
 
 
 @pytest.mark.harness
