@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from anchors import vvc
+from anchors import vvc_stream
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
 from vcm_plugin.features import FeaturePyramid
@@ -55,7 +55,7 @@ class SimulcastCodec:
 def split(data: bytes) -> tuple[bytes, bytes]:
     """The two streams of a simulcast file; raises BitstreamError where either is missing."""
     end = machine_end(data)
-    if not data.startswith(vvc.START_CODES, end):
+    if not data.startswith(vvc_stream.START_CODES, end):
         raise bitstream.BitstreamError(
             f"expected a VVC stream after the machine bitstream, at byte {end}, found "
             f"{data[end : end + 4].hex(' ') or 'the end of the file'}; this is no simulcast file"
@@ -65,7 +65,7 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 def is_simulcast(data: bytes) -> bool:
     """Whether a VVC stream follows the first unit: no unit begins as a VVC stream does."""
-    return data.startswith(vvc.START_CODES, machine_end(data))
+    return data.startswith(vvc_stream.START_CODES, machine_end(data))
 
 
 def machine_end(data: bytes) -> int:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from anchors import packing, vvc
+from anchors import packing, vvc, vvc_stream
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import BitstreamError, FrameReader, Header, Timing, Unit
 from vcm_plugin.errors import InputError
@@ -144,10 +144,10 @@ class VvcFeatureCodec:
         reader = FrameReader.open(path)
         _require_profile(reader.header)
         header, unit = reader.header, reader[frame]
-        if frame and not vvc.is_intra(reader[1]):
+        if frame and not vvc_stream.is_intra(reader[1]):
             return next(itertools.islice(self.decode_frames(path), frame, None))
         if frame:
-            unit = vvc.parameter_sets(reader[0]) + unit
+            unit = vvc_stream.parameter_sets(reader[0]) + unit
         layers = self.decode_layers(unit, header.shapes(), header.value_range)
         return _pyramid(layers, header)
 
@@ -226,7 +226,7 @@ def _require_format(stream: bytes, shapes: dict[str, tuple]) -> None:
     """Raise BitstreamError, before anything is decoded, where a stream is not of these layers."""
     frame = packing.layout(shapes)
     expected = vvc.coded_size(frame.height, frame.width)
-    found = vvc.read_format(stream)
+    found = vvc_stream.read_format(stream)
     if (found.height, found.width, found.planes) != (*expected, 1):
         raise BitstreamError(
             f"expected a VVC picture of {expected[0]} x {expected[1]} in 4:0:0 for the layers "

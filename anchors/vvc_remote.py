@@ -19,7 +19,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from anchors import vvc
+from anchors import vvc, vvc_stream
 from vcm_plugin.bitstream import BitstreamError, Timing
 from vcm_plugin.errors import InputError
 from vcm_plugin.stages import stage
@@ -114,8 +114,8 @@ class VvcRemoteCodec:
         """The RGB pictures of the VVC stream of a sequence, decoded as they are asked for."""
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             source = None
-            for planes in self.encoder.decode_frames(vvc.access_units(data)):
-                source = source or source_size(next(vvc.access_units(data)))
+            for planes in self.encoder.decode_frames(vvc_stream.access_units(data)):
+                source = source or source_size(next(vvc_stream.access_units(data)))
                 yield _picture(planes, *source)
 
 
@@ -148,10 +148,10 @@ def _picture(planes: vvc.Planes, source: tuple[int, int], resized: bool) -> np.n
 
 def source_size(data: bytes) -> tuple[tuple[int, int], bool]:
     """(height, width) of the source of a stream, and whether it was resampled to its coded size."""
-    kind, payload = (vvc.nal_units(data) or [(None, b"")])[0]
-    if kind == vvc.UNSPECIFIED_NAL:
+    kind, payload = (vvc_stream.nal_units(data) or [(None, b"")])[0]
+    if kind == vvc_stream.UNSPECIFIED_NAL:
         return _read_source_size(payload)
-    coded = vvc.read_format(data)
+    coded = vvc_stream.read_format(data)
     return (coded.height, coded.width), False
 
 
@@ -213,7 +213,7 @@ def to_picture(planes: vvc.Planes, source: tuple[int, int], resized: bool) -> np
 def source_size_nal(source: tuple[int, int], resized: bool) -> bytes:
     """The NAL unit that carries the size of the source."""
     payload = _leb128(2 * source[0] + resized) + _leb128(source[1])
-    return vvc.nal_unit(vvc.UNSPECIFIED_NAL, payload)
+    return vvc_stream.nal_unit(vvc_stream.UNSPECIFIED_NAL, payload)
 
 
 def _read_source_size(payload: bytes) -> tuple[tuple[int, int], bool]:

@@ -11,7 +11,7 @@ import torch
 from test_vvc_feature import smooth_features, worst_error
 from vfcn_tiny import pyramid, tiny_weights
 
-from anchors import vvc
+from anchors import vvc_stream
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
@@ -166,7 +166,7 @@ def test_all_intra_frames_are_those_of_pictures_with_parameter_sets_sent_once(tm
     units = [unit.payload for unit in bitstream.read(path.read_bytes()).units]
     alone = [bitstream.read(picture).units[0].payload for picture in pictures]
     assert units[0] == alone[0]
-    sets = vvc.parameter_sets(units[0])
+    sets = vvc_stream.parameter_sets(units[0])
     assert len(sets) > 20
     assert [sets + unit for unit in units[1:]] == alone[1:]
 

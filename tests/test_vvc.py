@@ -8,16 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anchors.vvc import (
-    PictureFormat,
-    Vtm,
-    VVenC,
-    coded_size,
-    nal_unit,
-    nal_units,
-    parse_qp,
-    read_format,
-)
+from anchors.vvc import Vtm, VVenC, coded_size, parse_qp
+from anchors.vvc_stream import PictureFormat, nal_unit, nal_units, read_format
 from vcm_plugin.bitstream import BitstreamError
 from vcm_plugin.errors import InputError
 from vcm_plugin.process import ProcessError, run
@@ -130,7 +122,7 @@ def test_another_bit_depth_is_refused():
     command = VVenC().encode_command(48, 80, 32, luma_only=False)
     place = command.index("-vvenc-params") + 1
     command[place] += ":InternalBitDepth=8"
-    from anchors.vvc import ffmpeg_program
+    from vcm_plugin.process import ffmpeg_program
 
     raw = b"".join(plane.tobytes() for plane in COLOUR)
     data = run([ffmpeg_program(), *command], stdin=raw).stdout

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchors import vvc
+from anchors import vvc, vvc_stream
 from anchors.vvc_remote import (
     VvcRemoteCodec,
     coded_size,
@@ -82,7 +82,7 @@ def test_the_source_size_comes_back(size, percent):
     codec = VvcRemoteCodec()
     data = codec.encode(picture, f"22@{percent}")
     assert codec.decode(data).shape == picture.shape
-    found = vvc.read_format(data)
+    found = vvc_stream.read_format(data)
     assert (found.height, found.width, found.planes) == (*coded_size(size, percent), 3)
 
 
@@ -96,10 +96,10 @@ def test_rate_falls_with_size_and_quality_with_it():
 
 def test_the_source_size_costs_nothing_where_it_is_the_coded_size():
     codec = VvcRemoteCodec()
-    kinds = [kind for kind, _ in vvc.nal_units(codec.encode(PICTURE, "32"))]
-    assert vvc.UNSPECIFIED_NAL not in kinds
+    kinds = [kind for kind, _ in vvc_stream.nal_units(codec.encode(PICTURE, "32"))]
+    assert vvc_stream.UNSPECIFIED_NAL not in kinds
     odd = codec.encode(PICTURE[:-1], "32")
-    assert vvc.nal_units(odd)[0][0] == vvc.UNSPECIFIED_NAL
+    assert vvc_stream.nal_units(odd)[0][0] == vvc_stream.UNSPECIFIED_NAL
     assert len(source_size_nal((127, 160), resized=False)) == 9
 
 
@@ -129,7 +129,7 @@ def test_truncated_foreign_and_inconsistent_streams():
         codec.decode(source_size_nal((300, 300), resized=False) + data)
     for payload in (b"\x81", b"\x01", b"\x80\x80\x80\x80\x80\x7f\x01", b"\x04\x04\x04"):
         with pytest.raises(BitstreamError, match="size of the source picture is corrupt"):
-            codec.decode(vvc.nal_unit(vvc.UNSPECIFIED_NAL, payload) + data)
+            codec.decode(vvc_stream.nal_unit(vvc_stream.UNSPECIFIED_NAL, payload) + data)
     luma = vvc.VVenC().encode((np.full((32, 32), 512, np.uint16),), 32)
     with pytest.raises(BitstreamError, match="4:2:0, found luma only"):
         codec.decode(luma)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from anchors.msfc import MsfcCodec
 from anchors.simulcast import SimulcastCodec, is_simulcast
 from anchors.simulcast import split as split_simulcast
-from anchors.vvc import START_CODES, access_units, read_format
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec, source_size
 from anchors.vvc_remote import parse_rate_point as parse_picture_rate_point
+from anchors.vvc_stream import START_CODES, access_units, read_format
 from vcm_plugin import bitstream
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError

@@ -71,7 +71,8 @@ def _detectron2() -> Iterator[str]:
 
 
 def _vvenc() -> Iterator[str]:
-    from anchors.vvc import ffmpeg_program, vvenc_versions
+    from anchors.vvc import vvenc_versions
+    from vcm_plugin.process import ffmpeg_program
 
     repair = "pip install 'imageio-ffmpeg>=0.8', or IMAGEIO_FFMPEG_EXE=<ffmpeg with libvvenc>"
     try:
@@ -89,7 +90,7 @@ def _vvenc() -> Iterator[str]:
 
 
 def _ffmpeg_filters() -> Iterator[str]:
-    from anchors.vvc import ffmpeg_program
+    from vcm_plugin.process import ffmpeg_program
 
     try:
         filters = _ffmpeg(ffmpeg_program(), "-filters")

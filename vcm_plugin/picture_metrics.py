@@ -22,12 +22,11 @@ import piq
 import torch
 from piq.feature_extractors import InceptionV3
 
-from anchors.vvc import FFMPEG_REPAIR, ffmpeg_program
 from anchors.vvc_remote import to_planes
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.metrics import SET_METRICS
-from vcm_plugin.process import run
+from vcm_plugin.process import FFMPEG_REPAIR, ffmpeg_program, run
 
 MS_SSIM_MIN_SIDE = 161  # pixels: five scales of an 11 x 11 window
 WEIGHTS_MISSING = "n/a: weights missing"  # `vcm-plugin doctor` says how to get them
