@@ -9,7 +9,7 @@ import numpy as np
 
 from vcm_plugin import open_images, semantic, tasks
 from vcm_plugin.conditions import TestCondition
-from vcm_plugin.datasets import CocoDataset
+from vcm_plugin.datasets import CocoDataset, SequenceEntry
 from vcm_plugin.errors import InputError
 from vcm_plugin.tasks import Matches
 
@@ -27,6 +27,33 @@ def judge(condition: TestCondition, dataset: CocoDataset, predictions: Sequence[
             f"found {condition.protocol}"
         )
     return PROTOCOLS[condition.protocol](condition, dataset, predictions)
+
+
+def judge_parts(
+    condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Accuracy of the frames of each of the "sequences" and of the "classes" alone, by its name.
+
+    It is empty where they hold no object at all. Pictures that are no frames have no parts.
+    """
+
+    def accuracy(entries: list[SequenceEntry]) -> dict[str, float]:
+        part = dataset.of(entries)
+        if condition.protocol == "coco" and not part.coco["annotations"]:
+            return {}
+        kept = {image_id for entry in entries for image_id in entry.image_ids}
+        return judge(condition, part, [p for p in predictions if p["image_id"] in kept])[0]
+
+    sequences = dataset.sequences
+    if not sequences:
+        return {}
+    groups = dict.fromkeys(entry.group for entry in sequences)
+    return {
+        "sequences": {entry.name: accuracy([entry]) for entry in sequences},
+        "classes": {
+            group: accuracy([e for e in sequences if e.group == group]) for group in groups
+        },
+    }
 
 
 def _coco(condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]) -> Judgement:

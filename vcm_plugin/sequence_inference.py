@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,26 +60,8 @@ class SequenceWorker(Worker):
         for name, found, seconds in super().evaluate(point, skipped):
             folder, started = self.plan.folder / point, time.perf_counter()
             predictions = results.read_json(folder / "predictions.json")
-            groups = dict.fromkeys(entry.group for entry in dataset.sequences)
-            found["sequences"] = {
-                entry.name: self._accuracy([entry], predictions) for entry in dataset.sequences
-            }
-            found["classes"] = {
-                group: self._accuracy(
-                    [e for e in dataset.sequences if e.group == group], predictions
-                )
-                for group in groups
-            }
+            found |= protocols.judge_parts(self.plan.condition, dataset, predictions)
             yield name, found, round(seconds + time.perf_counter() - started, 6)
-
-    def _accuracy(self, entries: list[SequenceEntry], predictions: list[dict]) -> dict[str, float]:
-        """Accuracy of some sequences, pooled; empty where they hold no object at all."""
-        part = self.plan.dataset.of(entries)
-        kept = {image_id for entry in entries for image_id in entry.image_ids}
-        if self.plan.condition.protocol == "coco" and not part.coco["annotations"]:
-            return {}
-        chosen = [p for p in predictions if p["image_id"] in kept]
-        return protocols.judge(self.plan.condition, part, chosen)[0]
 
     def _coded(self, entry: SequenceEntry, point: str) -> dict[str, Any]:
         """Frames -> file -> frames -> predictions; nothing but the file passes between."""
@@ -91,17 +74,33 @@ class SequenceWorker(Worker):
         with results.writing(path) as file, watch("encode"):
             sizes = self.codec.encode_frames(_timed(source, watch, "source"), point, timing, file)
         watch.add("encode", -watch.seconds.pop("source"))
-        decoded = _timed(self.codec.decode_frames(path), watch, "decode")
-        if kind == "picture":
-            decoded = self._features_of(decoded, watch)
-        predictions = self._detect(entry, decoded, watch)
         return {
             "image_id": entry.image_id,
             "bits": 8 * path.stat().st_size,
             "frame_bits": [8 * size for size in sizes],
+            **self.decoded(entry, path, watch),
             "seconds": watch.seconds,
-            "predictions": predictions,
         }
+
+    def decoded(self, entry: SequenceEntry, path: Path, watch: Watch) -> dict[str, Any]:
+        """What is found in a file: statistics of the features, their mean over the frames, and the
+        predictions."""
+        statistics = []
+
+        def noted(frames: Iterable[FeaturePyramid]) -> Iterator[FeaturePyramid]:
+            for features in frames:
+                statistics.append(features.statistics())
+                yield features
+
+        frames = _timed(self.codec.decode_frames(path), watch, "decode")
+        if self.codec.kind == "picture":
+            frames = self._features_of(frames, watch)
+        predictions = self._detect(entry, noted(frames), watch)
+        mean = {
+            name: np.mean([found[name] for found in statistics], axis=0).tolist()
+            for name in statistics[0]
+        }
+        return {"features": mean, "predictions": predictions}
 
     def _features_of(self, pictures: Iterable[np.ndarray], watch: Watch) -> Iterator:
         for picture in pictures:
