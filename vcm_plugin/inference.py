@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vcm_plugin import cost, environment, protocols, results, tasks
+from vcm_plugin import complexity, environment, protocols, results, tasks
 from vcm_plugin.codecs import Codec, codec_entry, split_rate_point
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, PictureEntry, PictureError, read_entry
@@ -212,7 +212,7 @@ class Worker:
         picture, kind = read_entry(entry), self.codec.kind
         features = None if kind == "picture" else self._features(picture, Watch())
         arguments = coding_arguments(kind, Source(picture, features), point)
-        yield cost.measure(self.codec, arguments, point, entry.height * entry.width)
+        yield complexity.measure(self.codec, arguments, point, entry.height * entry.width)
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
         """Write the predictions of a point; yields the point, what was measured and the seconds."""
