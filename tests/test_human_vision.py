@@ -18,11 +18,12 @@ from vcm_plugin import codecs, ctc, metrics, picture_metrics
 from vcm_plugin.bitstream import BitstreamError
 from vcm_plugin.cli import main
 from vcm_plugin.conditions import load_condition
+from vcm_plugin.datasets import open_dataset, read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.human_vision import human_vision
 from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.report import write_report
-from vcm_plugin.results import read_json
+from vcm_plugin.results import decoded_path, read_json
 
 WORSE = [3, 10, 30]  # standard deviations of noise, in levels
 
@@ -180,6 +181,20 @@ def test_a_run_judges_the_decoded_pictures(reported):
     assert first["human_vision"]["psnr"] > second["human_vision"]["psnr"]
     both = found["diff_fchm_human"]["points"][0]["human_vision"]["machine_bits"]
     assert both == first["human_vision"]["machine_bits"]
+
+
+def test_a_run_keeps_the_decoded_pictures(reported, own_cache):
+    found, folder = reported
+    for name, result in found.items():
+        for point in result["points"]:
+            run, listed = folder / name / point["rate_point"], point["per_picture"]["image_id"]
+            kept = sorted((run / "decoded").iterdir())
+            assert kept == sorted(decoded_path(run, image_id) for image_id in listed)
+            entries = open_dataset(load_condition(folder / name / "condition.yaml")).pictures
+            originals = {entry.image_id: read_picture(entry.path) for entry in entries}
+            psnr = [metrics.psnr(originals[i], read_picture(decoded_path(run, i))) for i in listed]
+            assert np.mean(psnr) == pytest.approx(point["human_vision"]["psnr"], abs=0.01)
+    assert not (folder / "vvc_remote" / "uncompressed" / "decoded").exists()
 
 
 def test_the_report_shows_human_vision(reported):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from vcm_plugin import complexity, environment, protocols, results, tasks
 from vcm_plugin.codecs import Codec, codec_entry, split_rate_point
@@ -205,7 +206,11 @@ class Worker:
                 "features": seen.features.statistics(),
                 "predictions": self._predictions(seen.detections, entry),
             }
-            yield point, record | self._human_vision(picture, seen, entry)
+            if self.plan.condition.human_vision and seen.picture is not None:
+                with results.writing(results.decoded_path(file.parents[1], entry.image_id)) as png:
+                    Image.fromarray(seen.picture).save(png, "PNG")
+                record |= self._human_vision(picture, seen, entry)
+            yield point, record
 
     def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
         """What the codec costs on this picture."""
@@ -253,12 +258,7 @@ class Worker:
         return measured | {f"painted_{name}": value for name, value in accuracy.items()}
 
     def _human_vision(self, picture: np.ndarray, seen: Seen, entry: PictureEntry) -> dict[str, Any]:
-        """What a record holds of a decoded picture, where the condition asks for it.
-
-        painted: the detections in the decoded picture.
-        """
-        if not self.plan.condition.human_vision or seen.picture is None:
-            return {}
+        """What a record holds of a decoded picture; painted: the detections in it."""
         detections, features = seen.detections, seen.features
         found: dict[str, Any] = {}
         if seen.machine_bits is not None:  # the detections were not made in the picture
