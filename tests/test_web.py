@@ -11,7 +11,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from test_human_vision import reported  # noqa: F401 (a fixture)
 from test_report import ANCHORS, QUICK
 from test_tables import runs  # noqa: F401 (a fixture)
 
@@ -200,9 +199,9 @@ def page(browser, real):
 
 
 @pytest.fixture(scope="module")
-def painted(reported, shared_cache, tmp_path_factory):  # noqa: F811
+def painted(human_runs, shared_cache, tmp_path_factory):
     """The web report of three codecs whose pictures are kept, and where their runs are."""
-    folder, out = reported[1], tmp_path_factory.mktemp("painted")
+    folder, out = human_runs[1], tmp_path_factory.mktemp("painted")
     runs = [folder / name for name in ("diff_fchm_human", "simulcast", "vvc_remote")]  # noqa: F811
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VCM_CACHE", str(shared_cache))
