@@ -57,6 +57,7 @@ setup(
         "safetensors",
         "ffmpeg-python",
         "piq",
+        "fvcore",
         "imageio-ffmpeg>=0.8",
         "pycocotools",
         "bjontegaard",
@@ -65,8 +66,7 @@ setup(
     ],
     extras_require={
         "report": REPORT,
-        "test": [*REPORT, "formulas", "playwright", "pytest", "pytest-xdist", "ruff", "fvcore"],
-        "harness": ["fvcore"],  # beside CompressAI-Vision, for its table of MACs
+        "test": [*REPORT, "formulas", "playwright", "pytest", "pytest-xdist", "ruff"],
     },
     entry_points={"console_scripts": ["vcm-plugin = vcm_plugin.cli:main"]},
 )

@@ -23,13 +23,11 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from torch import nn
 
-from vcm_plugin import minictc
+from vcm_plugin import complexity, minictc
 from vcm_plugin.codecs import CODECS
 from vcm_plugin.conditions import load_condition, model_path, override
 from vcm_plugin.datasets import open_dataset, read_picture
-from vcm_plugin.entropy import IntegerConv
 from vcm_plugin.environment import cfg_folder, make_deterministic
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.machine_codec import MachineCodec, export
@@ -39,6 +37,7 @@ from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
 from vcm_plugin.vfcn import LAYERS, Vfcn, VfcnConfig
 
 LARGE_SIZE, LARGE_MODEL = (800, 1200), "faster_rcnn_R_50_FPN_3x"
+PRODUCTS = {"conv": "float32", "matmul": "float64"}  # the entropy networks multiply in float64
 LARGE_SCALES = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # as many as the anchor has QPs
 
 
@@ -90,13 +89,14 @@ def timed_point(codec, features: list[FeaturePyramid], rate_point: str, pixels: 
 
 def print_arithmetic(codec: MachineCodec, features: FeaturePyramid) -> None:
     """kMAC per pixel of encoder and decoder, and their seconds over those of a GEMM."""
-    counts = count_macs(codec)
     pixels = int(np.prod(features.input_size))
     data, encode_s = timed(codec.encode, features, "1")
-    encode_macs = dict(counts)
-    counts.clear()
     _, decode_s = timed(codec.decode, data)
-    for name, macs, seconds in (("encoder", encode_macs, encode_s), ("decoder", counts, decode_s)):
+    for name, counted, seconds in (
+        ("encoder", complexity.count(codec.encode, features, "1"), encode_s),
+        ("decoder", complexity.count(codec.decode, data), decode_s),
+    ):
+        macs = {kind: counted.by_operation[product] for product, kind in PRODUCTS.items()}
         floor = sum(n / gemm_rate(kind) for kind, n in macs.items())
         parts = ", ".join(f"{n / pixels / 1e3:.2f} in {kind}" for kind, n in macs.items())
         print(f"{name}: {parts} kMAC per pixel; {seconds:.3f} s, {seconds / floor:.1f} times the "
@@ -149,23 +149,6 @@ def random_vfcn(features: FeaturePyramid, detector_sha256: str, path: Path) -> P
         for layer in (model.g_a.y, model.g_a.detail):
             layer.weight /= spread
     return export(model, detector_sha256, ["1"], {}, path)
-
-
-def count_macs(codec: MachineCodec) -> dict[str, float]:
-    """A dict that the convolutions add their MACs to, by the type that they multiply in."""
-    counts: dict[str, float] = {}
-
-    def add(module, inputs, output):
-        weight = module.weight
-        taps = weight.shape[1:].numel()
-        kind = str(weight.dtype).removeprefix("torch.")
-        counts[kind] = counts.get(kind, 0.0) + taps * output.numel()
-
-    for network in (codec.model, codec.coder.networks):
-        for module in network.modules():
-            if isinstance(module, (nn.Conv2d, IntegerConv)):
-                module.register_forward_hook(add)
-    return counts
 
 
 def gemm_rate(kind: str) -> float:

@@ -70,6 +70,36 @@ def own_cache(shared_cache, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def human_runs(tiny_condition, shared_cache, tmp_path_factory):
+    """Real runs of three codecs over two pictures, what they returned, and their report."""
+    from dataclasses import replace
+
+    from hvcn_tiny import tiny_folder
+
+    from vcm_plugin import ctc
+    from vcm_plugin.conditions import load_condition
+    from vcm_plugin.machine_codec import MachineCodec
+    from vcm_plugin.report import write_report
+
+    tiny_folder(
+        tiny_condition.parent / "painter", MachineCodec(tiny_condition.parent / "tiny.safetensors")
+    )
+    condition = replace(
+        load_condition(tiny_condition), human_vision=True, diff_fchm_human_weights="painter",
+        diff_fchm_human_points=("1+0.5", "1+2"), simulcast_points=("1+42", "1+47"),
+        vvc_remote_qps=(37, 47), vvc_remote_sizes=(100,),
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("human")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VCM_CACHE", str(shared_cache))
+        names = ("diff_fchm_human", "simulcast", "vvc_remote")
+        found = {n: ctc.run(condition, n, folder / n, ctc.RunOptions()) for n in names}
+        runs = [folder / name for name in names]
+        write_report(runs, ["simulcast", "vvc_remote"], folder / "report")
+    return found, folder
+
+
+@pytest.fixture(scope="session")
 def store(tmp_path_factory):
     """Features of six drawn pictures, by a small detector with random weights."""
     from dataclasses import replace

@@ -19,14 +19,14 @@ ORDER = """
     vcm_plugin.open_images vcm_plugin.sequences
     vcm_plugin.tasks vcm_plugin.semantic vcm_plugin.protocols
     vcm_plugin.metrics vcm_plugin.picture_metrics vcm_plugin.codecs
-    vcm_plugin.results vcm_plugin.feature_cache vcm_plugin.workers vcm_plugin.cost
+    vcm_plugin.results vcm_plugin.feature_cache vcm_plugin.workers vcm_plugin.complexity
     vcm_plugin.inference vcm_plugin.sequence_inference vcm_plugin.ctc
     vcm_plugin.published vcm_plugin.human_vision vcm_plugin.tables vcm_plugin.report
     vcm_plugin.proposal vcm_plugin.package vcm_plugin.crosscheck
     vcm_plugin.training
     vcm_plugin.human_demo
     vcm_plugin.doctor vcm_plugin.check_data vcm_plugin.commands vcm_plugin.cli
-    vcm_plugin.complexity vcm_plugin.harness vcm_plugin.hydra_plugins
+    vcm_plugin.harness vcm_plugin.hydra_plugins
 """.split()
 ANCHORS_MAY_IMPORT = {
     f"vcm_plugin.{name}"

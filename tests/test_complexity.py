@@ -1,57 +1,89 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Does the count of the arithmetic hold against a count by hand, and say what it cannot count?"""
+"""Does the count of the arithmetic hold against torch's own, and say what it cannot count?"""
 
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from hvcn_tiny import picture, tiny_codec
+from torch.utils.flop_counter import FlopCounterMode
 from vfcn_tiny import pyramid, tiny_weights
 
-from vcm_plugin.entropy import IntegerConv
+from anchors.msfc import Msfc, MsfcCodec, MsfcConfig, export
+from anchors.vvc_feature import VvcFeatureCodec
+from vcm_plugin import complexity
 from vcm_plugin.machine_codec import MachineCodec
 
-complexity = pytest.importorskip("vcm_plugin.complexity", reason="fvcore is not importable")
+PRODUCTS = ("conv", "matmul", "linear", "addmm", "bmm")
 
 
-def counted_by_hooks(codec: MachineCodec) -> dict[str, float]:
-    """A dict that every convolution adds its taps times its outputs to, by its kind."""
-    counts = {"conv": 0.0, "matmul": 0.0}
-
-    def add(module, inputs, output):
-        taps = module.weight.shape[1:].numel()
-        counts["conv" if isinstance(module, nn.Conv2d) else "matmul"] += taps * output.numel()
-
-    for network in (codec.model, codec.coder.networks):
-        for module in network.modules():
-            if isinstance(module, (nn.Conv2d, IntegerConv)):
-                module.register_forward_hook(add)
-    return counts
+def machine(folder):
+    return MachineCodec(tiny_weights(folder)), (pyramid((61, 90)), "1")
 
 
-@pytest.mark.parametrize("input_size", [(61, 90), (64, 33)])
-def test_fvcore_counts_what_encoder_and_decoder_run(tmp_path, input_size):
-    codec = MachineCodec(tiny_weights(tmp_path))
-    features = pyramid(input_size)
-    shapes = {name: tuple(layer.shape) for name, layer in features.layers.items()}
-    reduction = complexity.count_reduction(codec, shapes)
-    restoration = complexity.count_restoration(codec, shapes)
-    counts = counted_by_hooks(codec)
-    data = codec.encode(features, "1")
-    assert {kind: reduction.by_operation[kind] for kind in counts} == counts
-    counts.update(conv=0.0, matmul=0.0)
-    codec.decode(data)
-    assert {kind: restoration.by_operation[kind] for kind in counts} == counts
-    for macs in (reduction, restoration):
-        assert not macs.unknown and macs.total > sum(counts.values()) / 10
-        assert macs.by_operation["leaky_relu"] > 0  # elementwise operations count too
+def odd_size(folder):
+    return MachineCodec(tiny_weights(folder)), (pyramid((64, 33)), "2")
 
 
-def test_an_operation_without_a_count_is_named_and_not_zero():
-    class Odd(nn.Module):
-        def forward(self, x):
-            return torch.cumsum(x, 1) * 2
+def human(folder):
+    return tiny_codec(folder), (picture(), pyramid(), "1", "1")
 
-    macs = complexity.count(Odd(), (torch.ones(2, 3),))
+
+def msfc(folder):
+    torch.manual_seed(0)
+    path = export(Msfc(MsfcConfig(channels=8)), "0" * 64, {}, folder / "tiny.safetensors")
+    return MsfcCodec(path), (pyramid(), "37")
+
+
+@pytest.mark.parametrize("make", (machine, odd_size, human, msfc))
+def test_products_are_those_that_torch_counts_as_they_run(tmp_path, make):
+    codec, arguments = make(tmp_path)
+    data = codec.encode(*arguments)
+    for function, given in ((codec.encode, arguments), (codec.decode, (data,))):
+        macs = complexity.count(function, *given)
+        with FlopCounterMode(display=False) as counter:
+            function(*given)
+        products = sum(macs.by_operation.get(name, 0) for name in PRODUCTS)
+        assert products == counter.get_total_flops() / 2 > 0  # torch counts 2 for a multiply-add
+        assert not macs.unknown and 0 < macs.total - products < products
+    assert codec.encode(*arguments) == data  # counting leaves the codec as it was
+
+
+def test_matrix_products_count_every_matrix_of_a_batch():
+    macs = complexity.count(torch.matmul, torch.ones(5, 7), torch.ones(2, 3, 7, 4))
+    assert macs.by_operation == {"matmul": 2 * 3 * 5 * 7 * 4}
+
+
+def test_what_leaves_torch_is_counted():
+    def function(x):
+        return int(np.sum((2 * x).numpy()))
+
+    assert complexity.count(function, torch.ones(2, 3)).by_operation == {"mul": 6}
+
+
+def test_an_operation_without_a_count_is_named_and_not_zero(tmp_path):
+    class Odd(MachineCodec):
+        def decode(self, data):
+            return torch.cumsum(torch.ones(2, 3), 1) * 2
+
+    macs = complexity.count(Odd(tiny_weights(tmp_path)).decode, b"")
     assert macs.unknown == {"aten::cumsum": 1} and math.isnan(macs.total)
     assert macs.by_operation["mul"] == 6
+    cost = complexity.measure(Odd(tiny_weights(tmp_path)), (pyramid(), "1"), "1", 100)
+    assert cost["decode_kmac"] == "n/a: no count of aten::cumsum"
+    assert cost["encode_kmac"] > 0
+
+
+def test_without_fvcore_the_cost_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fvcore.nn", None)
+    codec, arguments = machine(tmp_path)
+    cost = complexity.measure(codec, arguments, "1", 100)
+    assert cost["encode_kmac"] == cost["decode_kmac"] == "n/a: pip install fvcore"
+    assert cost["parameters"] == codec.parameters and cost["peak_memory_bytes"] > 1 << 20
+
+
+def test_a_codec_without_networks_has_no_count():
+    cost = complexity.measure(VvcFeatureCodec("faster"), (pyramid(), "37"), "37", 100)
+    assert cost["encode_kmac"] is cost["decode_kmac"] is cost["parameters"] is None

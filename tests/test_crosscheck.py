@@ -92,7 +92,8 @@ def edit_point(folder, change):
 
 def sign(folder):
     """What a forger does who knows the format: the key and the manifest fit the forged files."""
-    run, result = folder / RUN / "run.json", folder / RUN / "result.json"
+    proposal = folder / "runs" / json.loads((folder / "manifest.json").read_text())["proposal"]
+    run, result = proposal / "run.json", proposal / "result.json"
     identity = {k: v for k, v in json.loads(run.read_text()).items() if k != "files_sha256"}
     values = json.loads(result.read_text())
     points = [point["rate_point"] for point in values["points"]]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hvcn_tiny import picture, tiny_folder
+from hvcn_tiny import picture
 from PIL import Image
 from vfcn_tiny import pyramid, tiny_weights
 
@@ -18,11 +18,11 @@ from vcm_plugin import codecs, ctc, metrics, picture_metrics
 from vcm_plugin.bitstream import BitstreamError
 from vcm_plugin.cli import main
 from vcm_plugin.conditions import load_condition
+from vcm_plugin.datasets import open_dataset, read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.human_vision import human_vision
 from vcm_plugin.machine_codec import MachineCodec
-from vcm_plugin.report import write_report
-from vcm_plugin.results import read_json
+from vcm_plugin.results import decoded_path, read_json
 
 WORSE = [3, 10, 30]  # standard deviations of noise, in levels
 
@@ -142,29 +142,8 @@ def test_rate_points_of_both(text):
 # --- runs and reports -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def reported(tiny_condition, shared_cache, tmp_path_factory):
-    """Real runs of three codecs over two pictures, and their report."""
-    tiny_folder(
-        tiny_condition.parent / "painter", MachineCodec(tiny_condition.parent / "tiny.safetensors")
-    )
-    condition = replace(
-        load_condition(tiny_condition), human_vision=True, diff_fchm_human_weights="painter",
-        diff_fchm_human_points=("1+0.5", "1+2"), simulcast_points=("1+42", "1+47"),
-        vvc_remote_qps=(37, 47), vvc_remote_sizes=(100,),
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("human")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VCM_CACHE", str(shared_cache))
-        names = ("diff_fchm_human", "simulcast", "vvc_remote")
-        found = {n: ctc.run(condition, n, folder / n, ctc.RunOptions()) for n in names}
-        runs = [folder / name for name in names]
-        write_report(runs, ["simulcast", "vvc_remote"], folder / "report")
-    return found, folder
-
-
-def test_a_run_judges_the_decoded_pictures(reported):
-    found, folder = reported
+def test_a_run_judges_the_decoded_pictures(human_runs):
+    found, folder = human_runs
     for name, result in found.items():
         assert "human_vision" not in result["uncompressed"]
         for point in result["points"]:
@@ -182,8 +161,22 @@ def test_a_run_judges_the_decoded_pictures(reported):
     assert both == first["human_vision"]["machine_bits"]
 
 
-def test_the_report_shows_human_vision(reported):
-    found, folder = reported
+def test_a_run_keeps_the_decoded_pictures(human_runs, own_cache):
+    found, folder = human_runs
+    for name, result in found.items():
+        for point in result["points"]:
+            run, listed = folder / name / point["rate_point"], point["per_picture"]["image_id"]
+            kept = sorted((run / "decoded").iterdir())
+            assert kept == sorted(decoded_path(run, image_id) for image_id in listed)
+            entries = open_dataset(load_condition(folder / name / "condition.yaml")).pictures
+            originals = {entry.image_id: read_picture(entry.path) for entry in entries}
+            psnr = [metrics.psnr(originals[i], read_picture(decoded_path(run, i))) for i in listed]
+            assert np.mean(psnr) == pytest.approx(point["human_vision"]["psnr"], abs=0.01)
+    assert not (folder / "vvc_remote" / "uncompressed" / "decoded").exists()
+
+
+def test_the_report_shows_human_vision(human_runs):
+    found, folder = human_runs
     report = read_json(folder / "report" / "report.json")
     rows = report["human_vision"]["points"]
     assert {row["curve"] for row in rows} == {"diff_fchm_human 1", "simulcast 1", "vvc_remote"}
@@ -197,8 +190,8 @@ def test_the_report_shows_human_vision(reported):
     assert set(report["bd_rate"]) == set()  # two points: no curve of accuracy but vvc_remote's
 
 
-def test_a_run_goes_on_where_it_stopped(reported, tiny_condition):
-    _, folder = reported
+def test_a_run_goes_on_where_it_stopped(human_runs, tiny_condition):
+    _, folder = human_runs
     before = (folder / "simulcast" / "result.json").read_bytes()
     (folder / "simulcast" / "1+47" / "point.json").unlink()
     (folder / "simulcast" / "result.json").unlink()

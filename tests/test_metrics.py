@@ -50,8 +50,8 @@ def test_bd_rate_equals_the_sheet_of_jctvc_e137(anchor, test, published):
 
 
 def test_bd_rate_equals_the_published_h_simo_figure():
-    anchor = reference_curve("oiv6_detection_x101_vtm_remote.json", "map50")
-    test = reference_curve("oiv6_detection_x101_h_simo.json", "map50")
+    anchor = reference_curve("oiv6_detection_x101_vtm_remote.json", "box_ap50")
+    test = reference_curve("oiv6_detection_x101_h_simo.json", "box_ap50")
     result = metrics.bd_rate(anchor, test)
     assert round(result.percent, 1) == -82.1
     assert result.overlap == (57.55, 78.67)

@@ -9,12 +9,15 @@ from test_report import QUICK
 from test_tables import edited, runs  # noqa: F401 (runs is a fixture)
 
 from vcm_plugin import tables
+from vcm_plugin.conditions import load_condition
 from vcm_plugin.errors import InputError
 from vcm_plugin.published import load_references, references_for
 from vcm_plugin.report import plots, views
 
+OIV6 = "annotations/mpeg-oiv6-detection-coco.json"
 
-def renamed(run, folder, name, metric="map50"):
+
+def renamed(run, folder, name, metric="box_ap50"):
     """The same run on a test set of another name, with the metric of the published points."""
 
     def change(result):
@@ -26,7 +29,7 @@ def renamed(run, folder, name, metric="map50"):
 
 
 def test_points_of_the_same_test_set_are_shown_and_labelled(runs, tmp_path):  # noqa: F811
-    run = renamed(runs[0], tmp_path / "oiv6", "mpeg-oiv6-detection")
+    run = renamed(runs[0], tmp_path / "oiv6", OIV6)
     report = tables.build_report([run], [], QUICK)
     assert {found.codec for found in report.published} == {"h_simo", "vtm_remote"}
     table = views.published(report)
@@ -37,8 +40,22 @@ def test_points_of_the_same_test_set_are_shown_and_labelled(runs, tmp_path):  # 
 def test_points_of_other_test_sets_are_never_mixed_in(runs):  # noqa: F811
     report = tables.build_report([runs[0]], [], QUICK)
     assert report.published == () and views.published(report).rows == ()
-    assert references_for("mpeg-oiv6-detection", ["box_ap"]) == ()
-    assert references_for("mpeg-oiv6-segmentation", ["map50"])[0].name.startswith("oiv6_seg")
+    assert references_for(OIV6, ["box_ap"]) == ()
+
+
+@pytest.mark.parametrize(
+    "kind, metric, names",
+    [
+        ("detection", "box_ap50", {"h_simo", "vtm_remote"}),
+        ("segmentation", "mask_ap50", {"h_simo"}),
+    ],
+)
+def test_points_of_mpeg_are_those_of_our_conditions(kind, metric, names):
+    condition = load_condition(f"mpeg_oiv6_{kind}")
+    found = references_for(condition.dataset_name(), [metric])
+    assert {reference.codec for reference in found} == names
+    assert condition.protocol == "open_images"  # which measures box_ap50 and mask_ap50 alone
+    assert [f"{task}_ap50" for task in condition.tasks] == [metric]
 
 
 def test_a_plot_of_their_metric_draws_them_in_grey(runs, tmp_path):  # noqa: F811

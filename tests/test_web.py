@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Does the web report hold the tables, and does it work in a browser without a network?"""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -8,6 +10,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_report import ANCHORS, QUICK
 from test_tables import runs  # noqa: F401 (a fixture)
 
@@ -16,6 +19,12 @@ from vcm_plugin.cli import main
 from vcm_plugin.report import views
 from vcm_plugin.report.viewer import ViewerOptions, match, viewer_data
 from vcm_plugin.report.web import write_web
+from vcm_plugin.results import decoded_path
+
+
+@pytest.fixture(autouse=True)
+def cache(own_cache):
+    return own_cache
 
 
 class Cells(HTMLParser):
@@ -159,8 +168,8 @@ def test_without_pictures_and_ground_truth_the_page_says_so(written):
 
 
 @pytest.fixture(scope="module")
-def page(real):
-    """The report in headless Chromium; errors of its console are kept in page.errors."""
+def browser():
+    """Headless Chromium without a network."""
     api = pytest.importorskip("playwright.sync_api")
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with api.sync_playwright() as playwright:
@@ -168,25 +177,56 @@ def page(real):
             browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         except api.Error as error:
             pytest.skip(f"no Chromium here: {str(error).splitlines()[0]}")
-        context = browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
-        page = context.new_page()
-        page.errors = []
-        page.on("console", lambda m: page.errors.append(m.text) if m.type == "error" else None)
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.goto((real / "out" / "report.html").as_uri())
-        page.wait_for_selector("#plot .main-svg")
-        page.wait_for_function("document.getElementById('canvas').width > 10")
-        yield page
-        assert page.errors == []
+        yield browser.new_context(offline=True, viewport={"width": 1200, "height": 900})
         browser.close()
 
 
+def opened(browser, path):
+    """A page of which the console stays without errors."""
+    page, errors = browser.new_page(), []
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(path.as_uri())
+    page.wait_for_selector("#plot .main-svg")
+    page.wait_for_function("document.getElementById('canvas').width > 10")
+    yield page
+    assert errors == []
+
+
+@pytest.fixture(scope="module")
+def page(browser, real):
+    yield from opened(browser, real / "out" / "report.html")
+
+
+@pytest.fixture(scope="module")
+def painted(human_runs, shared_cache, tmp_path_factory):
+    """The web report of three codecs whose pictures are kept, and where their runs are."""
+    folder, out = human_runs[1], tmp_path_factory.mktemp("painted")
+    runs = [folder / name for name in ("diff_fchm_human", "simulcast", "vvc_remote")]  # noqa: F811
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VCM_CACHE", str(shared_cache))
+        report = tables.build_report(runs, [], QUICK)
+        write_web(report, out / "report.html", ViewerOptions(side=2000))
+    return folder, out / "report.html"
+
+
+@pytest.fixture
+def painted_page(browser, painted):
+    yield from opened(browser, painted[1])
+
+
+def picture_of(url):
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+
+
 def canvas(page):
-    pixels = page.evaluate(
-        "() => { const c = document.getElementById('canvas');"
-        " return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data); }"
-    )
-    return np.array(pixels, np.uint8)
+    return picture_of(page.evaluate("document.getElementById('canvas').toDataURL()"))
+
+
+def distance(one, other):
+    """Mean difference of blocks of 8 x 8 samples, but for the border, where the slider is."""
+    blocks = (np.asarray(side.reduce(8), float)[1:-1, 1:-1] for side in (one, other))
+    return np.abs(np.subtract(*blocks)).mean()
 
 
 def test_charts_draw_and_metrics_switch(page):
@@ -207,13 +247,13 @@ def test_the_viewer_follows_its_selectors_and_slider(page):
     right = page.inner_text("#rightText")
     assert re.search(r"diff_fchm, 5.6: \d+ bits", right)
     page.fill("#slider", "0")
-    whole_right = canvas(page)
+    whole_right = np.asarray(canvas(page))
     page.fill("#slider", "1000")
-    whole_left = canvas(page)
+    whole_left = np.asarray(canvas(page))
     assert (whole_right != whole_left).mean() > 0.005
     assert whole_left.std() > 10  # a picture, no blank page
     page.uncheck("#boxes")
-    assert (canvas(page) != whole_left).any()
+    assert (np.asarray(canvas(page)) != whole_left).any()
     page.check("#boxes")
     page.click("#next")
     page.wait_for_function("document.getElementById('picture').value === '1'")
@@ -229,3 +269,56 @@ def test_tables_sort_by_number(page):
     assert page.evaluate(read) == sorted(page.evaluate(read))
     head.click()
     assert page.evaluate(read) == sorted(page.evaluate(read), reverse=True)
+
+
+def test_the_viewer_embeds_the_decoded_pictures_within_its_limit(painted):
+    folder, path = painted
+    viewer = embedded(path.read_text())["viewer"]
+    assert len(viewer["pictures"]) == 2 and "at most 600 in all" in viewer["note"]
+    for point in viewer["points"][1:]:
+        run, rate_point = point["name"].split(", ")
+        for image_id, shown in point["pictures"].items():
+            with Image.open(decoded_path(folder / run / rate_point, image_id)) as kept:
+                assert distance(picture_of(shown["decoded"]), kept) < 4
+            assert shown["measures"].keys() == {"PSNR (dB)", "VMAF", "HaarPSI"}
+            assert ("machine_bits" in shown) == (run != "vvc_remote")
+    runs = [folder / "diff_fchm_human"]  # noqa: F811
+    few = viewer_data(tables.build_report(runs, [], QUICK), ViewerOptions(decoded=3))
+    assert len(few["pictures"]) == 1 and "1 of 2 pictures" in few["note"]
+
+
+def test_originals_and_paintings_lie_side_by_side(painted, painted_page):
+    folder, page = painted[0], painted_page
+    for box in ("boxes", "masks", "scores"):
+        page.uncheck(f"#{box}")
+    sides = {"left": "uncompressed", "right": "diff_fchm_human, 1+2"}
+    for side, label in sides.items():
+        page.select_option(f"#{side}", label=label)
+    page.wait_for_function("[...images.values()].every(image => image.complete)")
+    size = page.evaluate("[canvas.width, canvas.height]")
+    seen = {}
+    for name, place in (("right", "0"), ("left", "1000")):
+        page.fill("#slider", place)
+        seen[name] = canvas(page)
+    picture_id = page.evaluate("viewer.pictures[0].id")
+    with Image.open(decoded_path(folder / "diff_fchm_human" / "1+2", picture_id)) as kept:
+        wanted = kept.resize(size)
+    assert distance(seen["right"], wanted) < 8 < 16 < distance(seen["left"], wanted)
+    assert re.search(
+        r"1\+2: \d+ bits \(\d+ for the detector\).*PSNR", page.inner_text("#rightText")
+    )
+    page.fill("#slider", "0")
+    page.uncheck("#decoded")  # detections over the original, as those of codecs of features
+    original = canvas(page)
+    assert distance(original, seen["left"]) < 1
+    page.check("#decoded")
+    page.select_option("#left", label="vvc_remote, 47")
+    page.wait_for_function("[...images.values()].every(image => image.complete)")
+    page.fill("#slider", "1000")
+    coded = canvas(page)
+    assert 1 < distance(coded, original) < 16
+    assert "for the detector" not in page.inner_text("#leftText")
+
+
+def test_a_page_without_decoded_pictures_offers_none(page):
+    assert page.locator("#decodedLabel").is_hidden()

@@ -244,9 +244,9 @@ def _crosscheck(commands) -> None:
         type=Path,
         action="append",
         default=[],
-        metavar="FILE",
-        help="weights of the codec or the detector that are not bundled, known by their sha256; "
-        "may be repeated",
+        metavar="PATH",
+        help="weights that are not bundled, known by their sha256: a file of the codec or the "
+        "detector, the folder of a human layer or of its prior; may be repeated",
     )
     parser.add_argument(
         "--data-root", type=Path, metavar="DIR", help="holds the test set ($VCM_DATA)"

@@ -27,6 +27,7 @@ def examine() -> Iterator[str]:
         _perceptual_networks,
         _vtm,
         _documents,
+        _arithmetic,
         _weights,
         _cache,
     ):
@@ -161,6 +162,16 @@ def _documents() -> Iterator[str]:
         )
         return
     yield from _found("documents", ", ".join(f"{n} {v}" for n, v in versions.items()))
+
+
+def _arithmetic() -> Iterator[str]:
+    found = version("fvcore")
+    if found == "not installed":
+        yield from _missing(
+            "fvcore", found, "the count of multiply-accumulates", "pip install fvcore"
+        )
+        return
+    yield from _found("fvcore", found)
 
 
 def _weights() -> Iterator[str]:

@@ -22,7 +22,6 @@ NOT_IN_RESULTS = (
     "doctor.py",
     "check_data.py",
     "drawn_sets.py",
-    "cost.py",
     "published.py",
     "human_vision.py",
     "human_demo.py",

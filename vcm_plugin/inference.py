@@ -6,22 +6,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from vcm_plugin import cost, environment, protocols, results, tasks
+from vcm_plugin import complexity, environment, protocols, results, tasks
 from vcm_plugin.codecs import Codec, codec_entry, split_rate_point
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, PictureEntry, PictureError, read_entry
 from vcm_plugin.errors import InputError
 from vcm_plugin.feature_cache import FeatureCache
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.picture_metrics import averaged, embeddings, pair_metrics, set_metrics
+from vcm_plugin.picture_metrics import embeddings, pair_metrics, picture_measures
 from vcm_plugin.split import Detections, load_split_model
 
 if TYPE_CHECKING:
@@ -131,6 +132,34 @@ def coding_arguments(kind: str, source: Source, rate_point: str) -> tuple:
 INFERENCE = {"feature": split_inference, "picture": remote_inference, "human": human_inference}
 
 
+def known_predictions(
+    detections: Detections, image_id: int, category_ids: Sequence[int | None]
+) -> list[dict]:
+    """COCO results; detections of classes that the test set does not know are left out."""
+    found = tasks.to_coco(detections, image_id, category_ids)
+    return [prediction for prediction in found if prediction["category_id"] is not None]
+
+
+def look_at(
+    source: np.ndarray,
+    seen: Seen,
+    model: SplitModel,
+    predictions: Callable[[Detections], list[dict]],
+) -> dict[str, Any]:
+    """What a record holds of a decoded picture of this source; painted: the predictions in it."""
+    detections, features = seen.detections, seen.features
+    found: dict[str, Any] = {}
+    if seen.machine_bits is not None:  # the detections were not made in the picture
+        found["machine_bits"] = seen.machine_bits
+        features = model.nn_part1(seen.picture)
+        detections = model.nn_part2(features)
+    return found | {
+        "painted": predictions(detections),
+        "picture": pair_metrics(source, seen.picture),
+        "embeddings": embeddings(seen.picture, features),
+    }
+
+
 class Worker:
     """Owns a detector and a codec and does the work of one process; its methods yield records."""
 
@@ -205,14 +234,20 @@ class Worker:
                 "features": seen.features.statistics(),
                 "predictions": self._predictions(seen.detections, entry),
             }
-            yield point, record | self._human_vision(picture, seen, entry)
+            if self.plan.condition.human_vision and seen.picture is not None:
+                with results.writing(results.decoded_path(file.parents[1], entry.image_id)) as png:
+                    Image.fromarray(seen.picture).save(png, "PNG")
+                record |= look_at(
+                    picture, seen, self.model, lambda found: self._predictions(found, entry)
+                )
+            yield point, record
 
     def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
         """What the codec costs on this picture."""
         picture, kind = read_entry(entry), self.codec.kind
         features = None if kind == "picture" else self._features(picture, Watch())
         arguments = coding_arguments(kind, Source(picture, features), point)
-        yield cost.measure(self.codec, arguments, point, entry.height * entry.width)
+        yield complexity.measure(self.codec, arguments, point, entry.height * entry.width)
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
         """Write the predictions of a point; yields the point, what was measured and the seconds."""
@@ -240,36 +275,13 @@ class Worker:
         distances of the two sets, and the detector's accuracy on the decoded pictures."""
         found = results.Journal(self.plan.folder / point).records
         sources = results.Journal(self.plan.folder / results.UNCOMPRESSED).records
-        records = [found[image_id] for image_id in image_ids]
-        measured: dict[str, Any] = {}
-        if self.codec.kind == "human":
-            measured["machine_bits"] = sum(record["machine_bits"] for record in records)
-            measured["human_bits"] = sum(r["bits"] - r["machine_bits"] for r in records)
-        measured |= averaged([record["picture"] for record in records])
-        embedded = [sources[image_id]["embeddings"] for image_id in image_ids]
-        measured |= set_metrics(embedded, [record["embeddings"] for record in records])
+        measured = picture_measures(
+            [found[image_id] for image_id in image_ids],
+            [sources[image_id] for image_id in image_ids],
+        )
         painted = results.read_predictions(self.plan.folder / point, image_ids, "painted")
         accuracy, _ = protocols.judge(self.plan.condition, dataset, painted)
         return measured | {f"painted_{name}": value for name, value in accuracy.items()}
-
-    def _human_vision(self, picture: np.ndarray, seen: Seen, entry: PictureEntry) -> dict[str, Any]:
-        """What a record holds of a decoded picture, where the condition asks for it.
-
-        painted: the detections in the decoded picture.
-        """
-        if not self.plan.condition.human_vision or seen.picture is None:
-            return {}
-        detections, features = seen.detections, seen.features
-        found: dict[str, Any] = {}
-        if seen.machine_bits is not None:  # the detections were not made in the picture
-            found["machine_bits"] = seen.machine_bits
-            features = self.model.nn_part1(seen.picture)
-            detections = self.model.nn_part2(features)
-        return found | {
-            "painted": self._predictions(detections, entry),
-            "picture": pair_metrics(picture, seen.picture),
-            "embeddings": embeddings(seen.picture, features),
-        }
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:
         """NN-Part1 of a picture, from the cache where it holds it."""
@@ -291,9 +303,7 @@ class Worker:
         return features
 
     def _predictions(self, detections: Detections, entry: PictureEntry) -> list[dict]:
-        """COCO results; detections of classes that the test set does not know are left out."""
-        found = tasks.to_coco(detections, entry.image_id, self.plan.dataset.category_ids)
-        return [prediction for prediction in found if prediction["category_id"] is not None]
+        return known_predictions(detections, entry.image_id, self.plan.dataset.category_ids)
 
 
 def load_model(condition: TestCondition, device: str) -> SplitModel:

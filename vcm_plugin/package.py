@@ -56,6 +56,10 @@ class Limits:
     unmatched_percent: float
     unmatched_percent_of_picture: float
     accuracy_points: float
+    psnr_db: float
+    vmaf_points: float
+    similarity: float
+    set_distance_percent: float
     encoded_size_percent: float
     bd_rate_points: float
 
@@ -108,7 +112,7 @@ def make_package(run: Path, anchors: Sequence[Path], output: Path) -> dict[str, 
         "vcm_plugin": vcm_plugin.__version__,
         "proposal": names[0],
         "anchors": names[1:],
-        "weights": {name: _weights(result) for name, result in zip(names, results, strict=True)},
+        "weights": {name: weights_of(result) for name, result in zip(names, results, strict=True)},
         "files": dict(sorted(files.items())),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +150,17 @@ def open_package(package: Path, folder: Path, limits: Limits) -> Package:
     except zlib.error as error:
         raise InputError(f"{package}: the package is damaged: {error}") from error
     return Package(folder, _manifest(folder, package))
+
+
+def weights_of(result: Mapping) -> dict[str, str | None]:
+    """What identifies the weights of a result: of the detector, of the codec's features, and of
+    the human layer, whose weights are a folder and which names the prior that it needs."""
+    codec = result["codec_identity"]
+    return {
+        "detector_sha256": result["model_identity"].get("weights_sha256"),
+        "codec_sha256": codec.get("machine", codec).get("weights_sha256"),  # "machine": simulcast
+        "human_sha256": codec.get("human_weights_sha256"),
+    }
 
 
 def _files(folder: Path, result: Mapping) -> dict[str, Path]:
@@ -229,13 +244,6 @@ def _stated(result: Mapping) -> dict[str, float]:
     return {
         "min_overlap": test.get("min_overlap", 0.0),
         "near_lossless": test.get("near_lossless") or Rules.near_lossless,
-    }
-
-
-def _weights(result: Mapping) -> dict[str, str | None]:
-    return {
-        "detector_sha256": result["model_identity"].get("weights_sha256"),
-        "codec_sha256": result["codec_identity"].get("weights_sha256"),
     }
 
 

@@ -138,6 +138,21 @@ def averaged(pictures: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
     return means
 
 
+def picture_measures(records: Sequence[Mapping], sources: Sequence[Mapping]) -> dict[str, Value]:
+    """What a rate point states of its decoded pictures, their detections aside: bits of both
+    layers, means over the pictures, distances of the two sets.
+
+    records, sources: the lines of the decoded and of the uncompressed pictures, in one order.
+    """
+    measured: dict[str, Value] = {}
+    if "machine_bits" in records[0]:
+        measured["machine_bits"] = sum(record["machine_bits"] for record in records)
+        measured["human_bits"] = sum(r["bits"] - r["machine_bits"] for r in records)
+    measured |= averaged([record["picture"] for record in records])
+    embedded = ([line["embeddings"] for line in side] for side in (sources, records))
+    return measured | set_metrics(*embedded)
+
+
 def missing_network_files(name: str) -> list[str]:
     """The files of NETWORK_FILES that torch.hub's folder lacks."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"

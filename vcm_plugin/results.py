@@ -7,6 +7,8 @@
     RUN/<point>/pictures.jsonl       one flushed line per picture: bits, predictions, seconds,
                                      mean and standard deviation of the decoded features
     RUN/<point>/bitstreams/<id>.*    the files whose sizes are the bits
+    RUN/<point>/decoded/<id>.png     the pictures that they decode to, where a condition measures
+                                     human vision; to look at, may be deleted once measured
     RUN/<point>/predictions.json     COCO results of all pictures
     RUN/<point>/point.json           bits and accuracy of a complete point
     RUN/result.json                  deterministic values only, written when all is there
@@ -181,6 +183,11 @@ def read_predictions(
 def bitstream_path(folder: Path, image_id: int, kind: str) -> Path:
     """The bitstream of a picture in the folder of its point; kind is that of the codec."""
     return folder / "bitstreams" / f"{image_id}.{'vvc' if kind == 'picture' else 'fcm'}"
+
+
+def decoded_path(folder: Path, image_id: int) -> Path:
+    """The picture that a bitstream in the folder of a point decodes to."""
+    return folder / "decoded" / f"{image_id}.png"
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from vcm_plugin.conditions import KEYS, TestCondition, load_condition
 from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
 from vcm_plugin.environment import cfg_folder, sha256_of_file
 from vcm_plugin.errors import InputError
-from vcm_plugin.package import Package
+from vcm_plugin.package import Package, weights_of
 from vcm_plugin.results import UNCOMPRESSED, bitstream_path, load_result, read_json, sha256_of
 
 STATED_BY_RESULT = ("score_threshold", "iou_threshold", "threads_per_job", "min_overlap",
@@ -60,7 +60,7 @@ def check_manifest(package: Package) -> Iterator[Finding]:
         if sha256_of_file(package.folder / name) != stated[name]["sha256"]:
             problems.append(f"{name} has another sha256 than the manifest says")
     text = f"{len(there)} files with the sha256 of the manifest"
-    yield _finding("manifest", problems, text)
+    yield finding("manifest", problems, text)
 
 
 def read_claims(package: Package) -> dict[str, Claims]:
@@ -93,13 +93,9 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
     key = sha256_of([identity, result["dataset"]["sha256"], list(claims.points)])
     if key != result["key"]:
         problems.append("the key of result.json is not that of its condition, codec and data")
-    found = {
-        "detector_sha256": result["model_identity"].get("weights_sha256"),
-        "codec_sha256": result["codec_identity"].get("weights_sha256"),
-    }
-    for name, ours, theirs in differences(weights, found):
+    for name, ours, theirs in differences(weights, weights_of(result)):
         problems.append(f"{name} is {ours} in the manifest and {theirs} in result.json")
-    yield _finding("config", problems, "condition, results and weights agree", claims.name)
+    yield finding("config", problems, "condition, results and weights agree", claims.name)
     yield from _compare_with_bundled(claims)
 
 
@@ -117,7 +113,7 @@ def check_files(claims: Claims) -> Iterator[Finding]:
         elif point != UNCOMPRESSED:
             problems += _sizes(claims, point, kind)
         text = f"{len(wanted)} lines and files, sizes as claimed"
-        yield _finding("bitstreams", problems, text, claims.name, _shown(point))
+        yield finding("bitstreams", problems, text, claims.name, shown(point))
 
 
 def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
@@ -132,7 +128,7 @@ def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
             if theirs is None or ours is None or abs(theirs - ours) > EXACT
         ]
         text = "the claimed accuracy is that of the claimed predictions"
-        yield _finding("accuracy", problems, text, claims.name, _shown(point))
+        yield finding("accuracy", problems, text, claims.name, shown(point))
 
 
 def check_digest(claims: Claims) -> Iterator[Finding]:
@@ -146,7 +142,7 @@ def check_digest(claims: Claims) -> Iterator[Finding]:
         problems.append("the sha256 of the data set is not that of its pictures and ground truth")
     if stated["pictures"] != len(claims.image_ids):
         problems.append(f"{stated['pictures']} pictures claimed, {len(claims.image_ids)} tested")
-    yield _finding("data", problems, "ground truth and pictures as claimed", claims.name)
+    yield finding("data", problems, "ground truth and pictures as claimed", claims.name)
 
 
 def tested_truth(claims: Claims) -> dict[str, Any]:
@@ -159,9 +155,12 @@ def tested_truth(claims: Claims) -> dict[str, Any]:
     }
 
 
-def accuracy_of(claims: Claims, records: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
-    """The accuracy of the predictions in lines of pictures, against the claimed ground truth."""
-    predictions = [p for i in claims.image_ids if i in records for p in records[i]["predictions"]]
+def accuracy_of(
+    claims: Claims, records: Mapping[int, Mapping[str, Any]], kind: str = "predictions"
+) -> dict[str, float]:
+    """The accuracy of the predictions in lines of pictures, against the claimed ground truth; kind
+    "painted" are those in the decoded pictures."""
+    predictions = [p for i in claims.image_ids if i in records for p in records[i][kind]]
     test = claims.result["test"]
     return tasks.evaluate(
         tested_truth(claims), predictions, test["tasks"], test["score_threshold"],
@@ -235,7 +234,7 @@ def _compare_with_bundled(claims: Claims) -> Iterator[Finding]:
         yield Finding("config", REMARK, text, claims.name)
 
 
-def _finding(
+def finding(
     step: str, problems: list[str], text: str, run: str = "", rate_point: str = ""
 ) -> Finding:
     """One finding: the problems, the first three in full, or the text where there are none."""
@@ -244,6 +243,6 @@ def _finding(
     return Finding(step, status, "; ".join(problems[:3]) + more or text, run, rate_point)
 
 
-def _shown(point: str) -> str:
+def shown(point: str) -> str:
     """Findings about the uncompressed pictures are about the whole run."""
     return "" if point == UNCOMPRESSED else point

@@ -12,19 +12,32 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from vcm_plugin import bitstream, environment, tasks
+from vcm_plugin import environment
 from vcm_plugin.codecs import codec_entry
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.datasets import CocoDataset, read_entry
 from vcm_plugin.errors import InputError
-from vcm_plugin.inference import Source, coding_arguments, load_model
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.inference import (
+    Seen,
+    Source,
+    coding_arguments,
+    known_predictions,
+    load_model,
+    look_at,
+)
 from vcm_plugin.package import Limits
+from vcm_plugin.picture_metrics import embeddings
 from vcm_plugin.results import UNCOMPRESSED, bitstream_path
+from vcm_plugin.split import Detections
 
 
 @dataclass(frozen=True)
 class DecodingPlan:
-    """All that a process must know; dataset: the test set here, None where it is not here."""
+    """All that a process must know; dataset: the test set here, None where it is not here.
+
+    human_vision: also measure decoded pictures, where the test set is here.
+    """
 
     condition: TestCondition
     codec_name: str
@@ -33,6 +46,7 @@ class DecodingPlan:
     threads: int
     device: str = "cpu"
     dataset: CocoDataset | None = None
+    human_vision: bool = False
 
 
 class Decoder:
@@ -55,23 +69,28 @@ class Decoder:
         }
 
     def decode(self, point: str, image_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """A bitstream -> statistics of the features, and predictions; or the error."""
+        """A bitstream -> what a line of pictures.jsonl says of it, without seconds; or why not."""
         file = bitstream_path(self.plan.folder / point, image_id, self.codec.kind)
         try:
-            decoded = self.codec.decode(file.read_bytes())
-            features = decoded[0] if self.codec.kind == "human" else decoded
-            if self.codec.kind == "picture":
-                features = self.model.nn_part1(decoded)
+            seen = self._seen(file.read_bytes())
+            found = self._judged(seen.detections, seen.features, image_id)
+            if self.plan.human_vision and image_id in self.entries:
+                source = read_entry(self.entries[image_id])
+                found |= look_at(source, seen, self.model, lambda d: self._known(d, image_id))
         except InputError as error:
-            yield point, image_id, {"error": f"picture {image_id}: {error}"}
-            return
-        yield point, image_id, self._judged(features, image_id)
+            found = {"error": f"picture {image_id}: {error}"}
+        else:
+            found["bits"] = 8 * file.stat().st_size
+        yield point, image_id, found
 
     def measure(self, image_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """A picture of the test set here -> its sha256, and predictions without any codec."""
         picture = read_entry(self.entries[image_id])
-        found = self._judged(self.model.nn_part1(picture), image_id)
+        features = self.model.nn_part1(picture)
+        found = self._judged(self.model.nn_part2(features), features, image_id)
         found["picture_sha256"] = hashlib.sha256(picture.tobytes()).hexdigest()
+        if self.plan.human_vision:
+            found["embeddings"] = embeddings(picture, features)
         yield UNCOMPRESSED, image_id, found
 
     def encode(
@@ -88,18 +107,23 @@ class Decoder:
             claimed = file.read_bytes()
             yield point, image_id, {"bits": 8 * len(data), "identical": data == claimed}
 
-    def _judged(self, features, image_id: int) -> dict[str, Any]:
+    def _seen(self, data: bytes) -> Seen:
+        decoded, kind = self.codec.decode(data), self.codec.kind
+        if kind == "human":
+            features, picture = decoded
+            detections = self.model.nn_part2(features)
+            return Seen(detections, features, picture, self.codec.machine_bits(data))
+        features = decoded if kind == "feature" else self.model.nn_part1(decoded)
         detections = self.model.nn_part2(features)
-        found = tasks.to_coco(detections, image_id, self.plan.category_ids)
-        known = [prediction for prediction in found if prediction["category_id"] is not None]
-        return {"features": features.statistics(), "predictions": known}
+        return Seen(detections, features, decoded if kind == "picture" else None)
 
+    def _judged(
+        self, detections: Detections, features: FeaturePyramid, image_id: int
+    ) -> dict[str, Any]:
+        return {"features": features.statistics(), "predictions": self._known(detections, image_id)}
 
-def weights_ids(data: bytes) -> set[int]:
-    """The weights ids that the header of an .fcm file names; none for a raw VVC stream."""
-    if not data.startswith(b"FCM"):
-        return set()
-    return {bitstream.read_header(data)[0].weights_id} - {None}
+    def _known(self, detections: Detections, image_id: int) -> list[dict]:
+        return known_predictions(detections, image_id, self.plan.category_ids)
 
 
 def feature_deviation(claimed: dict, found: dict) -> float:

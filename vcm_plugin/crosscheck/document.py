@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from vcm_plugin.crosscheck.findings import OK, STEPS, CrossCheck
+from vcm_plugin.report import human
 from vcm_plugin.report.document import Bullets, Column, Document, Heading, Paragraph, Table
 from vcm_plugin.report.views import title_of
 
@@ -22,7 +23,7 @@ def to_document(check: CrossCheck) -> Document:
     remarks = [f for f in check.findings if f.status in ("remark", "skipped")]
     if remarks:
         blocks.append(Bullets(tuple(f"{f.step}, {f.status}: {f.run} {f.text}" for f in remarks)))
-    for table in (_points(check), _bd_rates(check), _findings(check)):
+    for table in (_points(check), _human_vision(check), _bd_rates(check), _findings(check)):
         if table.rows:
             blocks += [Heading(table.title), table]
     blocks += [Heading("What was accepted, and where"), _limits(check), _environment(check)]
@@ -46,12 +47,34 @@ def _points(check: CrossCheck) -> Table:
         ]
     rows = []
     for point in check.points:
-        flat = {key: value for key, value in point.items() if key != "accuracy"}
+        flat = {
+            key: value for key, value in point.items() if key not in ("accuracy", "human_vision")
+        }
         flat["verdict"] = check.verdict_of_point(point["run"], point["rate_point"])
         for metric, values in point["accuracy"].items():
             flat |= {f"{metric}.{key}": value for key, value in values.items()}
         rows.append(flat)
     return Table("Rate points", tuple(columns), tuple(rows))
+
+
+def _human_vision(check: CrossCheck) -> Table:
+    """The measures of the decoded pictures that reports show; crosscheck.json holds all of them."""
+    columns = [Column("run", "run"), Column("rate_point", "rate point")]
+    for measure in human.SHOWN:
+        columns += [
+            Column(f"{measure}.claimed", f"{human.TITLES[measure]} claimed", ".4f"),
+            Column(f"{measure}.difference", "difference", "+.1e"),
+        ]
+    rows = tuple(
+        {
+            "run": point["run"],
+            "rate_point": point["rate_point"],
+            **{f"{name}.{key}": pair[key] for name, pair in measures.items() for key in pair},
+        }
+        for point in check.points
+        if (measures := point.get("human_vision"))
+    )
+    return Table("Human vision", tuple(columns), rows)
 
 
 def _bd_rates(check: CrossCheck) -> Table:

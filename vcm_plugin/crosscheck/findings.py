@@ -37,6 +37,10 @@ STEPS = {
         "the claimed accuracy follows from the predictions, and is found here",
         "for the evaluation's log, and the predictions of the rate point",
     ),
+    "human_vision": (
+        "the claimed measures of the decoded pictures follow from their lines, and are found here",
+        "for the decoded pictures, and the versions of piq and FFmpeg that measured them",
+    ),
     "encoding": (
         "encoding again gives the same files, or files of the same size",
         "for the encoder's version and command line",
@@ -146,3 +150,10 @@ def differences(claimed: Any, found: Any, name: str = "") -> Iterable[tuple[str,
             yield from differences(claimed.get(key), found.get(key), place)
     elif claimed != found:
         yield name, claimed, found
+
+
+def close(claimed: Any, found: Any, tolerance: float) -> bool:
+    """Whether two numbers are equal but for a tolerance, relative above 1; or two other values."""
+    if not (isinstance(claimed, float | int) and isinstance(found, float | int)):
+        return claimed == found
+    return abs(claimed - found) <= tolerance * max(1.0, abs(found))

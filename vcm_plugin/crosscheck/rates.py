@@ -10,7 +10,15 @@ from typing import Any
 
 from vcm_plugin import results
 from vcm_plugin.crosscheck.claims import EXACT, Claims
-from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, SKIPPED, CrossCheck, Finding
+from vcm_plugin.crosscheck.findings import (
+    FAILED,
+    NOT_APPLICABLE,
+    OK,
+    SKIPPED,
+    CrossCheck,
+    Finding,
+    close,
+)
 from vcm_plugin.errors import InputError
 from vcm_plugin.package import Limits, Package
 from vcm_plugin.report.layout import bd_rate_rows
@@ -43,7 +51,7 @@ def check_bd_rates(
         check.bd_rates.append(
             {**dict(zip(KEYS, key, strict=True)), "claimed": theirs, "recomputed": ours}
         )
-        if key not in claimed or not _close(theirs, ours, EXACT):
+        if key not in claimed or not close(theirs, ours, EXACT):
             problems.append(f"{' '.join(key)}: claimed {theirs}, the claimed points give {ours}")
     text = "; ".join(problems[:3]) or f"{len(claimed)} BD-rates follow from the claimed points"
     yield Finding("bd_rate", FAILED if problems else OK, text)
@@ -89,9 +97,3 @@ def _claimed_rates(package: Package) -> list[dict[str, Any]]:
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(row[key] for key in KEYS)
-
-
-def _close(claimed: Any, found: Any, tolerance: float) -> bool:
-    if claimed is None or found is None:
-        return claimed is found
-    return abs(claimed - found) <= tolerance * max(1.0, abs(found))

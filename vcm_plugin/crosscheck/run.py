@@ -15,13 +15,8 @@ import yaml
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.crosscheck import claims as claimed_by
 from vcm_plugin.crosscheck.claims import Claims
-from vcm_plugin.crosscheck.decoding import (
-    Decoder,
-    DecodingPlan,
-    feature_deviation,
-    unmatched,
-    weights_ids,
-)
+from vcm_plugin.crosscheck.compare import bits_of, compare_point
+from vcm_plugin.crosscheck.decoding import Decoder, DecodingPlan
 from vcm_plugin.crosscheck.findings import (
     FAILED,
     NOT_ASKED,
@@ -32,23 +27,23 @@ from vcm_plugin.crosscheck.findings import (
     Finding,
     differences,
 )
+from vcm_plugin.crosscheck.human import check_human_vision, claimed_points
+from vcm_plugin.crosscheck.weights import check_weights_ids, with_weights
 from vcm_plugin.datasets import CocoDataset, open_dataset
-from vcm_plugin.environment import sha256_of_file
 from vcm_plugin.errors import InputError
 from vcm_plugin.package import Limits, Package
-from vcm_plugin.results import UNCOMPRESSED, bitstream_path
-from vcm_plugin.tables import AP_METRICS
+from vcm_plugin.results import UNCOMPRESSED
 from vcm_plugin.workers import Workers
 
 Progress = Callable[[str, int, int], None]
 # Versions do not decide about decoding: another encoder or runtime is no difference of the codec.
 VERSIONS = ("encoder", "ffmpeg", "command", "runtime")
-WEIGHTS_KEYS = {"diff_fchm": "diff_fchm_weights", "msfc": "msfc_weights"}
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckOptions:
-    """How a package is checked. weights: files that are not bundled, known by their sha256."""
+    """How a package is checked. weights: files and folders that are not bundled, known by their
+    sha256."""
 
     weights: tuple[Path, ...] = ()
     data_root: Path | None = None
@@ -82,45 +77,24 @@ class RunCheck:
             check.add(claimed_by.check_config(claims, weights))
             files = list(claimed_by.check_files(claims))
             check.add(files)
-            check.add(self._check_weights_ids())
+            check.add(check_weights_ids(claims))
             broken = {finding.rate_point for finding in files if finding.status == FAILED}
             whole = [point for point in claims.points if point not in broken]
             if "" not in broken:  # "": the uncompressed pictures
                 check.add(claimed_by.check_digest(claims))
                 check.add(claimed_by.check_accuracy(claims, [UNCOMPRESSED, *whole]))
+                check.add(check_human_vision(claims, whole))
         except (KeyError, TypeError, InputError) as error:
             reason = f"the claims cannot be read: {error}".replace(f"{self.package.folder}/", "")
             check.add([Finding("config", FAILED, reason, claims.name)])
             return {}
-        condition = self._with_weights()
-        if condition is None or not whole or "" in broken:
+        condition = with_weights(claims, self.options.weights)
+        if isinstance(condition, Finding):
+            check.add([condition])
+        if isinstance(condition, Finding) or not whole or "" in broken:
             self._skip("features", "nothing could be decoded here")
             return {}
         return self._decode(condition, whole)
-
-    def _with_weights(self) -> TestCondition | None:
-        """The condition with weights that have the claimed sha256; None where they are not here."""
-        claims, condition = self.claims, self.claims.condition
-        wanted = {"weights": claims.result["model_identity"].get("weights_sha256")}
-        if claims.name in WEIGHTS_KEYS:
-            codec = claims.result["codec_identity"].get("weights_sha256")
-            wanted[WEIGHTS_KEYS[claims.name]] = codec
-        given = {sha256_of_file(path): path for path in self.options.weights}
-        for key, sha256 in wanted.items():
-            name = getattr(condition, key)
-            path = given.get(sha256) or Path(condition.bundled_path(name or ""))
-            if not path.is_file():
-                text = f"{key}: no file with the sha256 {sha256}: give it with --weights"
-                self.check.add([Finding("config", SKIPPED, text, claims.name)])
-                return None
-            if sha256_of_file(path) != sha256:
-                text = (
-                    f"{key}: {name} has the sha256 {sha256_of_file(path)} here, claimed is {sha256}"
-                )
-                self.check.add([Finding("config", FAILED, text, claims.name)])
-                return None
-            condition = dataclasses.replace(condition, **{key: str(path.absolute())})
-        return condition
 
     def _decode(self, condition: TestCondition, points: list[str]) -> dict[str, dict[str, Any]]:
         claims, check, options = self.claims, self.check, self.options
@@ -134,6 +108,7 @@ class RunCheck:
             options.threads or condition.threads_per_job,
             options.device,
             dataset,
+            bool(claimed_points(claims)),
         )
         with Workers(options.jobs, Decoder, plan) as workers:
             (identity,) = workers.run("identify", [()])
@@ -141,14 +116,21 @@ class RunCheck:
             if not check.add(self._check_identity(identity)):
                 return {}
             found = self._decoded(workers, points, dataset is not None)
+            sources = found[UNCOMPRESSED]
             for point in (UNCOMPRESSED, *points):
-                check.add(self._compare(point, found[point]))
+                here = found[point]
+                check.add(compare_point(claims, point, here, sources, self.limits, check.points))
             if dataset is not None:
-                check.add(self._check_pictures(found[UNCOMPRESSED]))
-            if any("human_vision" in stored for stored in claims.result["points"]):
-                self._skip("accuracy", "the claimed measures of human vision are not computed here")
+                check.add(self._check_pictures(sources))
             check.add(self._encode_again(workers, points, dataset))
-        return {point: self._measured(point, records) for point, records in found.items()}
+        return {
+            point: {
+                "accuracy": claimed_by.accuracy_of(claims, found[point]),
+                "bits": bits_of(claims, point),
+            }
+            for point in points
+            if not any("error" in record for record in found[point].values())
+        }
 
     def _dataset(self, condition: TestCondition) -> CocoDataset | None:
         """The test set here, where it is here and has the ground truth that is claimed."""
@@ -180,26 +162,6 @@ class RunCheck:
         text += f"; other versions here: {versions}" if versions else ""
         yield Finding("config", OK, text[:600], self.claims.name)
 
-    def _check_weights_ids(self) -> Iterator[Finding]:
-        """The headers of the bitstreams name the weights that are claimed."""
-        claims = self.claims
-        sha256 = claims.result["codec_identity"].get("weights_sha256")
-        if sha256 is None:
-            return
-        odd: dict[int, str] = {}
-        for point in claims.points:
-            for image_id in claims.image_ids:
-                path = bitstream_path(claims.folder / point, image_id, "feature")
-                try:
-                    found = weights_ids(path.read_bytes()) if path.is_file() else set()
-                except InputError:
-                    continue  # the step that decodes says what is wrong with it
-                odd |= {weights_id: f"{point}/{image_id}" for weights_id in found}
-        odd.pop(int(sha256[:8], 16), None)
-        for weights_id, where in odd.items():
-            text = f"bitstream {where} was made with the weights {weights_id:08x}, claimed are "
-            yield Finding("config", FAILED, text + sha256[:8], claims.name)
-
     def _decoded(
         self, workers: Workers, points: list[str], with_pictures: bool
     ) -> dict[str, dict[int, dict]]:
@@ -216,77 +178,6 @@ class RunCheck:
                 done += 1
                 self.progress(f"{claims.name}: decode", done, total)
         return found
-
-    def _compare(self, point: str, found: Mapping[int, Mapping]) -> Iterator[Finding]:
-        """Features, predictions and accuracy of one point against what is claimed."""
-        claims, limits = self.claims, self.limits
-        name, shown = claims.name, "" if point == UNCOMPRESSED else point
-        if not found:  # the uncompressed pictures are not here
-            yield Finding("predictions", SKIPPED, "uncompressed pictures not measured", name)
-            return
-        errors = [record["error"] for record in found.values() if "error" in record]
-        if errors:
-            text = f"{len(errors)} of {len(found)} do not decode: {errors[0]}"
-            yield Finding("bitstreams", FAILED, text.replace("\n", " "), name, shown)
-            return
-        row: dict[str, Any] = {"run": name, "rate_point": point}
-        if point != UNCOMPRESSED:
-            text = f"{len(found)} bitstreams decode to their checksums"
-            yield Finding("bitstreams", OK, text, name, shown)
-            row |= {"bits": claims.points[point]["bits"], "found_bits": self._bits(point)}
-            yield self._compare_features(point, found, row)
-        counts = {}
-        for image_id, record in found.items():
-            theirs = claims.records[point][image_id]["predictions"]
-            counts[image_id] = unmatched(theirs, record["predictions"], limits)
-        lost, total = (sum(pair[k] for pair in counts.values()) for k in (0, 1))
-        row["unmatched_percent"] = percent = 100 * lost / total if total else 0.0
-        odd = [
-            image_id
-            for image_id, (alone, both) in counts.items()
-            if both and alone > 2 and 100 * alone / both > limits.unmatched_percent_of_picture
-        ]
-        text = f"{lost} of {total} detections have no counterpart ({percent:.3f} %)"
-        if odd:
-            text += f"; picture {odd[0]} is the worst of {len(odd)} beyond the limit"
-        good = percent <= limits.unmatched_percent and not odd
-        yield Finding("predictions", OK if good else FAILED, text, name, shown)
-        yield self._compare_accuracy(point, found, row)
-        self.check.points.append(row)
-
-    def _compare_features(self, point: str, found: Mapping, row: dict) -> Finding:
-        records, limit = self.claims.records[point], self.limits.feature_deviation
-        if any("features" not in records[image_id] for image_id in found):
-            text = "the package claims no statistics of the decoded features"
-            return Finding("features", SKIPPED, text, self.claims.name, point)
-        deviations = {
-            image_id: feature_deviation(records[image_id]["features"], record["features"])
-            for image_id, record in found.items()
-        }
-        worst = max(deviations, key=deviations.__getitem__)
-        row["feature_deviation"] = deviations[worst]
-        text = f"largest deviation {deviations[worst]:.2e} of a layer's spread (picture {worst})"
-        status = OK if deviations[worst] <= limit else FAILED
-        return Finding("features", status, text, self.claims.name, point)
-
-    def _compare_accuracy(self, point: str, found: Mapping, row: dict) -> Finding:
-        claims = self.claims
-        holder = claims.result if point == UNCOMPRESSED else claims.points
-        claimed, ours = holder[point]["accuracy"], claimed_by.accuracy_of(claims, found)
-        row["accuracy"] = {
-            key: {
-                "claimed": claimed[key],
-                "found": ours[key],
-                "difference": ours[key] - claimed[key],
-            }
-            for key in AP_METRICS
-            if key in claimed and key in ours
-        }
-        worst = max((abs(pair["difference"]) for pair in row["accuracy"].values()), default=0.0)
-        text = f"accuracy found here differs by at most {worst:.4f} points"
-        status = OK if worst <= self.limits.accuracy_points else FAILED
-        shown = "" if point == UNCOMPRESSED else point
-        return Finding("accuracy", status, text, claims.name, shown)
 
     def _check_pictures(self, found: Mapping[int, Mapping]) -> Iterator[Finding]:
         records = self.claims.records[UNCOMPRESSED]
@@ -326,17 +217,6 @@ class RunCheck:
             if abs(change) > self.limits.encoded_size_percent:
                 status = FAILED
             yield Finding("encoding", status, text, name, point)
-
-    def _bits(self, point: str) -> int:
-        kind = self.claims.result["codec_identity"]["kind"]
-        files = (bitstream_path(self.claims.folder / point, i, kind) for i in self.claims.image_ids)
-        return sum(8 * file.stat().st_size for file in files)
-
-    def _measured(self, point: str, records: Mapping[int, Mapping]) -> dict[str, Any]:
-        if any("error" in record for record in records.values()):
-            return {}
-        measured: dict[str, Any] = {"accuracy": claimed_by.accuracy_of(self.claims, records)}
-        return measured if point == UNCOMPRESSED else {**measured, "bits": self._bits(point)}
 
     def _skip(self, step: str, text: str) -> None:
         self.check.add([Finding(step, SKIPPED, text, self.claims.name)])

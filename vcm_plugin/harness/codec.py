@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from vcm_plugin import codecs, conditions, environment, results
+from vcm_plugin import codecs, complexity, conditions, environment, results
 from vcm_plugin.bitstream import Timing
+from vcm_plugin.complexity import Macs
 from vcm_plugin.datasets import read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
@@ -26,6 +26,7 @@ from vcm_plugin.sequences import read_seqinfo
 from vcm_plugin.stages import collected, stage
 
 RATE_KEYS = ("rate_point", "qp", "size")
+COUNTED = {"reduction": "encode", "restoration": "decode_frame"}  # stage -> method of diff_fchm
 MOST = 0.5  # of the features; a range that clips so many is that of other data
 log = logging.getLogger("vcm_plugin")
 
@@ -59,6 +60,7 @@ class HarnessCodec:
         self.name, self.dataset = name, dataset
         self.eval_encode_type = eval_encode
         self.mac_computation = mac_computation
+        self.macs: dict[tuple, Macs] = {}  # by stage and shapes of the layers
         rate_point, qp = (encoder_config.get(key) for key in RATE_KEYS[:2])
         self.rate_point = named_rate_point(name, rate_point, qp)
         self.qp_value = folder_qp(name, rate_point, qp)
@@ -118,8 +120,10 @@ class SplitCodec(HarnessCodec):
         timing = self._timing(frames, file_prefix)
         self._require_range(next(pyramids(x)))
         coded, seconds = self._write(pyramids(x), file, timing)
-        macs = self._macs(next(pyramids(x)), "reduction", file) if self.mac_computation else None
-        return coded, seconds, macs
+        if not self.mac_computation:
+            return coded, seconds, None
+        first = next(pyramids(x))
+        return coded, seconds, self._macs(first, "reduction", file, first, self.rate_point)
 
     @one_line
     def decode(
@@ -146,7 +150,7 @@ class SplitCodec(HarnessCodec):
                 hashes.append(digest)
         results.write_bytes(file.with_suffix(".latents.sha256"), "\n".join([*hashes, ""]).encode())
         first = frames[0]
-        macs = self._macs(first, "restoration", file) if self.mac_computation else None
+        macs = self._macs(first, "restoration", file, file, 0) if self.mac_computation else None
         layers = {
             number: [frame.layers[name] for frame in frames]
             for number, name in enumerate(first.layers)
@@ -182,14 +186,18 @@ class SplitCodec(HarnessCodec):
                 f"{low:g} .. {high:g}: expected the range of this data set and detector, or picture"
             )
 
-    def _macs(self, features: FeaturePyramid, which: str, file: Path) -> tuple[float, int]:
-        """kMAC of the networks for one frame and the pixels of the network input."""
+    def _macs(
+        self, features: FeaturePyramid, which: str, file: Path, *arguments: Any
+    ) -> tuple[float, int]:
+        """kMAC of one frame, and the pixels of the network input; arguments: of COUNTED[which]."""
         pixels = math.prod(features.input_size)
         if self.name != "diff_fchm":
             log.warning("%s has no network: its arithmetic is not in the table of MACs", self.name)
             return 0.0, pixels
-        shapes = tuple((name, tuple(x.shape)) for name, x in features.layers.items())
-        macs = _counted(self.codec, which, shapes)
+        shapes = tuple(tuple(x.shape) for x in features.layers.values())
+        if (which, shapes) not in self.macs:
+            self.macs[which, shapes] = _counted(getattr(self.codec, COUNTED[which]), arguments)
+        macs = self.macs[which, shapes]
         for operation, times in macs.unknown.items():
             log.warning(
                 "MACs of %s: %s, %d times, has no known count; the table says nan",
@@ -300,13 +308,10 @@ def _codec(name: str, encoder_config: Mapping[str, Any], detector: str | None) -
     return codecs.codec_entry(name).make(condition)
 
 
-@functools.cache
-def _counted(codec: Any, which: str, shapes: tuple) -> Any:
+def _counted(function: Callable, arguments: tuple) -> Macs:
     try:
-        from vcm_plugin import complexity
+        return complexity.count(function, *arguments)
     except ImportError as error:
         raise InputError(
-            f"codec.mac_computation needs fvcore ({error}): pip install vcm-plugin[harness]"
+            f"codec.mac_computation needs fvcore ({error}): pip install fvcore"
         ) from error
-    count = {"reduction": complexity.count_reduction, "restoration": complexity.count_restoration}
-    return count[which](codec, dict(shapes))

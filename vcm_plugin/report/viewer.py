@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What does the viewer of the web report show? Thumbnails, detections and bits of some pictures."""
+"""What does the viewer of the web report show? Some pictures, as they were and as they decode."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ from pycocotools import mask as rle
 from vcm_plugin.conditions import load_condition
 from vcm_plugin.datasets import open_dataset, read_picture
 from vcm_plugin.errors import InputError
-from vcm_plugin.results import UNCOMPRESSED, read_json
+from vcm_plugin.report import human
+from vcm_plugin.results import UNCOMPRESSED, decoded_path, read_json
 from vcm_plugin.tables import Report, Run
+
+MEASURES = ("psnr", "vmaf", "haarpsi")  # shown under a decoded picture
 
 
 @dataclass(frozen=True)
 class ViewerOptions:
-    """pictures: at most so many, evenly spaced over the test set; data_root: where they lie."""
+    """pictures: at most so many, evenly spaced over the test set; data_root: where they lie.
+
+    decoded: thumbnails of decoded pictures, at most so many in the page: runs that keep them have
+    one of each picture at each rate point, and show fewer pictures.
+    """
 
     pictures: int = 48
     data_root: Path | None = None
     side: int = 480  # of a thumbnail, in pixels
     quality: int = 80  # of its JPEG
+    decoded: int = 600
 
 
 def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
@@ -41,7 +49,11 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     truth = read_json(path)
     skipped = {entry["image_id"] for entry in report.skipped}
     images = [image for image in truth["images"] if image["id"] not in skipped]
-    places = np.linspace(0, len(images) - 1, min(options.pictures, len(images))).astype(int)
+    folders = [run.folder / point.rate_point for run in report.runs for point in run.points]
+    each = sum(decoded_path(folder, 0).parent.is_dir() for folder in folders)
+    limit = max(1, options.decoded // each) if each else len(images)
+    count = min(options.pictures, limit, len(images))
+    places = np.linspace(0, len(images) - 1, count).astype(int)
     shown = [images[place] for place in places]
     files, missing = _files(first, options)
     test = first.result.get("test", {})
@@ -58,7 +70,7 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
             for image in shown
         ],
         "classes": {category["id"]: category["name"] for category in truth["categories"]},
-        "points": list(_points(report, objects, test)),
+        "points": list(_points(report, objects, options)),
     }
     score, iou = test.get("score_threshold", 0.5), test.get("iou_threshold", 0.5)
     data["note"] = (
@@ -66,6 +78,12 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
         f"at most {options.side} pixels. Detections with a score of at least {score:g}; matched: "
         f"same class and a box IoU of at least {iou:g} with an object that is still free."
     )
+    if any("decoded" in shown for p in data["points"] for shown in p["pictures"].values()):
+        data["note"] += (
+            f" Decoded pictures are thumbnails, too, at most {options.decoded} in all; the run "
+            "folders keep them whole and lossless (<rate point>/decoded/<id>.png). Where a codec "
+            "decodes features only, its detections lie over the original."
+        )
     if missing:
         data["note"] += f" The pictures themselves are not here ({missing})."
     return data
@@ -99,8 +117,11 @@ def match(objects: Sequence[dict], found: Sequence[dict], iou: float) -> tuple[l
     return chosen, wanted - taken
 
 
-def _points(report: Report, objects: dict[int, list], test: dict) -> Iterator[dict[str, Any]]:
-    """One entry per run and rate point: bits and detections of every shown picture."""
+def _points(
+    report: Report, objects: dict[int, list], options: ViewerOptions
+) -> Iterator[dict[str, Any]]:
+    """One entry per run and rate point: bits, detections and decoded picture of each picture."""
+    test = report.runs[0].result.get("test", {})
     score, iou = test.get("score_threshold", 0.5), test.get("iou_threshold", 0.5)
     for run in report.runs:
         stored = {point["rate_point"]: point["per_picture"] for point in run.result["points"]}
@@ -110,21 +131,34 @@ def _points(report: Report, objects: dict[int, list], test: dict) -> Iterator[di
             listed = stored.get(point, {"image_id": [], "bits": []})
             bits = dict(zip(listed["image_id"], listed["bits"], strict=True))
             pictures = {}
-            for image_id, predictions in _predictions(run.folder / point, objects):
-                kept = [item for item in predictions if item["score"] >= score]
+            for image_id, record in _records(run.folder / point, objects):
+                kept = [item for item in record["predictions"] if item["score"] >= score]
                 chosen, missed = match(objects[image_id], kept, iou)
                 drawn = [_drawn(item, place) for item, place in zip(kept, chosen, strict=True)]
                 pictures[image_id] = {
                     "bits": bits.get(image_id),
                     "found": drawn,
                     "missed": sorted(missed),
+                    **_looks(run.folder / point, record, options),
                 }
             name = point if point == UNCOMPRESSED else f"{run.name}, {point}"
             yield {"name": name, "pictures": pictures}
 
 
-def _predictions(folder: Path, wanted: dict[int, Any]) -> Iterator[tuple[int, list[dict]]]:
-    """(image id, predictions) of the wanted pictures; other lines are passed over unparsed."""
+def _looks(folder: Path, record: dict, options: ViewerOptions) -> dict[str, Any]:
+    """Of a decoded picture: its thumbnail, the bits before the human layer, and MEASURES."""
+    path = decoded_path(folder, record["image_id"])
+    if not path.is_file():
+        return {}
+    measured = record.get("picture", {})
+    measures = {human.TITLES[key]: measured[key] for key in MEASURES if key in measured}
+    kept = {name: value for name, value in measures.items() if isinstance(value, float)}
+    machine = {"machine_bits": record["machine_bits"]} if "machine_bits" in record else {}
+    return machine | {"decoded": _thumbnail(path, options), "measures": kept}
+
+
+def _records(folder: Path, wanted: dict[int, Any]) -> Iterator[tuple[int, dict]]:
+    """(image id, line) of the wanted pictures; other lines are passed over unparsed."""
     path = folder / "pictures.jsonl"
     if not path.is_file():
         return
@@ -133,7 +167,7 @@ def _predictions(folder: Path, wanted: dict[int, Any]) -> Iterator[tuple[int, li
         for line in file:
             if line.startswith(heads):
                 record = json.loads(line)
-                yield record["image_id"], record["predictions"]
+                yield record["image_id"], record
 
 
 def _drawn(item: dict, place: int | None) -> list:
