@@ -15,9 +15,9 @@ from vcm_plugin import environment, results
 from vcm_plugin.codecs import codec_entry
 from vcm_plugin.conditions import TestCondition, write_condition
 from vcm_plugin.errors import InputError
-from vcm_plugin.inference import Plan, Worker
+from vcm_plugin.inference import Plan
 from vcm_plugin.results import UNCOMPRESSED, Journal
-from vcm_plugin.sequence_inference import SequenceWorker
+from vcm_plugin.sequence_inference import worker_class
 from vcm_plugin.sequences import open_test_set
 from vcm_plugin.workers import Workers
 
@@ -65,7 +65,7 @@ def run(
             options.keep_going,
             options.feature_cache_bytes,
         )
-        worker = SequenceWorker if plan.dataset.sequences else Worker
+        worker = worker_class(plan.dataset)
         with results.locked(folder), Workers(options.jobs, worker, plan) as workers:
             test = _Test(plan, options, workers, progress)
             result = test.run()

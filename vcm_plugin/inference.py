@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,24 +81,16 @@ class Seen:
     machine_bits: int | None = None
 
 
-def split_inference(
-    source: Source, rate_point: str, codec: Codec, model: SplitModel, file: Path, watch: Watch
-) -> Seen:
-    """Features -> file -> features -> detections; nothing but the file passes between."""
-    with watch("encode"):
-        results.write_bytes(file, codec.encode(source.features, rate_point))
+def split_inference(codec: Codec, model: SplitModel, file: Path, watch: Watch) -> Seen:
+    """File -> features -> detections."""
     with watch("decode"):
         decoded = codec.decode(file.read_bytes())
     with watch("nn_part2"):
         return Seen(model.nn_part2(decoded), decoded)
 
 
-def remote_inference(
-    source: Source, rate_point: str, codec: Codec, model: SplitModel, file: Path, watch: Watch
-) -> Seen:
-    """Picture -> file -> picture -> the whole network; nothing but the file passes between."""
-    with watch("encode"):
-        results.write_bytes(file, codec.encode(source.picture, rate_point))
+def remote_inference(codec: Codec, model: SplitModel, file: Path, watch: Watch) -> Seen:
+    """File -> picture -> the whole network."""
     with watch("decode"):
         decoded = codec.decode(file.read_bytes())
     with watch("nn_part1"):
@@ -107,19 +99,17 @@ def remote_inference(
         return Seen(model.nn_part2(features), features, decoded)
 
 
-def human_inference(
-    source: Source, rate_point: str, codec: Any, model: SplitModel, file: Path, watch: Watch
-) -> Seen:
-    """Picture and features -> file -> both: features to detect in, a picture to look at."""
-    with watch("encode"):
-        arguments = coding_arguments("human", source, rate_point)
-        results.write_bytes(file, codec.encode(*arguments))
+def human_inference(codec: Any, model: SplitModel, file: Path, watch: Watch) -> Seen:
+    """File -> features to detect in, and a picture to look at."""
     with watch("decode"):
         data = file.read_bytes()
-        used, picture = codec.decode(data)
+        features, picture = codec.decode(data)
     with watch("nn_part2"):
-        detections = model.nn_part2(used)
-    return Seen(detections, used, picture, codec.machine_bits(data))
+        detections = model.nn_part2(features)
+    return Seen(detections, features, picture, codec.machine_bits(data))
+
+
+INFERENCE = {"feature": split_inference, "picture": remote_inference, "human": human_inference}
 
 
 def coding_arguments(kind: str, source: Source, rate_point: str) -> tuple:
@@ -127,37 +117,6 @@ def coding_arguments(kind: str, source: Source, rate_point: str) -> tuple:
     if kind == "human":
         return source.picture, source.features, *split_rate_point(rate_point)
     return (source.features if kind == "feature" else source.picture), rate_point
-
-
-INFERENCE = {"feature": split_inference, "picture": remote_inference, "human": human_inference}
-
-
-def known_predictions(
-    detections: Detections, image_id: int, category_ids: Sequence[int | None]
-) -> list[dict]:
-    """COCO results; detections of classes that the test set does not know are left out."""
-    found = tasks.to_coco(detections, image_id, category_ids)
-    return [prediction for prediction in found if prediction["category_id"] is not None]
-
-
-def look_at(
-    source: np.ndarray,
-    seen: Seen,
-    model: SplitModel,
-    predictions: Callable[[Detections], list[dict]],
-) -> dict[str, Any]:
-    """What a record holds of a decoded picture of this source; painted: the predictions in it."""
-    detections, features = seen.detections, seen.features
-    found: dict[str, Any] = {}
-    if seen.machine_bits is not None:  # the detections were not made in the picture
-        found["machine_bits"] = seen.machine_bits
-        features = model.nn_part1(seen.picture)
-        detections = model.nn_part2(features)
-    return found | {
-        "painted": predictions(detections),
-        "picture": pair_metrics(source, seen.picture),
-        "embeddings": embeddings(seen.picture, features),
-    }
 
 
 class Worker:
@@ -216,37 +175,42 @@ class Worker:
         yield record
 
     def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, dict]]:
-        """The records of one picture at some rate points, each with its rate point."""
-        picture, kind = read_entry(entry), self.codec.kind
-        features = None if kind == "picture" else self._features(picture, Watch())
-        source = Source(picture, features)
+        """The records of one picture at some rate points, each with its rate point.
+
+        Between encoder and decoder nothing but the file passes.
+        """
+        source = self._source(entry)
         for point in points:
-            file = results.bitstream_path(self.plan.folder / point, entry.image_id, kind)
+            file = results.bitstream_path(self.plan.folder / point, entry.image_id, self.codec.kind)
             watch = Watch()
             try:
-                seen = INFERENCE[kind](source, point, self.codec, self.model, file, watch)
+                with watch("encode"):
+                    results.write_bytes(file, self._encoded(source, point))
+                seen = INFERENCE[self.codec.kind](self.codec, self.model, file, watch)
             except InputError as error:
                 raise InputError(f"{entry.path.name} at rate point {point}: {error}") from error
-            record = {
-                "image_id": entry.image_id,
-                "bits": 8 * file.stat().st_size,
-                "seconds": watch.seconds,
-                "features": seen.features.statistics(),
-                "predictions": self._predictions(seen.detections, entry),
-            }
             if self.plan.condition.human_vision and seen.picture is not None:
                 with results.writing(results.decoded_path(file.parents[1], entry.image_id)) as png:
                     Image.fromarray(seen.picture).save(png, "PNG")
-                record |= look_at(
-                    picture, seen, self.model, lambda found: self._predictions(found, entry)
-                )
-            yield point, record
+            record = {"image_id": entry.image_id, "bits": 8 * file.stat().st_size}
+            record["seconds"] = watch.seconds
+            yield point, record | self._described(entry, seen, source.picture)
+
+    def encode(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """The bitstreams of one picture, each with its rate point."""
+        source = self._source(entry)
+        for point in points:
+            yield point, self._encoded(source, point)
+
+    def decode(self, entry: PictureEntry, file: Path, with_source: bool) -> dict[str, Any]:
+        """What the record of a file says of what it decodes to; with_source: and how the decoded
+        picture looks beside the source, which must be there."""
+        seen = INFERENCE[self.codec.kind](self.codec, self.model, file, Watch())
+        return self._described(entry, seen, read_entry(entry) if with_source else None)
 
     def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
         """What the codec costs on this picture."""
-        picture, kind = read_entry(entry), self.codec.kind
-        features = None if kind == "picture" else self._features(picture, Watch())
-        arguments = coding_arguments(kind, Source(picture, features), point)
+        arguments = coding_arguments(self.codec.kind, self._source(entry), point)
         yield complexity.measure(self.codec, arguments, point, entry.height * entry.width)
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
@@ -283,6 +247,36 @@ class Worker:
         accuracy, _ = protocols.judge(self.plan.condition, dataset, painted)
         return measured | {f"painted_{name}": value for name, value in accuracy.items()}
 
+    def _source(self, entry: PictureEntry) -> Source:
+        picture = read_entry(entry)
+        features = None if self.codec.kind == "picture" else self._features(picture, Watch())
+        return Source(picture, features)
+
+    def _encoded(self, source: Source, point: str) -> bytes:
+        return self.codec.encode(*coding_arguments(self.codec.kind, source, point))
+
+    def _described(
+        self, entry: PictureEntry, seen: Seen, source: np.ndarray | None
+    ) -> dict[str, Any]:
+        """What a record holds of what was decoded, looked at beside the source where a condition
+        measures human vision; painted: the predictions in the decoded picture."""
+        detections, features = seen.detections, seen.features
+        found: dict[str, Any] = {
+            "features": features.statistics(),
+            "predictions": self._predictions(detections, entry),
+        }
+        if not self.plan.condition.human_vision or seen.picture is None or source is None:
+            return found
+        if seen.machine_bits is not None:  # the detections were not made in the picture
+            found["machine_bits"] = seen.machine_bits
+            features = self.model.nn_part1(seen.picture)
+            detections = self.model.nn_part2(features)
+        return found | {
+            "painted": self._predictions(detections, entry),
+            "picture": pair_metrics(source, seen.picture),
+            "embeddings": embeddings(seen.picture, features),
+        }
+
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:
         """NN-Part1 of a picture, from the cache where it holds it."""
         if self.cache is None:
@@ -303,7 +297,9 @@ class Worker:
         return features
 
     def _predictions(self, detections: Detections, entry: PictureEntry) -> list[dict]:
-        return known_predictions(detections, entry.image_id, self.plan.dataset.category_ids)
+        """COCO results; detections of classes that the test set does not know are left out."""
+        found = tasks.to_coco(detections, entry.image_id, self.plan.dataset.category_ids)
+        return [prediction for prediction in found if prediction["category_id"] is not None]
 
 
 def load_model(condition: TestCondition, device: str) -> SplitModel:

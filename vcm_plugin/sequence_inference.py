@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from vcm_plugin import protocols, results, semantic
 from vcm_plugin.bitstream import Timing
-from vcm_plugin.datasets import SequenceEntry
+from vcm_plugin.datasets import CocoDataset, SequenceEntry
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.inference import Plan, Watch, Worker
@@ -65,26 +67,46 @@ class SequenceWorker(Worker):
 
     def _coded(self, entry: SequenceEntry, point: str) -> dict[str, Any]:
         """Frames -> file -> frames -> predictions; nothing but the file passes between."""
-        watch, kind = Watch(), self.codec.kind
-        path = results.bitstream_path(self.plan.folder / point, entry.image_id, kind)
-        source: Iterable = read_frames(entry)
-        if kind == "feature":
-            source = (self._features(picture, Watch()) for picture in source)
-        timing = Timing(len(entry.frames), entry.frame_rate)
+        watch = Watch()
+        path = results.bitstream_path(self.plan.folder / point, entry.image_id, self.codec.kind)
         with results.writing(path) as file, watch("encode"):
-            sizes = self.codec.encode_frames(_timed(source, watch, "source"), point, timing, file)
+            sizes = self._encode(entry, point, file, watch)
         watch.add("encode", -watch.seconds.pop("source"))
         return {
             "image_id": entry.image_id,
             "bits": 8 * path.stat().st_size,
             "frame_bits": [8 * size for size in sizes],
-            **self.decoded(entry, path, watch),
+            **self._decoded(entry, path, watch),
             "seconds": watch.seconds,
         }
 
-    def decoded(self, entry: SequenceEntry, path: Path, watch: Watch) -> dict[str, Any]:
-        """What is found in a file: statistics of the features, their mean over the frames, and the
-        predictions."""
+    def encode(self, entry: SequenceEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """The bitstreams of one sequence, each with its rate point."""
+        for point in points:
+            file = io.BytesIO()
+            self._encode(entry, point, file, Watch())
+            yield point, file.getvalue()
+
+    def decode(self, entry: SequenceEntry, file: Path, with_source: bool) -> dict[str, Any]:
+        """What the record of a file says of what it decodes to. Labelled points are part of the
+        source: without it there are no predictions where a condition judges them."""
+        if self.plan.condition.protocol != "semantic" or with_source:
+            return self._decoded(entry, file, Watch())
+        found = self._decoded(dataclasses.replace(entry, points=None), file, Watch())
+        return {"features": found["features"]}
+
+    def _encode(
+        self, entry: SequenceEntry, point: str, file: BinaryIO, watch: Watch
+    ) -> Sequence[int]:
+        """Code a sequence into a file; returns the bytes of each frame."""
+        source: Iterable = read_frames(entry)
+        if self.codec.kind == "feature":
+            source = (self._features(picture, Watch()) for picture in source)
+        timing = Timing(len(entry.frames), entry.frame_rate)
+        return self.codec.encode_frames(_timed(source, watch, "source"), point, timing, file)
+
+    def _decoded(self, entry: SequenceEntry, path: Path, watch: Watch) -> dict[str, Any]:
+        """Statistics of the features in a file, their mean over the frames, and the predictions."""
         statistics = []
 
         def noted(frames: Iterable[FeaturePyramid]) -> Iterator[FeaturePyramid]:
@@ -136,6 +158,11 @@ class SequenceWorker(Worker):
             condition.require("semantic_of_class"),
             condition.require("semantic_of_label"),
         )
+
+
+def worker_class(dataset: CocoDataset) -> type[Worker]:
+    """The worker that the entries of a test set want: pictures or sequences."""
+    return SequenceWorker if dataset.sequences else Worker
 
 
 def _timed(items: Iterable, watch: Watch, stage: str) -> Iterator:

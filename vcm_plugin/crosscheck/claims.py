@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,17 +11,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcm_plugin import tasks
+from vcm_plugin import protocols
 from vcm_plugin.conditions import KEYS, TestCondition, load_condition
 from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
+from vcm_plugin.datasets import (
+    FRAMES,
+    CocoDataset,
+    PictureEntry,
+    SequenceEntry,
+    match_categories,
+)
 from vcm_plugin.environment import cfg_folder, sha256_of_file
 from vcm_plugin.errors import InputError
 from vcm_plugin.package import Package, weights_of
 from vcm_plugin.results import UNCOMPRESSED, bitstream_path, load_result, read_json, sha256_of
 
-STATED_BY_RESULT = ("score_threshold", "iou_threshold", "threads_per_job", "min_overlap",
-                    "near_lossless")  # fmt: skip
+STATED_BY_RESULT = ("protocol", "score_threshold", "iou_threshold", "threads_per_job",
+                    "min_overlap", "near_lossless")  # fmt: skip
 EXACT = 1e-9  # accuracy from the same predictions, and BD-rate from the same points
+Lines = Mapping[int, Mapping[str, Any]]  # id of a picture or sequence -> its line
 
 
 @dataclass(frozen=True)
@@ -32,18 +41,47 @@ class Claims:
     condition: TestCondition
     result: Mapping[str, Any]
     truth: Mapping[str, Any]
-    records: Mapping[str, Mapping[int, Mapping[str, Any]]]  # point -> image id -> line
+    records: Mapping[str, Lines]  # of each point
 
     @property
     def points(self) -> dict[str, Mapping[str, Any]]:
         """Rate point -> its entry in result.json."""
         return {stored["rate_point"]: stored for stored in self.result["points"]}
 
-    @property
-    def image_ids(self) -> list[int]:
-        """The pictures that were tested, in the order of the annotations."""
+    @functools.cached_property
+    def dataset(self) -> CocoDataset:
+        """The pictures or sequences that were tested and their ground truth, without any file."""
         skipped = {entry["image_id"] for entry in self.result.get("skipped", [])}
-        return [image["id"] for image in self.truth["images"] if image["id"] not in skipped]
+        pictures = [
+            PictureEntry(image["id"], Path(image["file_name"]), image["height"], image["width"])
+            for image in self.truth["images"]
+        ]
+        sequences = tuple(
+            SequenceEntry(
+                number, stated["name"], stated["class"],
+                tuple(p for p in pictures if p.image_id // FRAMES == number), tuple(stated["rate"]),
+            )
+            for number, stated in enumerate(self.result["dataset"].get("sequences", ()), start=1)
+        )  # fmt: skip
+        whole = CocoDataset(
+            tuple(pictures), tuple(self.truth["categories"]), dict(self.truth),
+            self._category_ids(), False, sequences,
+        )  # fmt: skip
+        return whole.without(skipped)
+
+    @property
+    def entry_ids(self) -> list[int]:
+        """The pictures or sequences that were tested, in the order of the annotations."""
+        return [entry.image_id for entry in self.dataset.entries]
+
+    def _category_ids(self) -> tuple[int | None, ...]:
+        condition, categories = self.condition, self.truth["categories"]
+        if not categories:  # labelled points, or no ground truth at all
+            return (None,) * len(condition.class_names)
+        return match_categories(
+            categories, condition.class_names, Path("ground_truth.json"),
+            condition.classes_by_position,
+        )  # fmt: skip
 
 
 def check_manifest(package: Package) -> Iterator[Finding]:
@@ -101,7 +139,7 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
 
 def check_files(claims: Claims) -> Iterator[Finding]:
     """Every picture has its line and its file at every rate point, of the claimed size."""
-    wanted = claims.image_ids
+    wanted = claims.entry_ids
     kind = claims.result["codec_identity"]["kind"]
     for point in (UNCOMPRESSED, *claims.points):
         records, problems = claims.records[point], []
@@ -122,9 +160,13 @@ def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
         holder = claims.result if point == UNCOMPRESSED else claims.points
         claimed = holder[point]["accuracy"]
         found = accuracy_of(claims, claims.records[point])
+        parts = protocols.judge_parts(
+            claims.condition, claims.dataset, _all(claims, claims.records[point], "predictions")
+        )
+        claimed = claimed | {key: holder[point].get(key) for key in parts}
         problems = [
             f"claimed {key} is {theirs}, that of the claimed predictions is {ours}"
-            for key, theirs, ours in differences(claimed, found)
+            for key, theirs, ours in differences(claimed, found | parts)
             if theirs is None or ours is None or abs(theirs - ours) > EXACT
         ]
         text = "the claimed accuracy is that of the claimed predictions"
@@ -134,38 +176,26 @@ def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
 def check_digest(claims: Claims) -> Iterator[Finding]:
     """The claimed data set is that of the ground truth and the pictures of the package."""
     records = claims.records[UNCOMPRESSED]
-    pictures = [[i, records[i].get("picture_sha256")] for i in claims.image_ids if i in records]
-    digest = sha256_of([pictures, tested_truth(claims)])
+    pictures = [[i, records[i].get("picture_sha256")] for i in claims.entry_ids if i in records]
+    digest = sha256_of([pictures, claims.dataset.coco])
     stated = claims.result["dataset"]
     problems = []
     if digest != stated["sha256"]:
         problems.append("the sha256 of the data set is not that of its pictures and ground truth")
-    if stated["pictures"] != len(claims.image_ids):
-        problems.append(f"{stated['pictures']} pictures claimed, {len(claims.image_ids)} tested")
+    tested = len(claims.dataset.pictures)
+    if stated["pictures"] != tested:
+        problems.append(f"{stated['pictures']} pictures claimed, {tested} tested")
     yield finding("data", problems, "ground truth and pictures as claimed", claims.name)
 
 
-def tested_truth(claims: Claims) -> dict[str, Any]:
-    """The ground truth less the pictures that were skipped."""
-    kept, truth = set(claims.image_ids), claims.truth
-    return {
-        "images": [image for image in truth["images"] if image["id"] in kept],
-        "annotations": [a for a in truth["annotations"] if a["image_id"] in kept],
-        "categories": truth["categories"],
-    }
-
-
-def accuracy_of(
-    claims: Claims, records: Mapping[int, Mapping[str, Any]], kind: str = "predictions"
-) -> dict[str, float]:
+def accuracy_of(claims: Claims, records: Lines, kind: str = "predictions") -> dict[str, float]:
     """The accuracy of the predictions in lines of pictures, against the claimed ground truth; kind
     "painted" are those in the decoded pictures."""
-    predictions = [p for i in claims.image_ids if i in records for p in records[i][kind]]
-    test = claims.result["test"]
-    return tasks.evaluate(
-        tested_truth(claims), predictions, test["tasks"], test["score_threshold"],
-        test["iou_threshold"],
-    )  # fmt: skip
+    return protocols.judge(claims.condition, claims.dataset, _all(claims, records, kind))[0]
+
+
+def _all(claims: Claims, records: Lines, kind: str) -> list[dict]:
+    return [p for i in claims.entry_ids if i in records for p in records[i][kind]]
 
 
 def _read_run(name: str, folder: Path) -> Claims:
@@ -197,23 +227,27 @@ def _read_lines(path: Path) -> dict[int, dict[str, Any]]:
 def _sizes(claims: Claims, point: str, kind: str) -> Iterator[str]:
     stored, records = claims.points[point], claims.records[point]
     listed = dict(zip(*(stored["per_picture"][key] for key in ("image_id", "bits")), strict=False))
-    for image_id in claims.image_ids:
-        path = bitstream_path(claims.folder / point, image_id, kind)
+    for entry in claims.dataset.entries:
+        name, record = entry.image_id, records[entry.image_id]
+        path = bitstream_path(claims.folder / point, name, kind)
         if not path.is_file():
-            yield f"the bitstream of picture {image_id} is missing"
+            yield f"the bitstream of picture {name} is missing"
             continue
-        found = 8 * path.stat().st_size
+        found, in_result = 8 * path.stat().st_size, [listed.get(i) for i in entry.image_ids]
         for where, bits in (
-            ("pictures.jsonl", records[image_id]["bits"]),
-            ("result.json", listed.get(image_id)),
+            ("pictures.jsonl", record["bits"]),
+            ("result.json", sum(bits or 0 for bits in in_result)),
         ):
             if bits != found:
-                yield f"picture {image_id} has {found} bits, {where} claims {bits}"
+                yield f"picture {name} has {found} bits, {where} claims {bits}"
+        if record.get("frame_bits", in_result) != in_result:
+            yield f"sequence {name}: the bits of its frames differ in pictures.jsonl, result.json"
     if stored["bits"] != sum(listed.values()):
         yield f"{stored['bits']} bits claimed, the pictures add up to {sum(listed.values())}"
-    if len(listed) != len(claims.image_ids) or stored["pictures"] != len(listed):
-        yield f"{stored['pictures']} pictures claimed, {len(claims.image_ids)} tested"
-    pixels = sum(image["height"] * image["width"] for image in tested_truth(claims)["images"])
+    tested = len(claims.dataset.pictures)
+    if len(listed) != tested or stored["pictures"] != tested:
+        yield f"{stored['pictures']} pictures claimed, {tested} tested"
+    pixels = sum(picture.pixels for picture in claims.dataset.pictures)
     if stored["pixels"] != pixels:
         yield f"{stored['pixels']} pixels claimed, the pictures have {pixels}"
     if stored != read_json(claims.folder / point / "point.json"):

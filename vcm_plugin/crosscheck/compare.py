@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from vcm_plugin.crosscheck.claims import Claims, accuracy_of, shown
+from vcm_plugin.crosscheck.claims import Claims, Lines, accuracy_of, shown
 from vcm_plugin.crosscheck.decoding import feature_deviation, unmatched
 from vcm_plugin.crosscheck.findings import FAILED, OK, SKIPPED, Finding
 from vcm_plugin.crosscheck.human import compare_human_vision
 from vcm_plugin.package import Limits
 from vcm_plugin.results import UNCOMPRESSED, bitstream_path
 from vcm_plugin.tables import AP_METRICS
-
-Lines = Mapping[int, Mapping[str, Any]]  # image id -> line of a picture
 
 
 def compare_point(
@@ -39,6 +38,11 @@ def compare_point(
         yield Finding("bitstreams", OK, text, name, point)
         row |= {"bits": claims.points[point]["bits"], "found_bits": bits_of(claims, point)}
         yield _features(claims, point, found, limits, row)
+    if any("predictions" not in record for record in found.values()):
+        text = "the labelled points are not here, give --data-root"
+        yield Finding("predictions", SKIPPED, text, name, shown(point))
+        rows.append(row)
+        return
     yield _predictions(claims, point, found, limits, row)
     yield _accuracy(claims, point, found, limits, row)
     yield from compare_human_vision(claims, point, found, sources, limits, row)
@@ -48,7 +52,7 @@ def compare_point(
 def bits_of(claims: Claims, point: str) -> int:
     """The sizes of the bitstreams of a rate point, in bits."""
     kind = claims.result["codec_identity"]["kind"]
-    files = (bitstream_path(claims.folder / point, i, kind) for i in claims.image_ids)
+    files = (bitstream_path(claims.folder / point, i, kind) for i in claims.entry_ids)
     return sum(8 * file.stat().st_size for file in files)
 
 
@@ -70,9 +74,11 @@ def _features(claims: Claims, point: str, found: Lines, limits: Limits, row: dic
 
 def _predictions(claims: Claims, point: str, found: Lines, limits: Limits, row: dict) -> Finding:
     counts = {}
-    for image_id, record in found.items():
-        theirs = claims.records[point][image_id]["predictions"]
-        counts[image_id] = unmatched(theirs, record["predictions"], limits)
+    for entry_id, record in found.items():
+        theirs = _by_picture(claims.records[point][entry_id]["predictions"])
+        ours = _by_picture(record["predictions"])
+        for image_id in dict.fromkeys((*theirs, *ours)):
+            counts[image_id] = unmatched(theirs[image_id], ours[image_id], limits)
     lost, total = (sum(pair[k] for pair in counts.values()) for k in (0, 1))
     row["unmatched_percent"] = percent = 100 * lost / total if total else 0.0
     odd = [
@@ -81,10 +87,19 @@ def _predictions(claims: Claims, point: str, found: Lines, limits: Limits, row: 
         if both and alone > 2 and 100 * alone / both > limits.unmatched_percent_of_picture
     ]
     text = f"{lost} of {total} detections have no counterpart ({percent:.3f} %)"
+    if claims.condition.protocol == "semantic":
+        text = f"{lost} of {total} labelled points are of another class ({percent:.3f} %)"
     if odd:
         text += f"; picture {odd[0]} is the worst of {len(odd)} beyond the limit"
     good = percent <= limits.unmatched_percent and not odd
     return Finding("predictions", OK if good else FAILED, text, claims.name, shown(point))
+
+
+def _by_picture(predictions: Iterable[dict]) -> Mapping[int, list[dict]]:
+    found = defaultdict(list)
+    for prediction in predictions:
+        found[prediction["image_id"]].append(prediction)
+    return found
 
 
 def _accuracy(claims: Claims, point: str, found: Lines, limits: Limits, row: dict) -> Finding:

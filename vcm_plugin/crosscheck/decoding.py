@@ -3,127 +3,70 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
 
-from vcm_plugin import environment
-from vcm_plugin.codecs import codec_entry
-from vcm_plugin.conditions import TestCondition
-from vcm_plugin.datasets import CocoDataset, read_entry
 from vcm_plugin.errors import InputError
-from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.inference import (
-    Seen,
-    Source,
-    coding_arguments,
-    known_predictions,
-    load_model,
-    look_at,
-)
+from vcm_plugin.inference import Plan
 from vcm_plugin.package import Limits
-from vcm_plugin.picture_metrics import embeddings
 from vcm_plugin.results import UNCOMPRESSED, bitstream_path
-from vcm_plugin.split import Detections
+from vcm_plugin.sequence_inference import worker_class
 
 
 @dataclass(frozen=True)
 class DecodingPlan:
-    """All that a process must know; dataset: the test set here, None where it is not here.
+    """All that a process must know.
 
-    human_vision: also measure decoded pictures, where the test set is here.
+    run: as if the claimed run were repeated in its folder; its data set is the one here, or the
+    claimed one, whose files are not here. with_sources: whether they are.
     """
 
-    condition: TestCondition
-    codec_name: str
-    folder: Path
-    category_ids: tuple[int | None, ...]
-    threads: int
-    device: str = "cpu"
-    dataset: CocoDataset | None = None
-    human_vision: bool = False
+    run: Plan
+    with_sources: bool
 
 
 class Decoder:
-    """Owns a detector and a codec; its methods are generators, as `Workers` calls them."""
+    """Does again what the worker of the claimed run did, and writes nothing.
+
+    Its methods are generators, as `Workers` calls them; an entry is a picture or a sequence.
+    """
 
     def __init__(self, plan: DecodingPlan):
-        environment.make_deterministic(plan.threads)
         self.plan = plan
-        self.model = load_model(plan.condition, plan.device)
-        self.codec = codec_entry(plan.codec_name).make(plan.condition)
-        pictures = plan.dataset.pictures if plan.dataset else ()
-        self.entries = {entry.image_id: entry for entry in pictures}
+        self.worker = worker_class(plan.run.dataset)(plan.run)
+        self.entries = {entry.image_id: entry for entry in plan.run.dataset.entries}
 
     def identify(self) -> Iterator[dict[str, Any]]:
         """What decides about results here."""
-        yield {
-            "environment": environment.describe(self.plan.device),
-            "model": self.model.identity(),
-            "codec": {"kind": self.codec.kind, **self.codec.identity()},
-        }
+        return self.worker.identify()
 
-    def decode(self, point: str, image_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    def decode(self, point: str, entry_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """A bitstream -> what a line of pictures.jsonl says of it, without seconds; or why not."""
-        file = bitstream_path(self.plan.folder / point, image_id, self.codec.kind)
+        file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.codec.kind)
         try:
-            seen = self._seen(file.read_bytes())
-            found = self._judged(seen.detections, seen.features, image_id)
-            if self.plan.human_vision and image_id in self.entries:
-                source = read_entry(self.entries[image_id])
-                found |= look_at(source, seen, self.model, lambda d: self._known(d, image_id))
-        except InputError as error:
-            found = {"error": f"picture {image_id}: {error}"}
-        else:
+            found = self.worker.decode(self.entries[entry_id], file, self.plan.with_sources)
             found["bits"] = 8 * file.stat().st_size
-        yield point, image_id, found
+        except InputError as error:
+            found = {"error": f"picture {entry_id}: {error}"}
+        yield point, entry_id, found
 
-    def measure(self, image_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """A picture of the test set here -> its sha256, and predictions without any codec."""
-        picture = read_entry(self.entries[image_id])
-        features = self.model.nn_part1(picture)
-        found = self._judged(self.model.nn_part2(features), features, image_id)
-        found["picture_sha256"] = hashlib.sha256(picture.tobytes()).hexdigest()
-        if self.plan.human_vision:
-            found["embeddings"] = embeddings(picture, features)
-        yield UNCOMPRESSED, image_id, found
+    def measure(self, entry_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+        """An entry of the test set here -> its sha256, and predictions without any codec."""
+        for record in self.worker.measure(self.entries[entry_id]):
+            yield UNCOMPRESSED, entry_id, record
 
     def encode(
-        self, image_id: int, points: Sequence[str]
+        self, entry_id: int, points: Sequence[str]
     ) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """A picture of the test set here -> its bitstreams again: size, and whether identical."""
-        picture = read_entry(self.entries[image_id])
-        kind = self.codec.kind
-        features = None if kind == "picture" else self.model.nn_part1(picture)
-        source = Source(picture, features)
-        for point in points:
-            file = bitstream_path(self.plan.folder / point, image_id, kind)
-            data = self.codec.encode(*coding_arguments(kind, source, point))
-            claimed = file.read_bytes()
-            yield point, image_id, {"bits": 8 * len(data), "identical": data == claimed}
-
-    def _seen(self, data: bytes) -> Seen:
-        decoded, kind = self.codec.decode(data), self.codec.kind
-        if kind == "human":
-            features, picture = decoded
-            detections = self.model.nn_part2(features)
-            return Seen(detections, features, picture, self.codec.machine_bits(data))
-        features = decoded if kind == "feature" else self.model.nn_part1(decoded)
-        detections = self.model.nn_part2(features)
-        return Seen(detections, features, decoded if kind == "picture" else None)
-
-    def _judged(
-        self, detections: Detections, features: FeaturePyramid, image_id: int
-    ) -> dict[str, Any]:
-        return {"features": features.statistics(), "predictions": self._known(detections, image_id)}
-
-    def _known(self, detections: Detections, image_id: int) -> list[dict]:
-        return known_predictions(detections, image_id, self.plan.category_ids)
+        """An entry of the test set here -> its bitstreams again: size, and whether identical."""
+        for point, data in self.worker.encode(self.entries[entry_id], points):
+            file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.codec.kind)
+            same = data == file.read_bytes()
+            yield point, entry_id, {"bits": 8 * len(data), "identical": same}
 
 
 def feature_deviation(claimed: dict, found: dict) -> float:
@@ -139,11 +82,15 @@ def feature_deviation(claimed: dict, found: dict) -> float:
 
 
 def unmatched(claimed: Sequence[dict], found: Sequence[dict], limits: Limits) -> tuple[int, int]:
-    """(detections without a counterpart, detections) of both sides of one picture.
+    """(detections without a counterpart, detections) of both sides of one picture; of labelled
+    points, those that another class was found for, and all.
 
     Counterparts have one class, an IoU of their boxes of at least `box_iou`, and scores at most
     `score` apart; claimed detections choose by falling score.
     """
+    if claimed and found and "confusion" in claimed[0]:
+        matrices = [np.array(side[0]["confusion"]) for side in (claimed, found)]
+        return int(np.abs(matrices[0] - matrices[1]).sum() // 2), int(matrices[0].sum())
     total = len(claimed) + len(found)
     if not claimed or not found:
         return total, total

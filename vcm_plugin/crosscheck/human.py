@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from vcm_plugin.crosscheck.claims import Claims, accuracy_of, finding
+from vcm_plugin.crosscheck.claims import Claims, Lines, accuracy_of, finding
 from vcm_plugin.crosscheck.findings import SKIPPED, Finding, close
 from vcm_plugin.metrics import SET_METRICS
 from vcm_plugin.package import Limits
@@ -18,8 +18,6 @@ STEP = "human_vision"
 SAME = 1e-6  # measures of the same lines, whose distances of sets are sums in another order
 PAINTED = tuple(f"painted_{metric}" for metric in AP_METRICS)
 BITS = ("machine_bits", "human_bits")
-
-Lines = Mapping[int, Mapping[str, Any]]
 
 
 def claimed_points(claims: Claims) -> set[str]:
@@ -79,7 +77,7 @@ def compare_human_vision(
 
 def _measures(claims: Claims, records: Lines, sources: Lines) -> dict[str, Any]:
     """What a run would state of these lines."""
-    ids = claims.image_ids
+    ids = claims.entry_ids
     found = picture_measures([records[i] for i in ids], [sources[i] for i in ids])
     painted = accuracy_of(claims, records, "painted")
     return found | {f"painted_{name}": value for name, value in painted.items()}

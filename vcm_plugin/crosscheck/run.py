@@ -27,12 +27,14 @@ from vcm_plugin.crosscheck.findings import (
     Finding,
     differences,
 )
-from vcm_plugin.crosscheck.human import check_human_vision, claimed_points
+from vcm_plugin.crosscheck.human import check_human_vision
 from vcm_plugin.crosscheck.weights import check_weights_ids, with_weights
-from vcm_plugin.datasets import CocoDataset, open_dataset
+from vcm_plugin.datasets import CocoDataset
 from vcm_plugin.errors import InputError
+from vcm_plugin.inference import Plan
 from vcm_plugin.package import Limits, Package
 from vcm_plugin.results import UNCOMPRESSED
+from vcm_plugin.sequences import open_test_set
 from vcm_plugin.workers import Workers
 
 Progress = Callable[[str, int, int], None]
@@ -99,17 +101,11 @@ class RunCheck:
     def _decode(self, condition: TestCondition, points: list[str]) -> dict[str, dict[str, Any]]:
         claims, check, options = self.claims, self.check, self.options
         dataset = self._dataset(condition)
-        ids = {item["name"].strip().lower(): item["id"] for item in claims.truth["categories"]}
-        plan = DecodingPlan(
-            condition,
-            claims.name,
-            claims.folder,
-            tuple(ids.get(name.strip().lower()) for name in condition.class_names),
-            options.threads or condition.threads_per_job,
-            options.device,
-            dataset,
-            bool(claimed_points(claims)),
-        )
+        threads = options.threads or condition.threads_per_job
+        condition = dataclasses.replace(condition, threads_per_job=threads)
+        tested = dataset or claims.dataset
+        run = Plan(condition, claims.name, claims.folder, tested, options.device)
+        plan = DecodingPlan(run, with_sources=dataset is not None)
         with Workers(options.jobs, Decoder, plan) as workers:
             (identity,) = workers.run("identify", [()])
             check.environment = identity["environment"]
@@ -129,17 +125,18 @@ class RunCheck:
                 "bits": bits_of(claims, point),
             }
             for point in points
-            if not any("error" in record for record in found[point].values())
+            if all("predictions" in record for record in found[point].values())
         }
 
     def _dataset(self, condition: TestCondition) -> CocoDataset | None:
         """The test set here, where it is here and has the ground truth that is claimed."""
         name = self.claims.name
         try:
-            dataset = open_dataset(condition, self.options.data_root)
+            dataset = open_test_set(condition, self.options.data_root)
         except InputError as error:
-            text = f"the test set is not here, give --data-root: {error}"
-            self.check.add([Finding("data", SKIPPED, text.replace("\n", " "), name)])
+            reason = str(error).replace("\n", " ").replace(f"{self.claims.folder}/", "")
+            text = f"the test set is not here, give --data-root: {reason}"
+            self.check.add([Finding("data", SKIPPED, text, name)])
             return None
         if json.loads(json.dumps(dataset.coco)) != self.claims.truth:
             text = "the ground truth of the package is not that of the test set here"
@@ -166,7 +163,7 @@ class RunCheck:
         self, workers: Workers, points: list[str], with_pictures: bool
     ) -> dict[str, dict[int, dict]]:
         claims = self.claims
-        ids, found = claims.image_ids, defaultdict(dict)
+        ids, found = claims.entry_ids, defaultdict(dict)
         todo = [(point, image_id) for point in points for image_id in ids]
         calls = [("decode", todo)]
         if with_pictures:
@@ -202,8 +199,8 @@ class RunCheck:
             yield Finding("encoding", SKIPPED, "the pictures are not here", name)
             return
         found, done = defaultdict(dict), 0
-        total = len(claims.image_ids) * len(points)
-        todo = [(image_id, points) for image_id in claims.image_ids]
+        total = len(claims.entry_ids) * len(points)
+        todo = [(image_id, points) for image_id in claims.entry_ids]
         for point, image_id, record in workers.run("encode", todo):
             found[point][image_id] = record
             done += 1

@@ -73,7 +73,7 @@ def check_weights_ids(claims: Claims) -> Iterator[Finding]:
     claimed = weights_of(claims.result)
     named: dict[tuple[str, int | None], str] = {}
     for point in claims.points:
-        for image_id in claims.image_ids:
+        for image_id in claims.entry_ids:
             path = bitstream_path(claims.folder / point, image_id, "feature")
             try:
                 found = _weights_ids(path.read_bytes(), claims.name) if path.is_file() else {}
