@@ -2,37 +2,20 @@
 """Are the tables for MPEG those that the harness's own script makes of the same runs?"""
 
 import json
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from drawn_runs import drawn_oiv6, drawn_sfu
 from table_script import assert_same_rows, rows_of, script_rows
 
-from vcm_plugin import cli, ctc, drawn_sets
+from vcm_plugin import cli
 from vcm_plugin.conditions import load_condition
-from vcm_plugin.ctc import RunOptions
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.ctc_tables import write_ctc_tables
 from vcm_plugin.results import load_result, read_json
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-SCALES = (0.7, 1.4, 2.8, 5.6)
 VIDEO = ["Dataset", "fps", "num_of_coded_frame", "qp", "bitrate (kbps)", "end_accuracy",
          "nn_part_1", "encode", "decode", "nn_part_2"]  # fmt: skip
-
-
-def drawn_sfu(root: Path, names: tuple[str, ...], frames: int) -> Path:
-    """A run of diff_fchm at four rate points over drawn sequences with the names of real ones."""
-    for sequence in names:
-        rate = int(sequence.rpartition("_")[2])
-        drawn_sets.draw_sfu(root, [sequence.rpartition("/")[2]], frames, rate)
-    condition = replace(
-        load_condition("minictc"), name="sfu_hw", minictc=None, sequences=names,
-        sequence_folder="SFU_HW_Obj/{}_val", tasks=("box",), expected_box_ap=None,
-        diff_fchm_scales=SCALES,
-    )  # fmt: skip
-    ctc.run(condition, "diff_fchm", root / "run", RunOptions(data_root=root))
-    return root / "run"
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +63,9 @@ def test_tables_by_command(sfu, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def oiv6(tmp_path_factory, shared_cache):
     """Runs of both tasks on drawn pictures."""
-    root = tmp_path_factory.mktemp("oiv6")
-    drawn_sets.draw_open_images(root, pictures=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VCM_CACHE", str(shared_cache))
-        for task in ("detection", "segmentation"):
-            condition = replace(
-                load_condition(f"mpeg_oiv6_{task}"), classes_by_position=False,
-                class_names=load_condition("minictc").class_names, model="minictc_mask_rcnn",
-                weights="minictc_mask_rcnn.pth", diff_fchm_weights="minictc_vfcn.safetensors",
-                diff_fchm_scales=SCALES,
-            )  # fmt: skip
-            ctc.run(condition, "diff_fchm", root / task, RunOptions(data_root=root))
-    return root
+        return drawn_oiv6(tmp_path_factory.mktemp("oiv6"))
 
 
 def test_tables_of_open_images(oiv6, tmp_path):

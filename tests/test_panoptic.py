@@ -11,8 +11,11 @@ from table_script import assert_same_rows, rows_of, script_rows
 from vcm_plugin import ctc, drawn_sets
 from vcm_plugin.check_data import missing_data
 from vcm_plugin.conditions import load_condition
+from vcm_plugin.crosscheck import CheckOptions, crosscheck
+from vcm_plugin.crosscheck.findings import CONFIRMED, WITH_REMARKS
 from vcm_plugin.ctc import RunOptions
 from vcm_plugin.errors import InputError
+from vcm_plugin.package import make_package
 from vcm_plugin.report.ctc_tables import write_ctc_tables
 from vcm_plugin.semantic import confusion, mean_iou
 from vcm_plugin.sequences import load_sequences, read_frames, read_points
@@ -178,6 +181,14 @@ def test_a_drawn_pandaset_runs_end_to_end(panoptic, drawn, tmp_path, own_cache):
         assert point["accuracy"] == {"miou": pytest.approx(np.mean(of_sequence))}
         assert point["classes"]["M1"]["miou"] == of_sequence[0]
     assert result["points"][0]["bits"] > result["points"][1]["bits"]
+    make_package(tmp_path / "run", [], tmp_path / "proposal.zip")
+    weights = (panoptic / "panoptic.pth",)
+    here = CheckOptions(data_root=drawn, weights=weights)
+    check = crosscheck(tmp_path / "proposal.zip", here)
+    assert check.verdict == CONFIRMED
+    assert any("labelled points are of another class (0.000 %)" in f.text for f in check.findings)
+    away = crosscheck(tmp_path / "proposal.zip", CheckOptions(weights=weights))
+    assert away.verdict == WITH_REMARKS  # the points are not part of a package
 
 
 @pytest.mark.harness

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Are packages of runs on sequences and on Open Images confirmed, and forged ones not?"""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from drawn_runs import drawn_oiv6, drawn_sfu
+from test_crosscheck import edit, edit_lines, sign
+
+from vcm_plugin.crosscheck import CheckOptions, crosscheck
+from vcm_plugin.crosscheck.findings import FAILED, NOT_CONFIRMED, REMARK, SKIPPED
+from vcm_plugin.package import make_package
+
+POINT = "runs/diff_fchm/1.4"
+NAMES = ("CLASS-C/RaceHorses_832x480_30", "CLASS-D/BQSquare_416x240_60")
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory, shared_cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VCM_CACHE", str(shared_cache))
+        return drawn_sfu(tmp_path_factory.mktemp("sfu"), NAMES, frames=2)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, shared_cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VCM_CACHE", str(shared_cache))
+        return drawn_oiv6(tmp_path_factory.mktemp("oiv6"))
+
+
+def packed(run: Path, folder: Path) -> Path:
+    make_package(run, [], folder / "proposal.zip")
+    return folder / "proposal.zip"
+
+
+def checked(package: Path, **options):
+    return crosscheck(package, CheckOptions(**options))
+
+
+def failed(check) -> set[str]:
+    return {finding.step for finding in check.findings if finding.status == FAILED}
+
+
+def only_remark(check) -> bool:
+    """Nothing but that a drawn set has the name of a real one, and is not what that is."""
+    odd = [f for f in check.findings if f.status in (FAILED, REMARK, SKIPPED)]
+    return [f.step for f in odd] == ["config"] and "says otherwise here" in odd[0].text
+
+
+def test_sequences_are_confirmed(sequences, tmp_path, own_cache):
+    package = packed(sequences, tmp_path)
+    check = checked(package, data_root=sequences.parent, encode=True, threads=2)
+    assert only_remark(check)
+    texts = [finding.text for finding in check.findings]
+    assert "2 lines and files, sizes as claimed" in texts
+    assert sum("2 of 2 files identical" in text for text in texts) == 4
+    stored = json.loads((sequences / "result.json").read_text())["points"][1]
+    (row,) = [row for row in check.points if row["rate_point"] == "1.4"]
+    assert row["found_bits"] == stored["bits"]
+    assert row["accuracy"]["box_ap"]["found"] == pytest.approx(stored["accuracy"]["box_ap"])
+
+
+def test_sequences_that_are_not_here_are_decoded_all_the_same(sequences, tmp_path, own_cache):
+    check = checked(packed(sequences, tmp_path))
+    assert not failed(check)
+    assert {f.step for f in check.findings if f.status == SKIPPED} == {"data", "predictions"}
+    (row,) = [row for row in check.points if row["rate_point"] == "1.4"]
+    assert row["unmatched_percent"] == 0 and row["feature_deviation"] < 1e-6
+
+
+@pytest.mark.parametrize("task", ["detection", "segmentation"])
+def test_open_images_are_confirmed(pictures, task, tmp_path, own_cache):
+    package = packed(pictures / task, tmp_path)
+    check = checked(package, data_root=pictures)
+    assert only_remark(check)
+    metric = {"detection": "box_ap50", "segmentation": "mask_ap50"}[task]
+    assert list(check.points[1]["accuracy"]) == [metric]
+
+
+def flip_a_byte(folder):
+    path = folder / POINT / "bitstreams" / "2.fcm"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def claim_a_better_class(folder):
+    def change(point):
+        point["classes"]["CLASS-D"]["box_ap"] += 0.01
+
+    edit(folder / POINT / "point.json", change)
+    edit(folder / "runs/diff_fchm/result.json", lambda result: change(result["points"][1]))
+
+
+def move_bits_between_frames(folder):
+    def line(lines):
+        for record in lines:
+            record["frame_bits"][0] -= 8
+            record["frame_bits"][1] += 8
+        return lines
+
+    edit_lines(folder / POINT / "pictures.jsonl", line)
+
+
+def rename_a_sequence(folder):
+    def change(result):
+        result["dataset"]["sequences"][0]["name"] = "BasketballDrill_832x480_50"
+
+    edit(folder / "runs/diff_fchm/result.json", change)
+
+
+def drop_a_detection(folder):
+    edit_lines(
+        folder / POINT / "pictures.jsonl",
+        lambda lines: [{**r, "predictions": r["predictions"][1:]} for r in lines],
+    )
+
+
+@pytest.mark.parametrize(
+    ("forge", "step"),
+    [
+        (flip_a_byte, "bitstreams"),
+        (claim_a_better_class, "accuracy"),
+        (move_bits_between_frames, "bitstreams"),
+        (rename_a_sequence, "accuracy"),
+        (drop_a_detection, "accuracy"),
+    ],
+)
+def test_forged_claims_about_sequences(forge, step, sequences, tmp_path, own_cache):
+    with zipfile.ZipFile(packed(sequences, tmp_path)) as archive:
+        archive.extractall(tmp_path / "open")
+    forge(tmp_path / "open")
+    sign(tmp_path / "open")
+    with zipfile.ZipFile(tmp_path / "forged.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted((tmp_path / "open").rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(tmp_path / "open"))
+    check = checked(tmp_path / "forged.zip", data_root=sequences.parent)
+    assert check.verdict == NOT_CONFIRMED and step in failed(check)
