@@ -18,7 +18,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.proposal import to_document, write_proposal
 from vcm_plugin.proposal.config import load_config
 from vcm_plugin.report.document import MISSING, Figure, Paragraph, Table
-from vcm_plugin.report.text_files import latex_text
+from vcm_plugin.report.text_files import BREAK, FLUSH_LEFT, latex_text
 
 
 def config(folder, runs, **changes):  # noqa: F811
@@ -70,6 +70,8 @@ def test_the_headline_is_a_cell_of_the_table(written):
 def test_markdown_and_latex_hold_the_same_numbers(written):
     folder, document, *_ = written
     markdown, latex = ((folder / f"proposal.{n}").read_text() for n in ("md", "tex"))
+    for setting in (BREAK, FLUSH_LEFT):
+        latex = latex.replace(setting, "")
     for table in (block for block in document.blocks if isinstance(block, Table)):
         for row in table.texts():
             flat = [" ".join(cell.split()).replace("|", "\\|") for cell in row]
@@ -77,6 +79,20 @@ def test_markdown_and_latex_hold_the_same_numbers(written):
             assert " & ".join(latex_text(cell) for cell in row) + r" \\" in latex
     assert r"A \& B\_C" in latex and r"100 \% of it." in latex
     assert (folder / "rd_box_ap.png").is_file() and (folder / "architecture.png").is_file()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_compiles_and_nothing_leaves_the_page(written, tmp_path):
+    folder = written[0]
+    command = ["pdflatex", "-interaction=nonstopmode", f"-output-directory={tmp_path}"]
+    for _ in range(2):  # the second time with the widths of the tables
+        done = subprocess.run(
+            [*command, "proposal.tex"], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-2000:]
+    too_wide = [float(n) for n in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout)]
+    assert not [n for n in too_wide if n > 1.0], done.stdout[-2000:]
+    assert (tmp_path / "proposal.pdf").stat().st_size > 10_000
 
 
 def test_what_is_not_filled_in_is_listed(written, runs, tmp_path):  # noqa: F811

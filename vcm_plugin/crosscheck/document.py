@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from vcm_plugin.crosscheck.findings import OK, STEPS, CrossCheck
 from vcm_plugin.report import human
 from vcm_plugin.report.document import Bullets, Column, Document, Heading, Paragraph, Table
@@ -23,7 +25,7 @@ def to_document(check: CrossCheck) -> Document:
     remarks = [f for f in check.findings if f.status in ("remark", "skipped")]
     if remarks:
         blocks.append(Bullets(tuple(f"{f.step}, {f.status}: {f.run} {f.text}" for f in remarks)))
-    for table in (_points(check), _human_vision(check), _bd_rates(check), _findings(check)):
+    for table in (_points(check), *_human_vision(check), _bd_rates(check), _findings(check)):
         if table.rows:
             blocks += [Heading(table.title), table]
     blocks += [Heading("What was accepted, and where"), _limits(check), _environment(check)]
@@ -35,15 +37,14 @@ def _points(check: CrossCheck) -> Table:
     shown = [metric for metric in metrics if not metric.endswith("50")]
     columns = [
         Column("run", "run"), Column("rate_point", "rate point"), Column("verdict", "verdict"),
-        Column("bits", "bits claimed", "d"), Column("found_bits", "bits found", "d"),
+        Column("bits", "bits claimed", "d"), Column("found_bits", "found", "d"),
         Column("feature_deviation", "features", ".1e"),
         Column("unmatched_percent", "detections unmatched (%)", ".3f"),
     ]  # fmt: skip
     for metric in shown:
         columns += [
             Column(f"{metric}.claimed", f"{title_of(metric)} claimed", ".4f"),
-            Column(f"{metric}.found", "found", ".4f"),
-            Column(f"{metric}.difference", "difference", "+.4f"),
+            Column(f"{metric}.difference", "found less claimed", "+.4f"),
         ]
     rows = []
     for point in check.points:
@@ -57,24 +58,21 @@ def _points(check: CrossCheck) -> Table:
     return Table("Rate points", tuple(columns), tuple(rows))
 
 
-def _human_vision(check: CrossCheck) -> Table:
+def _human_vision(check: CrossCheck) -> Iterator[Table]:
     """The measures of the decoded pictures that reports show; crosscheck.json holds all of them."""
-    columns = [Column("run", "run"), Column("rate_point", "rate point")]
-    for measure in human.SHOWN:
-        columns += [
-            Column(f"{measure}.claimed", f"{human.TITLES[measure]} claimed", ".4f"),
-            Column(f"{measure}.difference", "difference", "+.1e"),
-        ]
-    rows = tuple(
-        {
-            "run": point["run"],
-            "rate_point": point["rate_point"],
-            **{f"{name}.{key}": pair[key] for name, pair in measures.items() for key in pair},
-        }
-        for point in check.points
-        if (measures := point.get("human_vision"))
-    )
-    return Table("Human vision", tuple(columns), rows)
+    for title, key, spec in (
+        ("Human vision, claimed", "claimed", ".4f"),
+        ("Human vision, found here less claimed", "difference", "+.1e"),
+    ):
+        measures = [Column(name, human.TITLES[name], spec) for name in human.SHOWN]
+        columns = (Column("run", "run"), Column("rate_point", "rate point"), *measures)
+        rows = tuple(
+            {"run": point["run"], "rate_point": point["rate_point"]}
+            | {name: pair[key] for name, pair in point["human_vision"].items()}
+            for point in check.points
+            if "human_vision" in point
+        )
+        yield Table(title, columns, rows)
 
 
 def _bd_rates(check: CrossCheck) -> Table:
@@ -93,8 +91,21 @@ def _findings(check: CrossCheck) -> Table:
         Column("rate_point", "rate point"), Column("text", "what was found"),
     )  # fmt: skip
     order = list(STEPS)
-    found = sorted(check.findings, key=lambda f: (f.status == OK, order.index(f.step)))
-    return Table("Findings", columns, tuple(vars(finding) for finding in found))
+    odd = [vars(finding) for finding in check.findings if finding.status != OK]
+    odd.sort(key=lambda row: order.index(row["step"]))
+    return Table("Findings", columns, (*odd, *_good(check)))
+
+
+def _good(check: CrossCheck) -> Iterator[dict[str, str]]:
+    """What was found to be good, a row per step and run; crosscheck.json has it by rate point."""
+    texts: dict[tuple[str, str], list[str]] = {}
+    for finding in (finding for finding in check.findings if finding.status == OK):
+        texts.setdefault((finding.step, finding.run), []).append(finding.text)
+    for (step, run), found in sorted(texts.items(), key=lambda item: list(STEPS).index(item[0][0])):
+        distinct = list(dict.fromkeys(found))
+        more = f"; and {len(distinct) - 2} more like these" if len(distinct) > 2 else ""
+        yield {"step": step, "status": OK, "run": run, "rate_point": "",
+               "text": "; ".join(distinct[:2]) + more}  # fmt: skip
 
 
 def _limits(check: CrossCheck) -> Table:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MISSING = "\N{EM DASH}"  # in place of a value that there is not
+LONG = 24  # characters; a longer text is broken over lines, and set flush left
+PADDING = 4.0  # characters, of both sides of a cell
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,19 @@ class Table:
     def texts(self) -> list[list[str]]:
         """Every row as it is shown."""
         return [[c.text(row.get(c.key)) for c in self.columns] for row in self.rows]
+
+    def shares(self, characters: int = 110) -> list[float]:
+        """Shares of a page that is so many characters wide: every column has room for its longest
+        word, and what is left goes where texts are longer."""
+        least, more = [], []
+        for texts in zip([column.title for column in self.columns], *self.texts(), strict=True):
+            whole = " ".join(texts).replace(" .. ", "....")  # an interval stays on one line
+            word = min(max(map(len, whole.split()), default=0), LONG)
+            least.append(word + PADDING)
+            more.append(min(max(map(len, texts)), 3 * LONG) - word)
+        spare = max(0.0, characters - sum(least)) / max(1, sum(more))
+        widths = [width + spare * extra for width, extra in zip(least, more, strict=True)]
+        return [width / sum(widths) for width in widths]
 
     def is_numeric(self, column: Column) -> bool:
         """Whether a column is set flush right: a number has a format specification."""

@@ -15,12 +15,20 @@ from docx.oxml import OxmlElement
 from docx.oxml.ns import qn
 from docx.shared import Cm, Pt
 
-from vcm_plugin.report.document import Bullets, Document, Figure, Heading, Paragraph, Table
+from vcm_plugin.report.document import (
+    LONG,
+    Bullets,
+    Document,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+)
 
-SIZES = ((10, 6.5), (8, 7.5), (0, 8.5))  # from so many columns on, so many points
+# From so many columns on, so many points, and the characters that a page then has room for.
+SIZES = ((9, 6.5, 135), (8, 7.0, 125), (0, 8.5, 102))
 PAGE_CM = 17.0  # between the margins
-LONG = 24  # characters; a longer text is broken over lines
-PADDING = 3.5  # characters, of both sides of a cell
+FONT = "Arial"  # or Liberation Sans, which is as wide, where there is no Arial
 EPOCH = datetime(2000, 1, 1)  # the same report gives the same file
 
 
@@ -58,14 +66,15 @@ def _page(file) -> None:
     )
     section.left_margin = section.right_margin = Cm(2)
     section.top_margin = section.bottom_margin = Cm(2)
-    file.styles["Normal"].font.name, file.styles["Normal"].font.size = "Calibri", Pt(10.5)
+    file.styles["Normal"].font.name, file.styles["Normal"].font.size = FONT, Pt(10)
 
 
 def _add_table(file, table: Table, number: int) -> None:
     caption = file.add_paragraph(f"Table {number}: {table.title}", style="Caption")
     caption.paragraph_format.keep_with_next = True
     grid = file.add_table(rows=1, cols=len(table.columns), style="Light Grid Accent 1")
-    size = Pt(next(points for columns, points in SIZES if len(table.columns) >= columns))
+    points, room = next(size[1:] for size in SIZES if len(table.columns) >= size[0])
+    size = Pt(points)
     _fill(
         grid.rows[0], [column.title for column in table.columns], [False] * len(table.columns), size
     )
@@ -78,29 +87,21 @@ def _add_table(file, table: Table, number: int) -> None:
         row._tr.get_or_add_trPr().append(OxmlElement("w:cantSplit"))
         _fill(row, texts, right, size)
     grid.autofit = False
-    for column, width in zip(grid.columns, _widths(table), strict=True):
-        column.width = width  # LibreOffice reads the column, Word the cells
+    for column, share in zip(grid.columns, table.shares(room), strict=True):
+        column.width = width = Cm(PAGE_CM * share)  # LibreOffice reads the column, Word the cells
         for cell in column.cells:
             cell.width = width
     for note in table.notes:
-        file.add_paragraph(note).runs[0].font.size = Pt(8.5)
+        paragraph = file.add_paragraph(note)
+        paragraph.paragraph_format.space_before = paragraph.runs[0].font.size = Pt(8.5)
     file.add_paragraph()
-
-
-def _widths(table: Table) -> list[Cm]:
-    """Shares of the page after the longest text and the longest word of each column."""
-    weights = []
-    for texts in zip([column.title for column in table.columns], *table.texts(), strict=True):
-        word = max(len(word) for text in texts for word in (text.split() or [""]))
-        weights.append(min(max(word, max(map(len, texts)) / 2), LONG) + PADDING)
-    return [Cm(PAGE_CM * weight / sum(weights)) for weight in weights]
 
 
 def _fill(row, texts: Sequence[str], right: Sequence[bool], size: Pt) -> None:
     for cell, text, flush in zip(row.cells, texts, right, strict=True):
         paragraph = cell.paragraphs[0]
         paragraph.add_run(text).font.size = size
-        if flush and len(text) < 24:  # a refusal reads better flush left
+        if flush and len(text) < LONG:  # a refusal reads better flush left
             paragraph.alignment = WD_ALIGN_PARAGRAPH.RIGHT
 
 

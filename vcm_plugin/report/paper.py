@@ -18,7 +18,10 @@ def to_document(report: Report) -> Document:
     text = f"Test set {report.dataset.get('name', '')}, {pictures} pictures."
     blocks: list[Block] = [Heading("Test conditions"), Paragraph(text), Heading("Results")]
     blocks += figures(report)
-    tables = [views.main_points(report), *views.all_tables(report)[1:]]
+    narrow = [views.main_points(report), views.human_main_points(report)]
+    shown = {table.title: table for table in narrow}
+    tables = [narrow[0], *views.all_tables(report)[1:]]
+    tables = [shown.get(table.title, table) for table in tables]
     blocks += [
         block for table in tables if table.rows for block in (Heading(table.title, 2), table)
     ]

@@ -7,7 +7,16 @@ import base64
 import html
 from pathlib import Path
 
-from vcm_plugin.report.document import Block, Bullets, Document, Figure, Heading, Paragraph, Table
+from vcm_plugin.report.document import (
+    LONG,
+    Block,
+    Bullets,
+    Document,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+)
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -19,11 +28,16 @@ _PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
 \usepackage[utf8]{inputenc}
 \usepackage[margin=2cm]{geometry}
 \usepackage{graphicx}
+\usepackage{array}
+\usepackage{float}
 \usepackage{longtable}
 \usepackage{booktabs}
 \setlength{\LTcapwidth}{\textwidth}
 \setlength{\tabcolsep}{3pt}
+\newcolumntype{L}[1]{>{\raggedright\arraybackslash}p{\dimexpr #1\textwidth-2\tabcolsep\relax}}
+\newcolumntype{R}[1]{>{\raggedleft\arraybackslash}p{\dimexpr #1\textwidth-2\tabcolsep\relax}}
 """
+BREAK, FLUSH_LEFT = r"\allowbreak{}", r"\raggedright\arraybackslash "
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
        padding: 0 1em; }
@@ -98,10 +112,12 @@ def _latex(block: Block) -> str:
         return latex_text(block.text)
     if isinstance(block, Bullets):
         items = "\n".join(rf"\item {latex_text(item)}" for item in block.items)
+        if not items:
+            return ""  # LaTeX refuses a list without any
         return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
     if isinstance(block, Figure):
         return (
-            "\\begin{figure}[htbp]\\centering\n"
+            "\\begin{figure}[H]\\centering\n"
             rf"\includegraphics[width=\textwidth,height=0.4\textheight,keepaspectratio]"
             f"{{{block.name}.png}}\n\\caption{{{latex_text(block.caption)}}}\n\\end{{figure}}"
         )
@@ -110,10 +126,9 @@ def _latex(block: Block) -> str:
 
 def _latex_table(table: Table) -> str:
     texts = [[column.title for column in table.columns], *table.texts()]
-    lengths = [max(len(row[k]) for row in texts) for k in range(len(table.columns))]
-    shares = [min(length, 30) + 2 for length in lengths]  # of the width of the page
-    spec = "".join(rf"p{{{0.94 * share / sum(shares):.3f}\textwidth}}" for share in shares)
-    lines = [" & ".join(latex_text(cell) for cell in row) + r" \\" for row in texts]
+    kinds = ["R" if table.is_numeric(column) else "L" for column in table.columns]
+    spec = "".join(f"{k}{{{share:.4f}}}" for k, share in zip(kinds, table.shares(), strict=True))
+    lines = [" & ".join(map(_latex_cell, row, kinds)) + r" \\" for row in texts]
     notes = "\n\n".join(latex_text(note) for note in table.notes)
     return "\n".join([
         rf"{{\footnotesize\begin{{longtable}}{{{spec}}}",
@@ -123,6 +138,14 @@ def _latex_table(table: Table) -> str:
         r"\bottomrule\end{longtable}",
         notes + "}",
     ])  # fmt: skip
+
+
+def _latex_cell(text: str, kind: str) -> str:
+    """Text in a cell of a column of kind L or R; long words are broken, a refusal is flush left."""
+    words = text.split(" ")
+    chunks = [[word[k : k + LONG] for k in range(0, len(word), LONG)] for word in words]
+    cell = " ".join(BREAK.join(map(latex_text, parts)) for parts in chunks)
+    return FLUSH_LEFT + cell if kind == "R" and len(text) >= LONG else cell
 
 
 def _html(block: Block) -> str:

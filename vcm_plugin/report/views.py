@@ -221,6 +221,13 @@ def human_points(report: Report) -> Table:
     return Table("Human vision: rate points", columns, tuple(rows))
 
 
+def human_main_points(report: Report) -> Table:
+    """The same with the measures that figures show only: what fits on paper."""
+    whole = human_points(report)
+    kept = tuple(c for c in whole.columns if c.key not in human.TITLES or c.key in human.SHOWN)
+    return Table(whole.title, kept, whole.rows)
+
+
 def human_equal(report: Report) -> Table:
     """Total bits of the test against an anchor at an equal value of a measure."""
     columns = (
