@@ -69,7 +69,7 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     blocks += [Heading("Training"), *_training(config, trained)]
     blocks += [Heading("Cross-check"), Paragraph(_crosscheck(config, report))]
     blocks += [Heading("References")]
-    blocks += [Bullets(tuple(f"[{n}] {text}" for n, text in enumerate(config.references, start=1)))]
+    blocks += [Paragraph(f"[{n}] {text}") for n, text in enumerate(config.references, start=1)]
     blocks += [Heading("Not filled in"), _left(unfilled)]
     return Document(config.title, tuple(blocks)), unfilled
 
@@ -85,8 +85,7 @@ def _header(config: ProposalConfig) -> Table:
         value = getattr(config, key)
         text = "; ".join(value) if isinstance(value, tuple) else value
         rows.append({"key": key.capitalize(), "value": text or None})
-    columns = Column("key", "Document"), Column("value", "")
-    return Table("Header", columns, tuple(rows))
+    return Table("", (Column("key", ""), Column("value", "")), tuple(rows))
 
 
 def _abstract(report: Report) -> Iterator[Paragraph]:

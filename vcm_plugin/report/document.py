@@ -33,7 +33,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of raw values, and the columns in which they are shown."""
+    """Rows of raw values, and the columns in which they are shown.
+
+    A table without a title is a part of the text: it has no caption, no number and no head row.
+    """
 
     title: str
     columns: tuple[Column, ...]

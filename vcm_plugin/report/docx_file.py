@@ -49,7 +49,7 @@ def write_docx(document: Document, path: Path) -> None:
             for item in block.items:
                 file.add_paragraph(item, style="List Bullet")
         elif isinstance(block, Table):
-            tables += 1
+            tables += bool(block.title)
             _add_table(file, block, tables)
         elif isinstance(block, Figure):
             figures += 1
@@ -70,17 +70,19 @@ def _page(file) -> None:
 
 
 def _add_table(file, table: Table, number: int) -> None:
-    caption = file.add_paragraph(f"Table {number}: {table.title}", style="Caption")
-    caption.paragraph_format.keep_with_next = True
-    grid = file.add_table(rows=1, cols=len(table.columns), style="Light Grid Accent 1")
     points, room = next(size[1:] for size in SIZES if len(table.columns) >= size[0])
     size = Pt(points)
-    _fill(
-        grid.rows[0], [column.title for column in table.columns], [False] * len(table.columns), size
-    )
-    marker = OxmlElement("w:tblHeader")
-    marker.set(qn("w:val"), "true")
-    grid.rows[0]._tr.get_or_add_trPr().append(marker)
+    if table.title:
+        caption = file.add_paragraph(f"Table {number}: {table.title}", style="Caption")
+        caption.paragraph_format.keep_with_next = True
+        grid = file.add_table(rows=1, cols=len(table.columns), style="Light Grid Accent 1")
+        titles = [column.title for column in table.columns]
+        _fill(grid.rows[0], titles, [False] * len(titles), size)
+        marker = OxmlElement("w:tblHeader")
+        marker.set(qn("w:val"), "true")
+        grid.rows[0]._tr.get_or_add_trPr().append(marker)
+    else:
+        grid = file.add_table(rows=0, cols=len(table.columns), style="Table Grid")
     right = [bool(column.spec) for column in table.columns]
     for texts in table.texts():
         row = grid.add_row()

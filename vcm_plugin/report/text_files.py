@@ -102,7 +102,8 @@ def _markdown(block: Block) -> str:
     rules = ["---:" if column.spec else "---" for column in block.columns]
     rows = [heads, rules, *([_flat(cell) for cell in row] for row in block.texts())]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return "\n\n".join([f"**{_flat(block.title)}**", lines, *block.notes])
+    title = [f"**{_flat(block.title)}**"] if block.title else []
+    return "\n\n".join([*title, lines, *block.notes])
 
 
 def _latex(block: Block) -> str:
@@ -130,10 +131,15 @@ def _latex_table(table: Table) -> str:
     spec = "".join(f"{k}{{{share:.4f}}}" for k, share in zip(kinds, table.shares(), strict=True))
     lines = [" & ".join(map(_latex_cell, row, kinds)) + r" \\" for row in texts]
     notes = "\n\n".join(latex_text(note) for note in table.notes)
+    head = [r"\toprule"]
+    if table.title:
+        head = [
+            rf"\caption{{{latex_text(table.title)}}}\\ \toprule",
+            lines[0] + r" \midrule \endhead",
+        ]
     return "\n".join([
         rf"{{\footnotesize\begin{{longtable}}{{{spec}}}",
-        rf"\caption{{{latex_text(table.title)}}}\\ \toprule",
-        lines[0] + r" \midrule \endhead",
+        *head,
         *lines[1:],
         r"\bottomrule\end{longtable}",
         notes + "}",
