@@ -70,6 +70,20 @@ def own_cache(shared_cache, monkeypatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sfu(shared_cache, tmp_path_factory) -> Path:
+    """A run of diff_fchm on three drawn sequences of two frames, beside their data."""
+    from drawn_runs import drawn_sfu
+
+    from vcm_plugin.conditions import load_condition
+
+    names = load_condition("sfu_hw").sequences
+    chosen = tuple(name for name in names if "RaceHorses" in name or "BQSquare" in name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VCM_CACHE", str(shared_cache))
+        return drawn_sfu(tmp_path_factory.mktemp("sfu"), chosen, frames=2)
+
+
+@pytest.fixture(scope="session")
 def human_runs(tiny_condition, shared_cache, tmp_path_factory):
     """Real runs of three codecs over two pictures, what they returned, and their report."""
     from dataclasses import replace

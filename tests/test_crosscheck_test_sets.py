@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from drawn_runs import drawn_oiv6, drawn_sfu
+from drawn_runs import drawn_oiv6
 from test_crosscheck import edit, edit_lines, sign
 
 from vcm_plugin.crosscheck import CheckOptions, crosscheck
@@ -14,14 +14,6 @@ from vcm_plugin.crosscheck.findings import FAILED, NOT_CONFIRMED, REMARK, SKIPPE
 from vcm_plugin.package import make_package
 
 POINT = "runs/diff_fchm/1.4"
-NAMES = ("CLASS-C/RaceHorses_832x480_30", "CLASS-D/BQSquare_416x240_60")
-
-
-@pytest.fixture(scope="module")
-def sequences(tmp_path_factory, shared_cache):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VCM_CACHE", str(shared_cache))
-        return drawn_sfu(tmp_path_factory.mktemp("sfu"), NAMES, frames=2)
 
 
 @pytest.fixture(scope="module")
@@ -50,21 +42,21 @@ def only_remark(check) -> bool:
     return [f.step for f in odd] == ["config"] and "says otherwise here" in odd[0].text
 
 
-def test_sequences_are_confirmed(sequences, tmp_path, own_cache):
-    package = packed(sequences, tmp_path)
-    check = checked(package, data_root=sequences.parent, encode=True, threads=2)
+def test_sequences_are_confirmed(sfu, tmp_path, own_cache):
+    package = packed(sfu, tmp_path)
+    check = checked(package, data_root=sfu.parent, encode=True, threads=2)
     assert only_remark(check)
     texts = [finding.text for finding in check.findings]
-    assert "2 lines and files, sizes as claimed" in texts
-    assert sum("2 of 2 files identical" in text for text in texts) == 4
-    stored = json.loads((sequences / "result.json").read_text())["points"][1]
+    assert "3 lines and files, sizes as claimed" in texts
+    assert sum("3 of 3 files identical" in text for text in texts) == 4
+    stored = json.loads((sfu / "result.json").read_text())["points"][1]
     (row,) = [row for row in check.points if row["rate_point"] == "1.4"]
     assert row["found_bits"] == stored["bits"]
     assert row["accuracy"]["box_ap"]["found"] == pytest.approx(stored["accuracy"]["box_ap"])
 
 
-def test_sequences_that_are_not_here_are_decoded_all_the_same(sequences, tmp_path, own_cache):
-    check = checked(packed(sequences, tmp_path))
+def test_sequences_that_are_not_here_are_decoded_all_the_same(sfu, tmp_path, own_cache):
+    check = checked(packed(sfu, tmp_path))
     assert not failed(check)
     assert {f.step for f in check.findings if f.status == SKIPPED} == {"data", "predictions"}
     (row,) = [row for row in check.points if row["rate_point"] == "1.4"]
@@ -129,8 +121,8 @@ def drop_a_detection(folder):
         (drop_a_detection, "accuracy"),
     ],
 )
-def test_forged_claims_about_sequences(forge, step, sequences, tmp_path, own_cache):
-    with zipfile.ZipFile(packed(sequences, tmp_path)) as archive:
+def test_forged_claims_about_sequences(forge, step, sfu, tmp_path, own_cache):
+    with zipfile.ZipFile(packed(sfu, tmp_path)) as archive:
         archive.extractall(tmp_path / "open")
     forge(tmp_path / "open")
     sign(tmp_path / "open")
@@ -138,5 +130,5 @@ def test_forged_claims_about_sequences(forge, step, sequences, tmp_path, own_cac
         for path in sorted((tmp_path / "open").rglob("*")):
             if path.is_file():
                 archive.write(path, path.relative_to(tmp_path / "open"))
-    check = checked(tmp_path / "forged.zip", data_root=sequences.parent)
+    check = checked(tmp_path / "forged.zip", data_root=sfu.parent)
     assert check.verdict == NOT_CONFIRMED and step in failed(check)

@@ -18,15 +18,6 @@ VIDEO = ["Dataset", "fps", "num_of_coded_frame", "qp", "bitrate (kbps)", "end_ac
          "nn_part_1", "encode", "decode", "nn_part_2"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def sfu(tmp_path_factory, shared_cache):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VCM_CACHE", str(shared_cache))
-        names = load_condition("sfu_hw").sequences
-        chosen = tuple(name for name in names if "RaceHorses" in name or "BQSquare" in name)
-        return drawn_sfu(tmp_path_factory.mktemp("sfu"), chosen, frames=2)
-
-
 def test_tables_of_sequences(sfu, tmp_path):
     result = load_result(sfu)
     path = write_ctc_tables([sfu], tmp_path)

@@ -136,6 +136,16 @@ def test_viewer_data_is_that_of_the_run(real):
         assert hits + len(shown["missed"]) == len(objects)
 
 
+def test_frames_of_sequences_are_in_the_viewer(sfu):
+    report = tables.build_report([sfu], [], QUICK)
+    data = viewer_data(report, ViewerOptions(2, data_root=sfu.parent, side=64))
+    assert [p["name"] for p in data["pictures"]][1].startswith("RaceHorses_416x240_30")
+    assert all(p["thumbnail"].startswith("data:image/jpeg") for p in data["pictures"])
+    first = data["points"][1]["pictures"][data["pictures"][0]["id"]]
+    assert first["bits"] == report.runs[0].result["points"][0]["per_picture"]["bits"][0]
+    assert len(first["found"]) > 0 and len(first["missed"]) < len(data["pictures"][0]["truth"])
+
+
 def test_matching_agrees_with_the_evaluation(real):
     """Over all pictures, hits and misses at the operating point are those of COCOeval."""
     from vcm_plugin.tasks import read_matches

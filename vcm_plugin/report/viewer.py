@@ -16,10 +16,11 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from vcm_plugin.conditions import load_condition
-from vcm_plugin.datasets import open_dataset, read_picture
+from vcm_plugin.datasets import read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import human
-from vcm_plugin.results import UNCOMPRESSED, decoded_path, read_json
+from vcm_plugin.results import UNCOMPRESSED, Journal, decoded_path, read_json, read_predictions
+from vcm_plugin.sequences import open_test_set
 from vcm_plugin.tables import Report, Run
 
 MEASURES = ("psnr", "vmaf", "haarpsi")  # shown under a decoded picture
@@ -46,6 +47,9 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     path = first.folder / "ground_truth.json"
     if not path.is_file() or options.pictures < 1:
         return {"pictures": [], "note": "The viewer is empty: the runs keep no ground truth."}
+    test = first.result.get("test", {})
+    if test.get("protocol") == "semantic":
+        return {"pictures": [], "note": "The viewer is empty: labelled points have no boxes."}
     truth = read_json(path)
     skipped = {entry["image_id"] for entry in report.skipped}
     images = [image for image in truth["images"] if image["id"] not in skipped]
@@ -56,7 +60,6 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     places = np.linspace(0, len(images) - 1, count).astype(int)
     shown = [images[place] for place in places]
     files, missing = _files(first, options)
-    test = first.result.get("test", {})
     objects = _objects(truth, [image["id"] for image in shown])
     data = {
         "pictures": [
@@ -131,7 +134,8 @@ def _points(
             listed = stored.get(point, {"image_id": [], "bits": []})
             bits = dict(zip(listed["image_id"], listed["bits"], strict=True))
             pictures = {}
-            for image_id, record in _records(run.folder / point, objects):
+            records = _frames if "sequences" in run.result["dataset"] else _records
+            for image_id, record in records(run.folder / point, objects):
                 kept = [item for item in record["predictions"] if item["score"] >= score]
                 chosen, missed = match(objects[image_id], kept, iou)
                 drawn = [_drawn(item, place) for item, place in zip(kept, chosen, strict=True)]
@@ -170,6 +174,16 @@ def _records(folder: Path, wanted: dict[int, Any]) -> Iterator[tuple[int, dict]]
                 yield record["image_id"], record
 
 
+def _frames(folder: Path, wanted: dict[int, Any]) -> Iterator[tuple[int, dict]]:
+    """The same of the frames of sequences, whose lines hold the predictions of all their frames."""
+    found: dict[int, list[dict]] = {image_id: [] for image_id in wanted}
+    for item in read_predictions(folder, list(Journal(folder).records)):
+        if item["image_id"] in found:
+            found[item["image_id"]].append(item)
+    for image_id, predictions in found.items():
+        yield image_id, {"image_id": image_id, "predictions": predictions}
+
+
 def _drawn(item: dict, place: int | None) -> list:
     """[class, box, score, matched object, mask as COCO's run lengths or null]."""
     box = [round(float(value), 1) for value in item["bbox"]]
@@ -204,10 +218,11 @@ def _files(run: Run, options: ViewerOptions) -> tuple[dict[int, Path], str]:
     if not path.is_file():
         return {}, "the run keeps no condition"
     try:
-        dataset = open_dataset(load_condition(path), options.data_root)
+        dataset = open_test_set(load_condition(path), options.data_root)
     except InputError:
         return {}, "name their folder with --data-root"
-    return {entry.image_id: entry.path for entry in dataset.pictures}, ""
+    files = {e.image_id: e.path for e in dataset.pictures if e.path.is_file()}
+    return files, "" if files else "the frames lie in video files"
 
 
 def _thumbnail(path: Path | None, options: ViewerOptions) -> str | None:
