@@ -20,11 +20,11 @@ from vcm_plugin import bitstream
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
 from vcm_plugin.ivn import parse_rate_point
-from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.metrics import bpp
 
 if TYPE_CHECKING:
     from vcm_plugin.human.human_codec import HumanCodec
+    from vcm_plugin.machine_codec import MachineCodec
 
 
 class Codec(Protocol):
@@ -192,6 +192,8 @@ def _diff_fchm(condition: TestCondition) -> MachineCodec:
             "names none; train them with scripts/train_vfcn.py and name them in the key "
             "diff_fchm_weights"
         )
+    from vcm_plugin.machine_codec import MachineCodec  # compressai, which the anchors do without
+
     codec = MachineCodec(Path(condition.bundled_path(condition.diff_fchm_weights)))
     if not condition.diff_fchm_other_detector:
         _check_detector(

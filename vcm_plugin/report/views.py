@@ -306,6 +306,6 @@ def _machine_notes(report: Report) -> tuple[str, ...]:
     return (
         "Seconds are means over the pictures, on " + "; ".join(devices) + ". kMAC are thousand "
         "multiply-accumulates per source pixel, counted as they run on the first picture at the "
-        "first rate point; a codec that runs outside PyTorch has none. Peak memory is that of one "
+        "last rate point; a codec that runs outside PyTorch has none. Peak memory is that of one "
         "process with its detector and its largest encoder.",
     )
