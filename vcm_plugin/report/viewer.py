@@ -20,7 +20,6 @@ from vcm_plugin.datasets import read_picture
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import human
 from vcm_plugin.results import UNCOMPRESSED, Journal, decoded_path, read_json, read_predictions
-from vcm_plugin.sequences import open_test_set
 from vcm_plugin.tables import Report, Run
 
 MEASURES = ("psnr", "vmaf", "haarpsi")  # shown under a decoded picture
@@ -214,6 +213,8 @@ def _with_mask(item: dict, height: int, width: int) -> dict:
 
 def _files(run: Run, options: ViewerOptions) -> tuple[dict[int, Path], str]:
     """Image id -> picture file; and why there are none."""
+    from vcm_plugin.sequences import open_test_set  # torch, which packages do without
+
     path = run.folder / "condition.yaml"
     if not path.is_file():
         return {}, "the run keeps no condition"
