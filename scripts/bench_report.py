@@ -77,8 +77,14 @@ def synthetic_runs(folder: Path, pictures: int) -> list[Path]:
         path.hardlink_to(folder / "images" / "picture.jpg")
     (folder / "instances.json").write_text(json.dumps(truth))
     uncompressed = judged(rng, truth, 0.02, None)
-    return [write_run(folder, name, factor, rng, truth, uncompressed)
-            for name, factor in CODECS.items()]  # fmt: skip
+    points = {
+        qp: judged(rng, truth, 0.03 + 0.02 * step, folder / f"{qp}.npz")
+        for step, qp in enumerate(QPS)
+    }
+    return [
+        write_run(folder, name, factor, rng, truth, uncompressed, points)
+        for name, factor in CODECS.items()
+    ]
 
 
 def ground_truth(rng: np.random.Generator, pictures: int) -> dict:
@@ -128,14 +134,14 @@ def judged(rng, truth: dict, noise: float, path: Path | None) -> tuple[dict, dic
     return by_picture, accuracy
 
 
-def write_run(folder, name, factor, rng, truth, uncompressed, judged) -> Path:
+def write_run(folder, name, factor, rng, truth, uncompressed, judged_points) -> Path:
     """A run folder as the runner leaves it, less the bitstreams, which no report reads."""
     run, points = folder / name, []
     write_lines(run / "uncompressed", uncompressed[0], None)
     ids = [image["id"] for image in truth["images"]]
     for step, qp in enumerate(QPS):
         (run / str(qp)).mkdir(parents=True, exist_ok=True)
-        found, accuracy = judged[qp]
+        found, accuracy = judged_points[qp]
         shutil.copy(folder / f"{qp}.npz", run / str(qp) / "matches.npz")
         bits = (factor * 4e5 / 2**step * rng.lognormal(0, 0.4, len(ids))).astype(int)
         write_lines(run / str(qp), found, dict(zip(ids, bits.tolist(), strict=True)))
