@@ -107,8 +107,8 @@ def sign(folder):
     edit(folder / "manifest.json", lambda manifest: manifest.update(files=stated))
 
 
-def flip_a_byte(folder):
-    path = sorted((folder / POINT / "bitstreams").iterdir())[0]
+def flip_a_byte(folder, point=POINT):
+    path = sorted((folder / point / "bitstreams").iterdir())[0]
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(bytes(data))

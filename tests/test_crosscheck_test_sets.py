@@ -2,12 +2,12 @@
 """Are packages of runs on sequences and on Open Images confirmed, and forged ones not?"""
 
 import json
-import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 from drawn_runs import drawn_oiv6
-from test_crosscheck import edit, edit_lines, sign
+from test_crosscheck import edit, edit_lines, flip_a_byte, tampered
 
 from vcm_plugin.crosscheck import CheckOptions, crosscheck
 from vcm_plugin.crosscheck.findings import FAILED, NOT_CONFIRMED, REMARK, SKIPPED
@@ -72,13 +72,6 @@ def test_open_images_are_confirmed(pictures, task, tmp_path, own_cache):
     assert list(check.points[1]["accuracy"]) == [metric]
 
 
-def flip_a_byte(folder):
-    path = folder / POINT / "bitstreams" / "2.fcm"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(bytes(data))
-
-
 def claim_a_better_class(folder):
     def change(point):
         point["classes"]["CLASS-D"]["box_ap"] += 0.01
@@ -114,7 +107,7 @@ def drop_a_detection(folder):
 @pytest.mark.parametrize(
     ("forge", "step"),
     [
-        (flip_a_byte, "bitstreams"),
+        (partial(flip_a_byte, point=POINT), "bitstreams"),
         (claim_a_better_class, "accuracy"),
         (move_bits_between_frames, "bitstreams"),
         (rename_a_sequence, "accuracy"),
@@ -122,13 +115,6 @@ def drop_a_detection(folder):
     ],
 )
 def test_forged_claims_about_sequences(forge, step, sfu, tmp_path, own_cache):
-    with zipfile.ZipFile(packed(sfu, tmp_path)) as archive:
-        archive.extractall(tmp_path / "open")
-    forge(tmp_path / "open")
-    sign(tmp_path / "open")
-    with zipfile.ZipFile(tmp_path / "forged.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted((tmp_path / "open").rglob("*")):
-            if path.is_file():
-                archive.write(path, path.relative_to(tmp_path / "open"))
-    check = checked(tmp_path / "forged.zip", data_root=sfu.parent)
+    forged = tampered(packed(sfu, tmp_path), tmp_path, forge, signed=True)
+    check = checked(forged, data_root=sfu.parent)
     assert check.verdict == NOT_CONFIRMED and step in failed(check)
