@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Protocol
 
 import torch
-from compressai.entropy_models import GaussianConditional
-from compressai.ops import LowerBound
 from torch import nn
+
+with warnings.catch_warnings():  # torch's, to a package that compressai imports
+    warnings.simplefilter("ignore", FutureWarning)
+    from compressai.entropy_models import GaussianConditional
+    from compressai.ops import LowerBound
 
 SCALE_LEVELS = 48
 SCALE_MIN, SCALE_MAX = 0.11, 96.0  # of the first and the last level, in steps of the quantiser

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import torch
 
-MAX_STEPS = 50
-
 
 def time_steps(start: int, steps: int) -> list[int]:
     """The time steps that the network is asked at, from `start` on, equally far apart.

@@ -23,12 +23,16 @@ from __future__ import annotations
 import math
 
 import torch
-from compressai.entropy_models import GaussianConditional
 from torch import nn
 from torch.nn import functional as F
 
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
-from vcm_plugin.entropy.networks import SCALE_MIN, EntropyNetworks, estimate
+from vcm_plugin.entropy.networks import (
+    SCALE_MIN,
+    EntropyNetworks,
+    GaussianConditional,
+    estimate,
+)
 
 LAYERS = ("p2", "p3", "p4", "p5")
 GAIN_OCTAVES = torch.linspace(-2.0, 2.0, 8)  # log2 s at the levels of the variant "gain"
