@@ -14,9 +14,9 @@ from matplotlib import image
 from matplotlib.colors import to_rgb
 from test_tables import BLOCKS, edited, runs, write_run  # noqa: F401 (runs is a fixture)
 
+from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import FORMATS, plots, rd_table_text, tables, write_report
-from vcm_plugin.report.csv_files import integer_qp
 from vcm_plugin.report.layout import report_dict
 
 ANCHORS = ["vvc_remote", "vvc_feature"]

@@ -186,7 +186,7 @@ def test_a_run_at_several_sizes_gives_its_hull_and_its_plain_curve(report):
     feature, hull, plain = report.curves
     assert [feature.name, hull.name, plain.name] == ["vvc_feature", "vvc_remote", "vvc_remote_100"]
     assert hull.hull and not plain.hull
-    assert {point.size for point in hull.points} == {"100", "50"}
+    assert {point.percent for point in hull.points} == {100, 50}
     assert [point.rate_point for point in plain.points] == list(BLOCKS)
     for metric in report.ap_metrics:
         every = [(point.bpp, point.accuracy[metric]) for point in hull.points]

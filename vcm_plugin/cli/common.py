@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vcm_plugin.conditions import TestCondition, load_condition, override
+from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import BitstreamError, InputError
 
 if TYPE_CHECKING:
@@ -121,8 +121,23 @@ def _cell(value: float | str, spec: str) -> str:
     return "n/a" if isinstance(value, str) else format(value, spec)
 
 
+def refuse_overwriting(output: Path | None, *inputs: Path | None) -> None:
+    """Raise InputError where an output is one of the inputs, or lies in a folder that is one."""
+    for given in inputs:
+        if output is None or given is None:
+            continue
+        where, source = output.resolve(), given.resolve()
+        if where == source or (source.is_dir() and source in where.parents):
+            raise InputError(
+                f"{output}: expected another place than the input {given}, which it would "
+                "overwrite; give another output"
+            )
+
+
 def condition_of(options: Namespace) -> TestCondition:
     """The test condition with the detector that was asked for in place of its own."""
+    from vcm_plugin.ctc.codecs import load_condition, override
+
     changes = {
         "model": options.model,
         "weights": options.weights,
@@ -135,11 +150,11 @@ def condition_of(options: Namespace) -> TestCondition:
 
 
 def model_of(condition: TestCondition, options: Namespace):
-    from vcm_plugin.ctc.picture_worker import load_model
+    from vcm_plugin.ctc.detector import load_detector
     from vcm_plugin.environment import make_deterministic
 
     make_deterministic(condition.threads_per_job)
-    return load_model(condition, options.device)
+    return load_detector(condition, options.device)
 
 
 @contextmanager

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcm_plugin.conditions import KEYS, TestCondition, load_condition
+from vcm_plugin.conditions import KEYS, TestCondition
 from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
 from vcm_plugin.crosscheck.package import Package, weights_of
+from vcm_plugin.ctc.codecs import codec_rate_points, load_condition
+from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
     Evaluation,
@@ -123,9 +125,7 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
     """The condition, run.json and result.json say the same; weights: of the manifest."""
     result, condition = claims.result, claims.condition
     problems = []
-    from vcm_plugin.ctc.codecs import codec_entry
-
-    rate_points = codec_entry(result.codec).rate_points(condition)
+    rate_points = codec_rate_points(result.codec, condition)
     facts = {"condition": condition.name, "data set": condition.dataset_name()}
     facts |= {"tasks": condition.tasks, "rate points": rate_points}
     facts |= {key: getattr(condition, key) for key in STATED_BY_RESULT}
@@ -152,7 +152,7 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
 def check_files(claims: Claims) -> Iterator[Finding]:
     """Every picture has its line and its file at every rate point, of the claimed size."""
     wanted = claims.entry_ids
-    kind = claims.result.kind
+    suffix = KINDS[claims.result.kind].suffix
     for point in (UNCOMPRESSED, *claims.points):
         records, problems = claims.records[point], []
         missing = [str(i) for i in wanted if i not in records]
@@ -161,7 +161,7 @@ def check_files(claims: Claims) -> Iterator[Finding]:
         elif set(records) != set(wanted):
             problems.append("pictures.jsonl has lines of pictures that are not in the ground truth")
         elif point != UNCOMPRESSED:
-            problems += _sizes(claims, point, kind)
+            problems += _sizes(claims, point, suffix)
         text = f"{len(wanted)} lines and files, sizes as claimed"
         yield finding("bitstreams", problems, text, claims.name, shown(point))
 
@@ -235,12 +235,12 @@ def _read_lines(folder: Path) -> dict[int, Record]:
     return {record.image_id: record for record in records}
 
 
-def _sizes(claims: Claims, point: str, kind: str) -> Iterator[str]:
+def _sizes(claims: Claims, point: str, suffix: str) -> Iterator[str]:
     stated, records = claims.points[point], claims.records[point]
     listed = stated.bits_by_picture
     for entry in claims.dataset.entries:
         name, record = entry.image_id, records[entry.image_id]
-        path = bitstream_path(claims.folder / point, name, kind)
+        path = bitstream_path(claims.folder / point, name, suffix)
         if not path.is_file():
             yield f"the bitstream of picture {name} is missing"
             continue
@@ -273,7 +273,8 @@ def _compare_with_bundled(claims: Claims) -> Iterator[Finding]:
         yield Finding("config", NOT_APPLICABLE, text, claims.name)
         return
     bundled = load_condition(path)
-    differing = [k for k in KEYS if getattr(bundled, k) != getattr(claims.condition, k)]
+    keys = (*KEYS, *(bundled.codec_keys | claims.condition.codec_keys))
+    differing = [k for k in keys if bundled.value(k) != claims.condition.value(k)]
     if differing:
         text = f"condition {bundled.name} says otherwise here: {', '.join(differing)}"
         yield Finding("config", REMARK, text, claims.name)

@@ -18,6 +18,7 @@ from vcm_plugin.crosscheck.findings import (
 )
 from vcm_plugin.crosscheck.human import compare_human_vision
 from vcm_plugin.crosscheck.package import Limits
+from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import UNCOMPRESSED, Record
 from vcm_plugin.ctc.run_folder import bitstream_path
 from vcm_plugin.report.titles import AP_METRICS
@@ -65,8 +66,8 @@ def compare_point(
 
 def bits_of(claims: Claims, point: str) -> int:
     """The sizes of the bitstreams of a rate point, in bits."""
-    kind = claims.result.kind
-    files = (bitstream_path(claims.folder / point, i, kind) for i in claims.entry_ids)
+    suffix = KINDS[claims.result.kind].suffix
+    files = (bitstream_path(claims.folder / point, i, suffix) for i in claims.entry_ids)
     return sum(8 * file.stat().st_size for file in files)
 
 

@@ -62,7 +62,7 @@ class Decoder:
 
     def decode(self, point: str, entry_id: int) -> Iterator[tuple[str, int, Record | NotDecoded]]:
         """A bitstream -> what its record says of it, without seconds; or why it does not decode."""
-        file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.codec.kind)
+        file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.kind.suffix)
         try:
             record = self.worker.decode(self.entries[entry_id], file, self.plan.with_sources)
         except InputError as error:
@@ -80,7 +80,7 @@ class Decoder:
     ) -> Iterator[tuple[str, int, EncodedAgain]]:
         """An entry of the test set here -> its bitstreams again: size, and whether identical."""
         for point, data in self.worker.encode(self.entries[entry_id], points):
-            file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.codec.kind)
+            file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.kind.suffix)
             same = data == file.read_bytes()
             yield point, entry_id, EncodedAgain(8 * len(data), same)
 

@@ -23,8 +23,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import vcm_plugin
 from vcm_plugin.ctc.results import UNCOMPRESSED, RunResult, load_result
 from vcm_plugin.environment import cfg_folder
@@ -32,6 +30,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
 from vcm_plugin.report.layout import bd_rate_rows
 from vcm_plugin.report.tables import Rules, build_report
+from vcm_plugin.settings import build, read_yaml, without_sources
 
 FORMAT, VERSION = "vcm-plugin package", 1
 CLAIMED = ("test", "anchor", "metric", "method", "percent", "reason")
@@ -68,8 +67,7 @@ class Limits:
 def load_limits() -> Limits:
     """The limits of cfg/crosscheck.yaml."""
     path = cfg_folder() / "crosscheck.yaml"
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Limits(**{key: v for key, v in values.items() if not key.endswith("_source")})
+    return build(Limits, without_sources(read_yaml(path, "limits of a cross-check")), path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from vcm_plugin.ctc.codecs import Codec
+from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.results import Complexity
 
 ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "log2", "pow",
@@ -50,19 +51,19 @@ class Macs:
         return float("nan") if self.unknown else float(sum(self.by_operation.values()))
 
 
-def measure(codec: Codec, arguments: tuple, rate_point: str, pixels: int) -> Complexity:
-    """The cost of a codec on one picture of `pixels` source pixels; arguments: those of `encode`.
+def measure(codec: Codec, source: Source, rate_point: str, pixels: int) -> Complexity:
+    """The cost of a codec on one picture of `pixels` source pixels.
 
     Its peak memory: of this process up to now, and of the largest encoder process it started.
     """
-    data = codec.encode(*arguments)
-    codec.decode(data)
+    data = encode(codec, source, rate_point)
+    decode(codec, data)
     memory = _peak_memory()  # before tracing takes its own
     parameters = getattr(codec, "parameters", None)
     return Complexity(
         rate_point,
-        _kmac(pixels, codec.encode, *arguments) if parameters else None,
-        _kmac(pixels, codec.decode, data) if parameters else None,
+        _kmac(pixels, encode, codec, source, rate_point) if parameters else None,
+        _kmac(pixels, decode, codec, data) if parameters else None,
         parameters,
         memory,
     )

@@ -2,11 +2,11 @@
 """Which tables does a report write as CSV? Rate-accuracy, BD-rate, near-lossless and summaries."""
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.ctc.results import UNCOMPRESSED, StageSeconds
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import human_tables
@@ -16,7 +16,6 @@ from vcm_plugin.report.runs import Run
 from vcm_plugin.report.tables import Report
 
 DATASET_TASKS = {"box_ap": "detection", "mask_ap": "segmentation"}
-SCALED = ("diff_fchm",)  # codecs whose rate points are scales s; those of the others are QPs
 
 
 def write_csv(report: Report, out: Path) -> None:
@@ -52,18 +51,8 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
         }
         for metric, task in DATASET_TASKS.items()
         for point in sorted(run.points, key=qp)
-        if metric in point.accuracy and point.size == "100"
+        if metric in point.accuracy and point.percent == 100
     ]
-
-
-def integer_qp(codec: str, rate_point: str) -> int:
-    """The integer QP of a codec's rate point; a scale s of diff_fchm stands for 32 + 6 log2(s).
-
-    >>> integer_qp("vvc_remote", "37@50"), integer_qp("diff_fchm", "0.5")
-    (37, 26)
-    """
-    value = rate_point.partition("@")[0]
-    return round(32 + 6 * math.log2(float(value))) if codec in SCALED else int(value)
 
 
 def stages(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
     Accuracy,
@@ -32,7 +33,8 @@ from vcm_plugin.ctc.run_folder import Journal
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
 from vcm_plugin.metrics.rate import bpp, kbps
-from vcm_plugin.report.csv_files import integer_qp, stages
+from vcm_plugin.rate_points import percent_of
+from vcm_plugin.report.csv_files import stages
 from vcm_plugin.testsets.coco import FRAMES
 
 SETS = {"coco": ("SFU", "SFUHW"), "open_images": ("OIV6", "MPEGOIV6"),
@@ -102,7 +104,7 @@ def _set_of(result: RunResult, run: Path) -> tuple[str, str]:
 
 def _points(result: RunResult) -> list[tuple[int, PointResult]]:
     """The rate points at full size by rising QP, which is falling rate."""
-    points = [point for point in result.points if "@" not in point.rate_point]
+    points = [point for point in result.points if percent_of(point.rate_point) == 100]
     numbered = [(integer_qp(result.codec, point.rate_point), point) for point in points]
     numbered.sort(key=lambda pair: pair[0])
     if len(numbered) not in RATE_POINTS:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from vcm_plugin.ctc.results import Accuracy, PointResult
 from vcm_plugin.metrics.convex_hull import convex_hull
 from vcm_plugin.metrics.rate import bpp
+from vcm_plugin.rate_points import percent_of
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Point:
         return bpp(self.bits, self.pixels)
 
     @property
-    def size(self) -> str:
-        """The picture size in percent: "50" of "32@50"."""
-        return self.rate_point.partition("@")[2] or "100"
+    def percent(self) -> int:
+        """The size at which pictures were coded."""
+        return percent_of(self.rate_point)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def curves_of(name: str, points: tuple[Point, ...], kind: str) -> list[Curve]:
     """The curves of a run; none of a human codec: its bits are mostly not for the detector."""
     if kind == "human":
         return []
-    plain = tuple(point for point in points if point.size == "100")
+    plain = tuple(point for point in points if point.percent == 100)
     if len(plain) == len(points):
         return [Curve(name, points, hull=False)]
     hull = [Curve(name, points, hull=True)]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from vcm_plugin.ctc.results import PointResult, RunResult
 from vcm_plugin.metrics.bd_rate import BdRate, bd_rate, bits_at
 from vcm_plugin.metrics.rate import bpp
+from vcm_plugin.rate_points import has_layers, machine_part
 from vcm_plugin.report.titles import HUMAN_METRICS, METRICS
 
 COMPARED = tuple(key for key in HUMAN_METRICS if METRICS[key].compared)  # what curves are
@@ -122,8 +123,9 @@ def _curves(name: str, result: RunResult) -> list[HumanCurve]:
     by_machine: dict[str, list[HumanPoint]] = {}
     for stored in result.points:
         if stored.human_vision is not None:
-            machine = stored.rate_point.partition("+")
-            by_machine.setdefault(machine[0] if machine[1] else "", []).append(_point(stored))
+            layers = has_layers(stored.rate_point)
+            machine = machine_part(stored.rate_point) if layers else ""
+            by_machine.setdefault(machine, []).append(_point(stored))
     return [
         HumanCurve(
             f"{name} {machine}".strip(), name, machine,

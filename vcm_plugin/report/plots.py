@@ -70,7 +70,7 @@ def _draw_curve(axes: Axes, curve: Curve, metric: str, style: tuple, derived: bo
         zorder=3 if derived else 4,
     )
     if curve.hull:
-        off = [point for point in curve.points if point not in chosen and point.size != "100"]
+        off = [point for point in curve.points if point not in chosen and point.percent != 100]
         axes.scatter(
             [point.bpp for point in off],
             [point.accuracy[metric] for point in off],

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from vcm_plugin.conditions import load_condition
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.results import UNCOMPRESSED, Record
 from vcm_plugin.ctc.run_folder import Journal, decoded_path, read_predictions, read_records
 from vcm_plugin.errors import InputError

@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from vcm_plugin import bitstream
-from vcm_plugin.conditions import load_condition
-from vcm_plugin.ctc.results import load_result
+from vcm_plugin.bitstream.text import DESCRIPTORS
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
@@ -31,7 +31,8 @@ from vcm_plugin.report.document import (
 from vcm_plugin.report.paper import figures
 from vcm_plugin.report.proposal.config import ProposalConfig, load_config
 from vcm_plugin.report.proposal.figure import architecture
-from vcm_plugin.report.tables import Report, build_report
+from vcm_plugin.report.runs import read_runs
+from vcm_plugin.report.tables import Report, compare_runs
 from vcm_plugin.report.titles import title_of
 
 SUFFIXES = (".docx", ".md", ".tex")
@@ -45,7 +46,8 @@ def write_proposal(config_path: Path, output: Path) -> list[str]:
         raise InputError(f"{output}: expected a name that ends in {', '.join(SUFFIXES)}")
     require(output.suffix[1:])
     config = load_config(config_path)
-    report = build_report([config.run, *config.anchors], _names(config.anchors))
+    runs = read_runs([config.run, *config.anchors])
+    report = compare_runs(runs, [run.name for run in runs[1:]])
     document, unfilled = to_document(config, report)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_document(document, output.with_suffix(""), [output.suffix[1:]])
@@ -74,11 +76,6 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     blocks += [Paragraph(f"[{n}] {text}") for n, text in enumerate(config.references, start=1)]
     blocks += [Heading("Not filled in"), _left(unfilled)]
     return Document(config.title, tuple(blocks)), unfilled
-
-
-def _names(anchors: tuple[Path, ...]) -> list[str]:
-    """The names of the anchors in the report: those of their codecs."""
-    return [load_result(folder).codec for folder in anchors]
 
 
 def _header(config: ProposalConfig) -> Table:
@@ -116,9 +113,7 @@ def _syntax(codec: str) -> list[Block]:
         return []
     columns = tuple(Column(key, key) for key in ("element", "descriptor", "present", "meaning"))
     blocks: list[Block] = [Heading("Bitstream syntax", 2)]
-    blocks += [
-        Paragraph(" ".join(text.split())) for text in (bitstream.RULES, bitstream.DESCRIPTORS)
-    ]
+    blocks += [Paragraph(" ".join(text.split())) for text in (bitstream.RULES, DESCRIPTORS)]
     for title, elements in bitstream.SYNTAX.items():
         keys = [column.key for column in columns]
         rows = tuple(dict(zip(keys, bitstream.syntax_row(e), strict=True)) for e in elements)
