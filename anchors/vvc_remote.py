@@ -17,25 +17,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 
-from anchors import vvc, vvc_stream
-from vcm_plugin.bitstream import BitstreamError, Timing
-from vcm_plugin.errors import InputError
-from vcm_plugin.stages import stage
+from vcm_plugin import vvc
+from vcm_plugin.bitstream.header import Timing
+from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.vvc import stream as vvc_stream
+from vcm_plugin.vvc.planes import to_picture, to_planes
 
 PERCENTS = (100, 75, 50, 25)
 MAX_SIZE = 1 << 16
-# R'G'B' in 0 .. 1 -> Y' in 0 .. 1, Cb and Cr in -0.5 .. 0.5 (Rec. ITU-R BT.709).
-RED, BLUE = 0.2126, 0.0722
-TO_YCBCR = np.array(
-    [
-        [RED, 1 - RED - BLUE, BLUE],
-        [-RED / (2 - 2 * BLUE), (RED + BLUE - 1) / (2 - 2 * BLUE), 0.5],
-        [0.5, (RED + BLUE - 1) / (2 - 2 * RED), -BLUE / (2 - 2 * RED)],
-    ]
-)
-LEVELS = ((64, 876), (512, 896), (512, 896))  # offset and span of Y', Cb, Cr in 10 bits
 
 
 @dataclass(frozen=True)
@@ -181,35 +171,6 @@ def coded_size(source: tuple[int, int], percent: int) -> tuple[int, int]:
     return vvc.coded_size(height, width)
 
 
-@stage("conversion")
-def to_planes(picture: np.ndarray, size: tuple[int, int], resized: bool) -> vvc.Planes:
-    """10-bit Y', Cb, Cr planes of an RGB picture, resampled or padded to a coded size."""
-    if not resized:
-        margins = [(0, size[i] - picture.shape[i]) for i in range(2)] + [(0, 0)]
-        picture = np.pad(picture, margins, mode="edge")
-    ycbcr = picture.reshape(-1, 3) @ (TO_YCBCR.T / 255)
-    ycbcr = ycbcr.reshape(picture.shape).astype(np.float32)
-    half = (size[0] // 2, size[1] // 2)
-    planes = []
-    for index, (offset, span) in enumerate(LEVELS):
-        plane = _resample(ycbcr[..., index], half if index else size)
-        planes.append(np.rint(plane * span + offset).clip(4, 1019).astype(np.uint16))
-    return tuple(planes)
-
-
-@stage("conversion")
-def to_picture(planes: vvc.Planes, source: tuple[int, int], resized: bool) -> np.ndarray:
-    """The RGB picture of decoded planes, resampled or cropped to the source's size."""
-    size = source if resized else planes[0].shape
-    ycbcr = np.empty((*size, 3))
-    for index, (offset, span) in enumerate(LEVELS):
-        plane = (planes[index].astype(np.float32) - offset) / span
-        ycbcr[..., index] = _resample(plane, size)
-    rgb = ycbcr.reshape(-1, 3) @ np.linalg.inv(TO_YCBCR).T * 255
-    picture = np.rint(rgb).clip(0, 255).astype(np.uint8).reshape(ycbcr.shape)
-    return np.ascontiguousarray(picture[: source[0], : source[1]])
-
-
 def source_size_nal(source: tuple[int, int], resized: bool) -> bytes:
     """The NAL unit that carries the size of the source."""
     payload = _leb128(2 * source[0] + resized) + _leb128(source[1])
@@ -236,10 +197,3 @@ def _leb128(value: int) -> bytes:
         head.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*head, value])
-
-
-def _resample(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if plane.shape == tuple(size):
-        return plane
-    image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS))
