@@ -7,8 +7,8 @@ must be back at 0 when the last symbol is read. A symbol q of table t is one of 
 -K..K, K = (entries - 2) / 2, or the escape entry followed by 16 plain bits. Table 0 says q = 0 with
 certainty and takes no bits.
 
-Two loops, `_write` and `_read`, do the work. numba compiles them, once per installation; the compiled
-code is some hundred times as fast. Where numba cannot be imported they run as they stand, and so
+Two loops, `_write` and `_read`, do the work. numba compiles them, once per installation; compiled
+they are some forty times as fast. Where numba cannot be imported they run as they stand, and so
 they do for the first symbols of every process, as long as that takes less than importing numba.
 """
 
@@ -149,7 +149,7 @@ class Decoder:
 
 
 def _write(symbols, levels, counts, starts, data):
-    """Code all symbols, the last one first, into `data` from its end: the state, first byte used."""
+    """Code all symbols, last one first, into `data` from its end: the state, first byte used."""
     state, at = 0, len(data)
     for n in range(len(symbols) - 1, -1, -1):
         first = starts[levels[n]]

@@ -20,14 +20,8 @@ from vcm_plugin.bitstream import FrameReader, Header, MachinePayload, Timing, Un
 from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
-from vcm_plugin.entropy.latent_coder import (
-    LATENT_STEPS,
-    LatentCoder,
-    Latents,
-    gaussian_tables,
-    integer_networks,
-    integer_weights,
-)
+from vcm_plugin.entropy.integer import integer_networks, integer_weights
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, Latents, gaussian_tables
 from vcm_plugin.entropy.rans import Tables
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
@@ -84,7 +78,7 @@ class MachineCodec:
         """Return self with its networks on another device; the latents of a file stay the same."""
         self.device = torch.device(device)
         self.model.to(self.device)
-        self.coder.networks.to(self.device)
+        self.coder.to(self.device)
         return self
 
     @property
