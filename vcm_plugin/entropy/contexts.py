@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from vcm_plugin.entropy.integer import by_tap, settle
 from vcm_plugin.entropy.networks import EntropyNetworks
@@ -21,26 +20,35 @@ EDGES = (1, 3, 5, 7)  # of the nine taps, those on the other colour
 
 
 class Checkerboard:
-    """The positions of both colours on a grid (height, width).
+    """Both colours of a grid (height, width), and how the cells of the grid lie in memory.
 
-    flat[colour]: (positions,) in row order; inside[colour]: the same in a grid padded by one;
-    around[colour]: (positions, 9), the neighbourhoods in the padded grid.
+    Rows follow each other with one or two cells of padding between them, so that their distance is
+    odd: every second cell is of the same colour, and the neighbourhoods of a colour are slices.
+    cells[colour]: which cells of the grid are of the colour, in row order; among[colour]: where
+    they stand among all cells of the colour, those of the padding included.
     """
 
     def __init__(self, grid: tuple[int, int], device: torch.device):
-        (height, width), self.grid = grid, grid
+        height, width = self.grid = grid
+        self.stride = width + 1 + width % 2
+        self.before = self.stride + 1  # cells of padding ahead of the first row, and after the last
         row = torch.arange(height, device=device)[:, None].expand(height, width).flatten()
         column = torch.arange(width, device=device).repeat(height)
-        shifts = torch.arange(3, device=device)
-        taps = (shifts[:, None] * (width + 2) + shifts).flatten()
-        self.flat = [torch.nonzero((row + column) % 2 == colour)[:, 0] for colour in (0, 1)]
-        corner = [row[at] * (width + 2) + column[at] for at in self.flat]
-        self.inside = [at + width + 3 for at in corner]
-        self.around = [at[:, None] + taps for at in corner]
+        colours = (row + column) % 2
+        self.cells = [torch.nonzero(colours == colour)[:, 0] for colour in (0, 1)]
+        self.among = [(row * self.stride + column)[at] // 2 for at in self.cells]
 
-    def padded(self, channels: int, like: torch.Tensor) -> torch.Tensor:
-        """Zeros, (padded positions, channels)."""
-        return like.new_zeros((self.grid[0] + 2) * (self.grid[1] + 2), channels)
+    def empty(self, channels: int, like: torch.Tensor) -> torch.Tensor:
+        """Zeros, (cells with padding, channels)."""
+        cells = self.grid[0] * self.stride + 1
+        return like.new_zeros(cells + 2 * self.before, channels)
+
+    def rows(self, block: torch.Tensor, colour: int) -> torch.Tensor:
+        """(cells of the colour, 9 * channels): their neighbourhoods in a padded block."""
+        channels = block.shape[1]
+        count = (self.grid[0] * self.stride + 1 - colour) // 2
+        shape, strides = (count, 3, 3 * channels), (2 * channels, self.stride * channels, 1)
+        return block[colour:].as_strided(shape, strides).reshape(count, -1)
 
 
 class IntegerContexts(nn.Module):
@@ -71,8 +79,10 @@ class IntegerContexts(nn.Module):
     def begin(self, psi: torch.Tensor) -> Sums:
         """psi (1, n, h, w) -> the sums of a picture, to which psi has been added."""
         board = Checkerboard(tuple(psi.shape[-2:]), psi.device)
-        rows = F.pad(psi[0].permute(1, 2, 0), (0, 0, 1, 1, 1, 1)).flatten(0, 1)
-        return Sums(self, board, rows)
+        block, (height, width) = board.empty(psi.shape[1], psi), board.grid
+        cells = block[board.before :][: height * board.stride].unflatten(0, (height, -1))
+        cells[:, :width] = psi[0].permute(1, 2, 0)
+        return Sums(self, board, block)
 
 
 class Sums:
@@ -80,39 +90,35 @@ class Sums:
 
     def __init__(self, contexts: IntegerContexts, board: Checkerboard, psi: torch.Tensor):
         self.contexts, self.board = contexts, board
-        self.totals = [
-            torch.addmm(self._weight(f"bias{c}"), self._rows(psi, c), self._weight(f"block0_{c}"))
-            for c in (0, 1)
-        ]  # (positions of the colour, slices * width)
+        self.totals = []  # of each colour, (slices * width, cells)
+        for c in (0, 1):
+            bias, weight = self._weight(f"bias{c}"), self._weight(f"block0_{c}")
+            self.totals.append(torch.addmm(bias[:, None], weight, board.rows(psi, c).T))
 
     def of(self, number: int, colour: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and raw level of slice `number` at the positions of a colour, (channels, positions).
+        """Mean and raw level of slice `number` at the cells of a colour, (channels, cells).
 
         In 1/256, as EntropyNetworks.of_y.
         """
         width, last = self.contexts.width, self.contexts.last[2 * number + colour]
-        sums = self.totals[colour][:, number * width : (number + 1) * width]
-        hidden = settle(sums.clone(), lowest=0)
-        return settle(torch.addmm(last.bias[:, None], last.weight, hidden.T)).chunk(2)
+        sums = self.totals[colour][number * width : (number + 1) * width]
+        hidden = settle(sums.index_select(1, self.board.among[colour]), lowest=0)
+        return settle(torch.addmm(last.bias[:, None], last.weight, hidden)).chunk(2)
 
     def know(self, number: int, colour: int, y_hat: torch.Tensor) -> None:
-        """Take in slice `number` at the positions of a colour, (channels, positions) in 1/256."""
-        width, count = self.contexts.width, self.contexts.count
+        """Take in slice `number` at the cells of a colour, (channels, cells) in 1/256."""
+        width, board = self.contexts.width, self.board
         if colour == 0:
-            self.block = self.board.padded(len(y_hat), y_hat)
-        self.block[self.board.inside[colour]] = y_hat.T
+            self.block = board.empty(len(y_hat), y_hat)
+        self.block[board.before + colour :: 2][board.among[colour]] = y_hat.T
         if colour == 0:
-            rows = self.block[self.board.around[1][:, EDGES]].flatten(1)
-            own = self.totals[1][:, number * width : (number + 1) * width]
-            own.addmm_(rows, self._weight(f"own{number}"))
-        elif number + 1 < count:
+            own = self.totals[1][number * width : (number + 1) * width]
+            rows = board.rows(self.block, 1).unflatten(1, (9, -1))[:, EDGES]
+            own.addmm_(self._weight(f"own{number}"), rows.flatten(1).T)
+        elif number + 1 < self.contexts.count:
             for c in (0, 1):
-                later = self.totals[c][:, (number + 1) * width :]
-                later.addmm_(self._rows(self.block, c), self._weight(f"block{number + 1}_{c}"))
-
-    def _rows(self, block: torch.Tensor, colour: int) -> torch.Tensor:
-        """(positions, 9 * channels): the neighbourhoods of a colour in a padded block."""
-        return block[self.board.around[colour]].flatten(1)
+                later = self.totals[c][(number + 1) * width :]
+                later.addmm_(self._weight(f"block{number + 1}_{c}"), board.rows(self.block, c).T)
 
     def _weight(self, name: str) -> torch.Tensor:
         return self.contexts.get_buffer(name)

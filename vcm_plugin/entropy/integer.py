@@ -55,8 +55,8 @@ class IntegerConv(nn.Module):
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach))  # channels last
         taps = [x[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
         rows = torch.cat(taps, dim=3).view(n * h * w, -1) if k > 1 else x.reshape(n * h * w, -1)
-        total = torch.addmm(self.bias, rows, by_tap(self.weight, k))
-        return settle(total).view(n, h, w, -1).permute(0, 3, 1, 2)
+        total = torch.addmm(self.bias[:, None], by_tap(self.weight, k), rows.T)  # (O, N * h * w)
+        return settle(total).view(-1, n, h, w).transpose(0, 1)
 
 
 def integer_weights(networks: EntropyNetworks) -> dict[str, torch.Tensor]:
@@ -98,5 +98,5 @@ def settle(total: torch.Tensor, lowest: int = -ACTIVATION_LIMIT) -> torch.Tensor
 
 
 def by_tap(weight: torch.Tensor, size: int) -> torch.Tensor:
-    """Weights (O, C * k * k) -> (k * k * C, O): rows in the order of taps, then channels."""
-    return weight.unflatten(1, (-1, size * size)).permute(2, 1, 0).flatten(0, 1)
+    """Weights (O, C * k * k) -> (O, k * k * C): columns in the order of taps, then channels."""
+    return weight.unflatten(1, (-1, size * size)).transpose(1, 2).flatten(1)

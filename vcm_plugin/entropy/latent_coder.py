@@ -135,7 +135,7 @@ class LatentCoder:
         z = z.reshape(-1, *z_grid)
         sums = self.contexts.begin(networks.psi(_activations(z, device)[None], told, grid))
         y = np.zeros((networks.slices[-1].stop, grid[0] * grid[1]), np.int32)
-        places = [at.cpu().numpy() for at in sums.board.flat]
+        places = [at.cpu().numpy() for at in sums.board.cells]
         for number, own in enumerate(networks.slices):
             for colour, at in enumerate(places):
                 mean, level = _integers(*sums.of(number, colour))
