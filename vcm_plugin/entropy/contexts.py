@@ -114,11 +114,12 @@ class Sums:
         if colour == 0:
             own = self.totals[1][number * width : (number + 1) * width]
             rows = board.rows(self.block, 1).unflatten(1, (9, -1))[:, EDGES]
-            own.addmm_(self._weight(f"own{number}"), rows.flatten(1).T)
+            torch.addmm(own, self._weight(f"own{number}"), rows.flatten(1).T, out=own)
         elif number + 1 < self.contexts.count:
             for c in (0, 1):
                 later = self.totals[c][(number + 1) * width :]
-                later.addmm_(self._weight(f"block{number + 1}_{c}"), board.rows(self.block, c).T)
+                weight = self._weight(f"block{number + 1}_{c}")
+                torch.addmm(later, weight, board.rows(self.block, c).T, out=later)
 
     def _weight(self, name: str) -> torch.Tensor:
         return self.contexts.get_buffer(name)
