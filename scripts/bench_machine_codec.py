@@ -10,10 +10,10 @@ do for timing, and their bits, printed beside, are those of no trained model.
 
 Seconds are those of the processor, of this process and of those it starts, so that other work on
 the machine counts little; with one thread they are wall time on a machine at rest. Printed are
-medians over the pictures: encode and decode at every rate point; the shares of entropy coder, exact
-networks and float networks; the seconds over those that the multiply-accumulates take at the
-measured GEMM rate; and how many times as long vvc_feature takes, picture by picture and in the sweep
-over all rate points with one analysis, with and without the start of the VVC processes.
+medians over the pictures: encode and decode at every rate point; the shares of entropy coder,
+exact networks and float networks; the seconds over those that the multiply-accumulates take at the
+measured GEMM rate; and how many times as long vvc_feature takes, picture by picture and in the
+sweep over all rate points with one analysis, with and without the start of the VVC processes.
 """
 
 import argparse
@@ -173,8 +173,8 @@ def print_ratios(anchor, theirs: float, ours: float, swept: float) -> None:
         timed(lambda: anchor.encoder.decode(anchor.encoder.encode(planes, 32)))[1] for _ in range(3)
     )
     print(f"encode + decode of a rate point, mean over the rate points: diff_fchm {ours:.3f} s, in "
-          f"a sweep {swept:.3f} s; vvc_feature ({anchor.preset}) {theirs:.3f} s, of which a picture "
-          f"of 32 x 32 takes {start:.3f} s, too")  # fmt: skip
+          f"a sweep {swept:.3f} s; vvc_feature ({anchor.preset}) {theirs:.3f} s, of which a "
+          f"picture of 32 x 32 takes {start:.3f} s, too")  # fmt: skip
     for name, seconds in (("with", theirs), ("without", theirs - start)):
         print(f"vvc_feature {name} the start of its processes: {seconds / ours:.2f} times as long "
               f"picture by picture, {seconds / swept:.2f} in the sweep")  # fmt: skip

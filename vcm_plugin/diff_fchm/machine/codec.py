@@ -10,6 +10,7 @@ g_a is homogeneous, so that IVN may follow it: a sweep over rate points analyses
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -67,6 +68,7 @@ class MachineCodec:
         self.weights_id = int(self.sha256[:8], 16)
         self.device, self.dtype = torch.device(device), dtype
         self.config = _config(self.metadata, weights)
+        self.latents_sha256 = _latents_sha256(self.config, tensors)
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("integer.")}
         model = Vfcn(self.config)
         wanted = {k for k in model.state_dict() if not k.startswith(("entropy.", "gaussian."))}
@@ -110,6 +112,13 @@ class MachineCodec:
             "variant": self.config.variant,
             "detector_sha256": self.metadata["detector_sha256"],
         }
+
+    def carries(self, sha256: str) -> bool:
+        """Whether networks built on the machine layer of this identity work with this one.
+
+        sha256: a latents_sha256; or that of the whole weights file, which older networks name.
+        """
+        return sha256 in (self.latents_sha256, self.sha256)
 
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
         """Features of split point fpn -> an .fcm file with one machine unit."""
@@ -272,3 +281,18 @@ def _config(metadata: dict, path: Path) -> VfcnConfig:
         return VfcnConfig(**sizes | {"slices": tuple(sizes["slices"])})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the description of the networks is wrong: {error}") from error
+
+
+def _latents_sha256(config: VfcnConfig, tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 of all that says what latents mean: g_a, g_s, statistics and how a range acts on them.
+
+    Not of what codes them: h_a, the entropy networks and their tables.
+    """
+    coding = ("slices", "hyper_width", "hyper_latents", "context_width")
+    meaning = {name: value for name, value in asdict(config).items() if name not in coding}
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
+    for name, x in sorted(tensors.items()):
+        if not name.startswith(("h_a.", "integer.", "tables")):
+            digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+            digest.update(x.double().numpy().tobytes())
+    return digest.hexdigest()
