@@ -12,6 +12,7 @@ from vcm_plugin.entropy.contexts import IntegerContexts
 from vcm_plugin.entropy.integer import (
     ACTIVATION_LIMIT,
     IntegerConv,
+    UpsampledConv,
     integer_networks,
     integer_weights,
 )
@@ -65,3 +66,12 @@ def test_convolutions_are_exact_whatever_torch_is_told_of_float32(size, mkldnn):
     x = activations(1, 60, 6, 7, seed=7, largest=ACTIVATION_LIMIT // 8)
     with torch.backends.mkldnn.flags(enabled=mkldnn), less_precise():
         assert torch.equal(conv(x)[0].long(), exactly(conv, x))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_convolution_behind_upsampling_is_that_of_the_upsampled(grid):
+    weight = activations(5, 6, 3, 3, seed=8, largest=30000).int()
+    conv = IntegerConv(weight, activations(5, seed=9, largest=1 << 30).long())
+    x = activations(2, 6, *grid, seed=10, largest=ACTIVATION_LIMIT)
+    found = UpsampledConv(conv)(x)
+    assert torch.equal(found, conv(torch.nn.functional.interpolate(x, scale_factor=2)))
