@@ -268,7 +268,7 @@ def test_stable_diffusion_21_base_takes_a_training_step_and_decodes():
 
 
 def test_pipeline_and_codec_start_alike():
-    """What a pipeline paints by default is what a decoder paints of a file with default settings."""
+    """What a pipeline paints by default is what a decoder paints of a file by default."""
     parameters = inspect.signature(HVCNPipeline.__call__).parameters
     assert (parameters["steps"].default, parameters["start"].default) == (
         Sampling().steps, Sampling().start,
