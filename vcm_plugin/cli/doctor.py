@@ -172,7 +172,7 @@ def _documents() -> Iterator[str]:
             "documents",
             f"{', '.join(absent)} not installed",
             "reports as xlsx, html and docx, proposals and cross-checks",
-            "pip install 'vcm-plugin[report]'",
+            "pip install '.[report]' in the checkout",
         )
         return
     yield from _found("documents", ", ".join(f"{n} {v}" for n, v in versions.items()))
