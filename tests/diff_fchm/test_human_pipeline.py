@@ -34,8 +34,9 @@ from vcm_plugin.diff_fchm.human.prior import (
 )
 from vcm_plugin.diff_fchm.human.sampler import sample, start_noise, time_steps
 from vcm_plugin.errors import InputError
-from vcm_plugin.training.hvcn.recipe import Human, HvcnTraining
+from vcm_plugin.training.hvcn.recipe import Human
 from vcm_plugin.training.hvcn.samples import MachineBatch
+from vcm_plugin.training.schedules import HvcnTraining
 
 MACHINE = MachineFit(channels=8, latents=8, sha256="0" * 64)
 

@@ -15,12 +15,13 @@ import torch
 
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import HumanPayload, Unit
+from vcm_plugin.diff_fchm.human.config import MAX_STEPS
 from vcm_plugin.diff_fchm.human.geometry import Geometry
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.human.integer_coder import IntegerCoder
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, whole_cells
 from vcm_plugin.diff_fchm.human.prior import load_prior, settled
-from vcm_plugin.diff_fchm.human.sampler import DEFAULT_START, DEFAULT_STEPS, MAX_STEPS
+from vcm_plugin.diff_fchm.human.sampler import DEFAULT_START, DEFAULT_STEPS
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, MachineLayer
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS, Latents
 from vcm_plugin.errors import BitstreamError, InputError
