@@ -11,7 +11,15 @@ import torch
 
 from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.ctc.feature_cache import FeatureCache
-from vcm_plugin.ctc.results import Journal, bitstream_path, claim, load_result, read_predictions
+from vcm_plugin.ctc.results import Record, load_result
+from vcm_plugin.ctc.run_folder import (
+    Journal,
+    bitstream_path,
+    claim,
+    read_predictions,
+    read_records,
+)
+from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import locked, read_json, write_bytes, write_json
@@ -19,11 +27,15 @@ from vcm_plugin.files import locked, read_json, write_bytes, write_json
 # --- the run folder -------------------------------------------------------------------------
 
 
-def line(image_id: int, bits: int = 80) -> dict:
-    return {"image_id": image_id, "bits": bits, "predictions": [{"image_id": image_id}]}
+def line(image_id: int, bits: int = 80) -> Record:
+    return Record(image_id, bits, predictions=[{"image_id": image_id}])
 
 
-@pytest.mark.parametrize("torn", range(1, len(json.dumps(line(2), separators=(",", ":"))) + 1))
+def text_of(record: Record) -> str:
+    return json.dumps(to_json(record), separators=(",", ":"))
+
+
+@pytest.mark.parametrize("torn", range(1, len(text_of(line(2))) + 1))
 def test_a_torn_last_line_is_dropped_and_written_over(tmp_path, torn):
     journal = Journal(tmp_path)
     journal.append(line(1))
@@ -35,7 +47,7 @@ def test_a_torn_last_line_is_dropped_and_written_over(tmp_path, torn):
     again.append(line(2))
     assert journal.path.read_bytes() == data
     assert read_predictions(tmp_path, [2, 1]) == [{"image_id": 2}, {"image_id": 1}]
-    assert "predictions" not in again.records[1]
+    assert again.records[1].predictions is None
 
 
 def test_a_line_counts_only_with_its_bitstream(tmp_path):
@@ -95,6 +107,38 @@ def test_load_result_refuses_what_is_none(tmp_path, content, message):
         (tmp_path / "result.json").write_text(content)
     with pytest.raises(InputError, match=message):
         load_result(tmp_path)
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path):
+    record = Record(
+        7, 80, (32, 48), None, {"encode": 0.5}, {"p2": [0.1, 1.0]}, [{"score": 0.5}], 40, [],
+        {"psnr": 30.5, "ms_ssim": "n/a: a side under 161 pixels"}, {"detector": [0.25]},
+    )  # fmt: skip
+    journal = Journal(tmp_path)
+    journal.append(record)
+    journal.append(line(8))
+    assert list(read_records(tmp_path)) == [record, line(8)]
+    assert list(read_records(tmp_path, [8])) == [line(8)]
+    assert list(to_json(line(8))) == ["image_id", "bits", "predictions"]
+
+
+BAD_LINES = {
+    "no JSON": ("{", "a line is no JSON"),
+    "a list": ("[]", r"expected an object, found \[\]"),
+    "no id": ('{"bits": 8}', "expected a field image_id, found none"),
+    "another field": ('{"image_id": 1, "bit": 8}', "unknown field bit;"),
+    "text for a number": ('{"image_id": "1"}', "image_id: expected a whole number, found '1'"),
+    "no number in a list": ('{"image_id": 1, "frame_bits": [true]}', r"frame_bits\[0\]: expect"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_line_is_named_with_its_file_and_field(tmp_path, case):
+    text, message = BAD_LINES[case]
+    (tmp_path / "pictures.jsonl").write_text(text + "\n")
+    with pytest.raises(InputError, match=f"pictures.jsonl:.*{message}") as caught:
+        Journal(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 # --- test conditions ------------------------------------------------------------------------

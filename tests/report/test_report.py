@@ -4,8 +4,11 @@
 import csv
 import json
 import math
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,11 +17,14 @@ from matplotlib import image
 from matplotlib.colors import to_rgb
 from test_tables import BLOCKS, edited, runs, write_run  # noqa: F401 (runs is a fixture)
 
+from vcm_plugin import report as report_package
+from vcm_plugin.cli.main import main
+from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import FORMATS, plots, rd_table_text, tables, write_report
-from vcm_plugin.report.csv_files import qp
 from vcm_plugin.report.layout import report_dict
 
+ROOT = Path(__file__).parents[2]
 ANCHORS = ["vvc_remote", "vvc_feature"]
 QUICK = tables.Rules(resamples=40)
 
@@ -38,7 +44,7 @@ def test_every_format_is_written(written):
     names = {path.name for path in written[1].iterdir()}
     plots_of = {f"rd_{m}_ap.{f}" for m in ("box", "mask") for f in ("png", "svg")}
     summaries = {"summary_vvc_feature.csv", "summary_vvc_remote.csv"}
-    tables_of = {"rd.csv", "bd_rate.csv", "near_lossless.csv", "report.json"}
+    tables_of = {"rd.csv", "bd_rate.csv", "near_lossless.csv", "report.json", "report.html"}
     assert names == plots_of | summaries | tables_of
 
 
@@ -101,12 +107,18 @@ def test_summary_has_the_columns_of_the_test_conditions(written):
 
 
 def test_the_qp_of_a_scale_follows_the_test_conditions():
-    def point(codec, rate_point):
-        return tables.Point(codec, rate_point, 1, 8, 8, {})
-
     scales = {"0.25": 20, "0.5": 26, "1": 32, "2": 38, "4": 44}
-    assert {s: qp(point("diff_fchm", s)) for s in scales} == scales
-    assert qp(point("vtm_remote", "37@50")) == 37
+    assert {s: integer_qp("diff_fchm", s) for s in scales} == scales
+    assert integer_qp("vtm_remote", "37@50") == 37
+
+
+def test_the_qp_follows_from_the_codec_not_from_the_name_of_a_folder(runs, tmp_path):  # noqa: F811
+    """Two runs of one codec are called by their folders, whatever these are called."""
+    both = [edited(runs[0], tmp_path / name, lambda result: None) for name in ("faster", "vvc")]
+    write_report(both, ["faster"], tmp_path / "out", ["csv"], rules=QUICK)
+    for name in ("faster", "vvc"):
+        qps = [int(row["qp"]) for row in rows(tmp_path / "out" / f"summary_{name}.csv")]
+        assert qps == 2 * [22, 27, 32, 37, 42, 47]
 
 
 def test_a_second_report_is_the_same_byte_for_byte(runs, written, tmp_path):  # noqa: F811
@@ -191,6 +203,41 @@ def test_an_unknown_format_is_refused_before_anything_is_written(runs, tmp_path)
         write_report(runs, [], tmp_path / "out", ["csv", "doc"])
     assert not (tmp_path / "out").exists()
     assert FORMATS == ("csv", "json", "png", "svg")
+
+
+def test_a_page_to_open_is_part_of_a_report_where_plotly_is(runs, tmp_path, monkeypatch, capsys):  # noqa: F811
+    words = ["report", str(runs[0]), "--anchor", "vvc_feature", "-o"]
+    assert main([*words, str(tmp_path / "with")]) == 0
+    assert f"page:   {tmp_path / 'with' / 'report.html'}" in capsys.readouterr().out
+    assert (tmp_path / "with" / "report.html").stat().st_size > 1_000_000
+    monkeypatch.setitem(report_package.NEEDS, "html", "no_such_package")
+    assert main([*words, str(tmp_path / "without")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no page" in line]
+    assert "needs the package no_such_package, found none: pip install '.[report]'" in line
+    assert not (tmp_path / "without" / "report.html").exists()
+    assert (tmp_path / "without" / "rd.csv").is_file()
+
+
+BACKENDS = ("module://matplotlib_inline.backend_inline", "no such backend", "tkagg", "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_backend_of_a_notebook_does_not_matter(runs, tmp_path, backend):  # noqa: F811
+    words = ["report", runs[0], "--anchor", "vvc_feature", "-o", tmp_path, "--format", "csv", "png"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vcm_plugin.cli", *map(str, words)], capture_output=True, text=True,
+        env={**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "rd_box_ap.png").stat().st_size > 10_000
+
+
+def test_matplotlib_is_imported_where_no_backend_is_named():
+    """And nowhere else, so that the proposal and the demo hold too."""
+    pattern = re.compile(r"^\s*(import|from) matplotlib", re.M)
+    users = [p for p in (ROOT / "vcm_plugin").rglob("*.py") if pattern.search(p.read_text())]
+    assert users == [ROOT / "vcm_plugin" / "report" / "figures.py"]
+    assert "pyplot" not in users[0].read_text()
 
 
 def test_a_report_needs_no_torch():

@@ -10,13 +10,24 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 from test_report import ANCHORS, QUICK
-from test_tables import runs  # noqa: F401 (a fixture)
+from test_tables import edited, runs  # noqa: F401 (runs is a fixture)
 
 from vcm_plugin.cli.main import main
-from vcm_plugin.ctc.results import decoded_path
+from vcm_plugin.ctc.run_folder import decoded_path
 from vcm_plugin.report import tables, views
+from vcm_plugin.report.document import (
+    Bullets,
+    Column,
+    Document,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+)
+from vcm_plugin.report.pages import write_html
 from vcm_plugin.report.viewer import ViewerOptions, match, viewer_data
 from vcm_plugin.report.web import write_web
 
@@ -102,7 +113,7 @@ def test_every_number_read_back_equals_the_tables(written):
 def test_the_charts_hold_the_points(written):
     report, page = written
     data = embedded(page)
-    assert [key for key, _ in data["metrics"]] == views.point_metrics(report)
+    assert [key for key, _ in data["metrics"]] == list(report.metrics)
     for drawn, curve in zip(data["curves"], report.curves, strict=True):
         for metric in report.ap_metrics:
             points = [tuple(point[:2]) for point in drawn["points"][metric]]
@@ -116,6 +127,43 @@ def test_the_page_asks_no_network(written):
     assert "</script" not in re.sub("</script>", "", page, count=3)
 
 
+HOSTILE = (
+    "<!--DATA-->", "</script><script>alert(1)</script>", "{{ 7 * 7 }}{% raw %}", "<b>&amp;\'\"",
+    "\\u003c/script>", "]]>",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_stay_texts(runs, tmp_path, text):  # noqa: F811
+    """In the title, in table cells and in the data of the page."""
+
+    def change(result):
+        result["condition"] = result["dataset"]["name"] = result["codec"] = text
+        result["environment"]["device"] = text
+
+    report = tables.build_report([edited(runs[0], tmp_path / "run", change)], [], QUICK)
+    write_web(report, tmp_path / "report.html", ViewerOptions())
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<script") == page.count("</script>") == 3
+    assert "<b>" not in page.replace("<b>Y</b>", "").partition("plotly.js")[0]
+    cells = [cell[0] for table in cells_of(page) for row in table for cell in row]
+    assert cells.count(text) >= 6  # a row for each rate point names the codec
+    assert embedded(page)["curves"][0]["name"] == text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_in_the_page_of_a_document(tmp_path, text):
+    table = Table(text, (Column("a", text),), ({"a": text},), (text,))
+    blocks = (Heading(text), Paragraph(text), Bullets((text,)), Figure("f", b"png", text), table)
+    write_html(Document(text, blocks), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<script") == 0 and "<b>" not in page
+    reader = Cells()
+    reader.feed(page)
+    assert reader.tables == [[[[text, None]], [[text, None]]]]
+    assert page.count(str(escape(text))) >= 9
+
+
 def test_viewer_data_is_that_of_the_run(real):
     report = tables.build_report([real / "run"], [], QUICK)
     data = viewer_data(report, ViewerOptions(2, side=64))
@@ -125,8 +173,7 @@ def test_viewer_data_is_that_of_the_run(real):
     assert [point["name"] for point in data["points"]] == [
         "uncompressed", "diff_fchm, 0.7", "diff_fchm, 5.6",
     ]  # fmt: skip
-    stored = report.runs[0].result["points"][0]["per_picture"]
-    bits = dict(zip(stored["image_id"], stored["bits"], strict=True))
+    bits = report.runs[0].result.points[0].bits_by_picture
     for image_id, shown in data["points"][1]["pictures"].items():
         assert shown["bits"] == bits[image_id]
         assert all(item[2] >= 0.5 for item in shown["found"])
@@ -141,7 +188,7 @@ def test_frames_of_sequences_are_in_the_viewer(sfu):
     assert [p["name"] for p in data["pictures"]][1].startswith("RaceHorses_416x240_30")
     assert all(p["thumbnail"].startswith("data:image/jpeg") for p in data["pictures"])
     first = data["points"][1]["pictures"][data["pictures"][0]["id"]]
-    assert first["bits"] == report.runs[0].result["points"][0]["per_picture"]["bits"][0]
+    assert first["bits"] == report.runs[0].result.points[0].per_picture.bits[0]
     assert len(first["found"]) > 0 and len(first["missed"]) < len(data["pictures"][0]["truth"])
 
 
@@ -242,9 +289,9 @@ def test_charts_draw_and_metrics_switch(page):
     lines = "document.querySelectorAll('#plot .scatterlayer .trace').length"
     assert page.evaluate(lines) == 1
     title = "document.querySelector('#plot .ytitle').textContent"
-    assert page.evaluate(title) == "box AP"
+    assert page.evaluate(title) == "box AP (%)"
     page.select_option("#metric", "mask_ap")
-    page.wait_for_function(f"{title} === 'mask AP'")
+    page.wait_for_function(f"{title} === 'mask AP (%)'")
     page.uncheck("#log")
     page.wait_for_function("document.getElementById('plot').layout.xaxis.type === 'linear'")
 

@@ -21,6 +21,7 @@ from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.human.integer_coder import IntegerCoder
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, whole_cells
 from vcm_plugin.diff_fchm.human.prior import load_prior, settled
+from vcm_plugin.diff_fchm.human.sampler import DEFAULT_START, DEFAULT_STEPS
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, MachineLayer
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS, Latents
 from vcm_plugin.errors import BitstreamError, InputError
@@ -32,11 +33,11 @@ from vcm_plugin.rate_points import SCALES, parse_scale
 class Sampling:
     """How the decoder paints: the encoder's choice, part of the file.
 
-    The defaults are chosen on the val split: from step 300 on, pictures lose more than they gain.
+    The defaults are those of sampler.py, chosen on the val split.
     """
 
-    steps: int = 4
-    start: int = 150
+    steps: int = DEFAULT_STEPS
+    start: int = DEFAULT_START
     seed: int = 0
 
     def __post_init__(self):
@@ -74,11 +75,11 @@ class HumanCodec:
         self.machine, self.device = machine, torch.device(device)
         self.sampling = Sampling()  # of files that it encodes
         hvcn = load_hvcn(weights)
-        trained_on = hvcn.machine.sha256
-        if trained_on != machine.sha256:
+        if not machine.carries(hvcn.machine.sha256):
             raise InputError(
-                f"{weights}: this human layer was trained on the machine layer {trained_on[:12]}, "
-                f"found {machine.sha256[:12]}; use the VFCN weights that it was trained on"
+                f"{weights}: this human layer was trained on the machine layer "
+                f"{hvcn.machine.sha256[:12]}, found {machine.latents_sha256[:12]}; use the VFCN "
+                "weights that it was trained on"
             )
         self.sha256 = hvcn.sha256()
         self.weights_id = int(self.sha256[:8], 16)
