@@ -71,7 +71,7 @@ class MachineCodec:
         self.latents_sha256 = _latents_sha256(self.config, tensors)
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("integer.")}
         model = Vfcn(self.config)
-        wanted = {k for k in model.state_dict() if not k.startswith(("entropy.", "gaussian."))}
+        wanted = {k for k in model.state_dict() if not k.startswith("entropy.")}
         if set(floats) != wanted | {"tables"}:
             odd = sorted(set(floats) ^ (wanted | {"tables"}))[0]
             raise InputError(f"{weights}: {odd} is missing or unknown; the weights file is damaged")
@@ -259,7 +259,7 @@ def export(
     tensors = {
         name: x.half() if x.ndim > 1 and name not in ("mean", "std", "shrink") else x
         for name, x in model.state_dict().items()
-        if not name.startswith(("entropy.", "gaussian."))
+        if not name.startswith("entropy.")
     }
     integers = integer_weights(model.entropy)
     integer_networks(model.entropy, integers)  # proves that no sum can overflow

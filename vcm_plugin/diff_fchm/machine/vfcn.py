@@ -23,12 +23,11 @@ from __future__ import annotations
 import math
 
 import torch
-from compressai.entropy_models import GaussianConditional
 from torch import nn
 from torch.nn import functional as F
 
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
-from vcm_plugin.entropy.networks import SCALE_MIN, EntropyNetworks, estimate
+from vcm_plugin.entropy.networks import EntropyNetworks
 
 LAYERS = ("p2", "p3", "p4", "p5")
 GAIN_OCTAVES = torch.linspace(-2.0, 2.0, 8)  # log2 s at the levels of the variant "gain"
@@ -63,7 +62,6 @@ class Vfcn(nn.Module):
         if config.variant == "gain":
             start = math.log(2.0) * GAIN_OCTAVES[:, None].expand(-1, config.latents)
             self.log_gains = nn.Parameter(torch.stack((-start, start)))  # (2, levels, C)
-        self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
 
     def analysis(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor) -> torch.Tensor:
         """Normalised p2..p5 -> y, at the grid of p4."""
@@ -109,10 +107,12 @@ class Vfcn(nn.Module):
 
     def forward(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor):
         """Normalised p2..p5 -> (normalised p2..p5 as decoded, bits (N,)), for training."""
+        from vcm_plugin.entropy.estimate import estimate  # compressai, which coding does without
+
         y = self.analysis(layers, ranges).float()
         octaves = self.octaves(ranges)
         with torch.autocast(y.device.type, enabled=False):
-            y_hat, bits = estimate(self.entropy, self.gaussian, self.h_a(y), y, octaves)
+            y_hat, bits = estimate(self.entropy, self.training, self.h_a(y), y, octaves)
         return self.synthesis(y_hat, ranges), bits
 
     def _gain(self, which: int, ranges: torch.Tensor) -> torch.Tensor:
