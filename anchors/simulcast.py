@@ -10,15 +10,36 @@ the bits are exactly those of the two streams.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
 from vcm_plugin.errors import BitstreamError
-from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.rate_points import SCALE, SIZED_QP, Grammar, layered
+
+if TYPE_CHECKING:
+    from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.vvc import stream as vvc_stream
+
+
+@dataclass(frozen=True)
+class SimulcastSettings:
+    """What a test condition says of simulcast; its two codecs have their own keys."""
+
+    name: ClassVar[str] = "simulcast"
+    kind: ClassVar[str] = "human"
+    grammar: ClassVar[Grammar] = layered(SCALE, SIZED_QP)
+    points_key: ClassVar[str] = "simulcast_points"
+    weights_keys: ClassVar[dict[str, str]] = {"diff_fchm_weights": "codec_sha256"}
+    preset_key: ClassVar[str] = "vvc_remote_preset"
+
+    simulcast_points: tuple[str, ...] = ()  # "S+QP" or "S+QP@percent"
+
+    def make(self, context) -> SimulcastCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        return SimulcastCodec(context.codec("diff_fchm"), context.codec("vvc_remote"))
 
 
 @dataclass(frozen=True)
@@ -29,8 +50,8 @@ class SimulcastCodec:
     machine: Any
     picture: VvcRemoteCodec
 
-    name = "simulcast"
-    kind = "human"
+    name: ClassVar[str] = "simulcast"
+    kind: ClassVar[str] = "human"
 
     def identity(self) -> dict:
         """What affects the result."""

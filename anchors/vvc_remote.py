@@ -14,18 +14,62 @@ import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
 from vcm_plugin import vvc
 from vcm_plugin.bitstream.header import Timing
 from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.rate_points import SIZED_QP, Grammar, parse_sized_qp
 from vcm_plugin.vvc import stream as vvc_stream
 from vcm_plugin.vvc.planes import to_picture, to_planes
 
-PERCENTS = (100, 75, 50, 25)
 MAX_SIZE = 1 << 16
+
+
+@dataclass(frozen=True)
+class VvcRemoteSettings:
+    """What a test condition says of vvc_remote."""
+
+    name: ClassVar[str] = "vvc_remote"
+    kind: ClassVar[str] = "picture"
+    grammar: ClassVar[Grammar] = SIZED_QP
+    points_key: ClassVar[str] = "vvc_remote_qps"
+    sizes_key: ClassVar[str] = "vvc_remote_sizes"
+    preset_key: ClassVar[str] = "vvc_remote_preset"
+
+    vvc_remote_qps: tuple[int, ...] = ()
+    vvc_remote_sizes: tuple[int, ...] = ()  # percent of height and width
+    vvc_remote_preset: str | None = None
+    vvc_random_access: bool = False  # of sequences; all-intra otherwise
+
+    def make(self, context) -> VvcRemoteCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        context.require("vvc_remote_preset")
+        return VvcRemoteCodec(
+            preset=self.vvc_remote_preset,
+            threads=context.threads,
+            random_access=self.vvc_random_access,
+        )
+
+
+@dataclass(frozen=True)
+class VtmRemoteSettings:
+    """What a test condition says of vtm_remote: the same pictures, coded by VTM."""
+
+    name: ClassVar[str] = "vtm_remote"
+    kind: ClassVar[str] = "picture"
+    grammar: ClassVar[Grammar] = SIZED_QP
+    points_key: ClassVar[str] = "vtm_remote_qps"
+    sizes_key: ClassVar[str] = "vtm_remote_sizes"
+
+    vtm_remote_qps: tuple[int, ...] = ()
+    vtm_remote_sizes: tuple[int, ...] = ()
+
+    def make(self, context) -> VvcRemoteCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        return VvcRemoteCodec(backend="vtm")
 
 
 @dataclass(frozen=True)
@@ -42,7 +86,7 @@ class VvcRemoteCodec:
     backend: str = "vvenc"
     random_access: bool = False
 
-    kind = "picture"
+    kind: ClassVar[str] = "picture"
 
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
@@ -72,7 +116,7 @@ class VvcRemoteCodec:
 
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The VVC stream of an RGB picture, uint8 (H, W, 3)."""
-        qp, percent = parse_rate_point(rate_point)
+        qp, percent = parse_sized_qp(rate_point)
         return _size_prefix(picture, percent) + self.encoder.encode(_planes(picture, percent), qp)
 
     def encode_frames(
@@ -82,7 +126,7 @@ class VvcRemoteCodec:
 
         The raw stream has no place for the frame rate.
         """
-        qp, percent = parse_rate_point(rate_point)
+        qp, percent = parse_sized_qp(rate_point)
         prefixes: list[bytes] = []
 
         def planes() -> Iterator[vvc.Planes]:
@@ -143,20 +187,6 @@ def source_size(data: bytes) -> tuple[tuple[int, int], bool]:
         return _read_source_size(payload)
     coded = vvc_stream.read_format(data)
     return (coded.height, coded.width), False
-
-
-def parse_rate_point(text: str) -> tuple[int, int]:
-    """QP and size in percent of "QP" or "QP@percent".
-
-    >>> parse_rate_point("32"), parse_rate_point("27@50")
-    ((32, 100), (27, 50))
-    """
-    qp, at, percent = text.partition("@")
-    if at and percent not in map(str, PERCENTS):
-        raise InputError(
-            f"expected a rate point QP or QP@percent with one of {PERCENTS} percent, found {text!r}"
-        )
-    return vvc.parse_qp(qp), int(percent or 100)
 
 
 def coded_size(source: tuple[int, int], percent: int) -> tuple[int, int]:

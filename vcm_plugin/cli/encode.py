@@ -6,7 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from vcm_plugin.cli.common import condition_of, model_of
+from vcm_plugin.cli.common import condition_of, model_of, refuse_overwriting
 from vcm_plugin.cli.options import CODECS, add_condition, add_human_weights, command, positive
 from vcm_plugin.errors import InputError
 
@@ -21,9 +21,9 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--rate-point",
-        required=True,
         metavar="R",
-        help="diff_fchm: the scale s of its range, such as 0.5 (more bits) or 2 (fewer); "
+        help="(the middle one of the presets); diff_fchm: the scale s of its range, such as 0.5 "
+        "(more bits) or 2 (fewer); "
         "anchors: the QP, such as 32; vvc_remote: 32@50 codes at half the size",
     )
     parser.add_argument(
@@ -52,38 +52,40 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """One picture -> one bitstream."""
-    from vcm_plugin.ctc.codecs import codec_entry, human_codec, split_rate_point
+    from vcm_plugin.ctc.codecs import default_rate_point, make_codec
+    from vcm_plugin.ctc.coding import Source, encode, kind_of
     from vcm_plugin.files import write_bytes
     from vcm_plugin.metrics.rate import bpp
     from vcm_plugin.testsets.pictures import read_picture
 
-    condition = condition_of(options)
+    refuse_overwriting(options.output, options.picture)
     if options.human and options.codec != "diff_fchm":
         raise InputError(f"codec {options.codec}: leave out --human, which is for diff_fchm")
-    human = human_codec(condition, options.device) if options.human else None
-    codec = human.machine if human else codec_entry(options.codec).make(condition)
-    source = picture = read_picture(options.picture)
-    pixels = source.shape[0] * source.shape[1]
-    if codec.kind != "picture":
-        source = model_of(condition, options).nn_part1(source)
-    if human:
-        data = _encode_human(human, picture, source, options)
-    elif codec.kind == "human":
-        data = codec.encode(picture, source, *split_rate_point(options.rate_point))
-    else:
-        data = codec.encode(source, options.rate_point)
+    condition = condition_of(options)
+    name = "diff_fchm_human" if options.human else options.codec
+    codec = make_codec(name, condition, options.device)
+    point = options.rate_point
+    if point is None:
+        point = default_rate_point(options.codec, codec, condition)
+        print(f"rate point {point}: --rate-point chooses another")
+    if options.human:
+        point = f"{point}+{options.human_rate_point}"
+        codec.sampling = _sampling(options)
+    picture = read_picture(options.picture)
+    features = None
+    if kind_of(codec).takes_features:
+        features = model_of(condition, options).nn_part1(picture)
+    data = encode(codec, Source(picture, features), point)
     write_bytes(options.output, data)
     bits = 8 * len(data)
+    if options.human:
+        machine = codec.machine_bits(data)
+        print(f"machine layer {machine} bits, human layer {bits - machine} bits")
+    pixels = picture.shape[0] * picture.shape[1]
     print(f"{options.output}: {bits} bits, {bpp(bits, pixels):.4f} bits per pixel")
 
 
-def _encode_human(codec, picture, features, options: Namespace) -> bytes:
-    """A file with both layers, and a line about their sizes."""
-    from vcm_plugin.bitstream import machine_bits
+def _sampling(options: Namespace):
     from vcm_plugin.diff_fchm.human.codec import Sampling
 
-    sampling = Sampling(steps=options.human_steps, seed=options.human_seed)
-    data = codec.encode(picture, features, options.rate_point, options.human_rate_point, sampling)
-    machine = machine_bits(data)
-    print(f"machine layer {machine} bits, human layer {8 * len(data) - machine} bits")
-    return data
+    return Sampling(steps=options.human_steps, seed=options.human_seed)
