@@ -146,7 +146,7 @@ def bundled_weights(name: str) -> str:
 def read_condition(name: str | Path) -> TestCondition:
     """A test condition whose codec keys nobody has checked; ctc.codecs.load_condition does."""
     path = _find(name)
-    return build(settings.without_sources(settings.read_yaml(path, "a test condition")), path)
+    return build(settings.without_sources(settings.read_yaml(path, "test condition")), path)
 
 
 def write_condition(condition: TestCondition, folder: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How files are written whole or not at all, read as text, JSON or YAML, digested and locked."""
+"""How files are written whole or not at all, read as text or JSON, digested and locked."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
-from vcm_plugin.errors import InputError, brief, one_line
+from vcm_plugin.errors import InputError, one_line
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -25,7 +23,6 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-YAML_VALUES = 100_000  # of one file, what its aliases repeat included
 
 
 def read_text(path: Path) -> str:
@@ -47,50 +44,6 @@ def read_json(path: Path) -> Any:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else one_line(error)
         raise InputError(f"{path}: not readable JSON: {reason}") from error
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file of plain values; a key that stands twice in it is an error.
-
-    Raises InputError where it is unreadable, or would unfold to more than YAML_VALUES values.
-    """
-    try:
-        value = yaml.load(read_text(path), Loader=_UniqueKeys)  # noqa: S506, a SafeLoader
-    except OSError as error:
-        raise InputError(f"{path}: not readable: {error.strerror}") from error
-    except RecursionError:
-        raise InputError(f"{path}: not readable YAML: lists in lists without end") from None
-    except Exception as error:  # PyYAML's resolvers of dates and numbers raise many kinds
-        raise InputError(f"{path}: not readable YAML: {one_line(error)}") from error
-    waiting, count = [value], 0
-    while waiting:
-        item = waiting.pop()
-        count += 1
-        if count > YAML_VALUES:
-            raise InputError(f"{path}: expected a configuration, found over {YAML_VALUES} values")
-        if isinstance(item, dict):
-            waiting += item.values()
-        elif isinstance(item, (list, tuple, set)):
-            waiting += item
-    return value
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """PyYAML's safe loader, which takes the last of two equal keys, made to refuse the second."""
-
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in getattr(node, "value", ()):
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                continue  # refused by the safe loader
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.YAMLError(f"line {line}: the key {brief(key)} stands twice; remove one")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def write_json(path: Path, value: Any) -> None:
