@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -76,6 +78,7 @@ class Workers:
 def _serve(connection: Connection, make_worker: Callable[[Any], Any], plan: Any) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         worker = make_worker(plan)
         while True:
@@ -91,6 +94,12 @@ def _serve(connection: Connection, make_worker: Callable[[Any], Any], plan: Any)
         connection.send(("system", OSError(error.errno, error.strerror, error.filename)))
     except Exception:
         connection.send(("failed", traceback.format_exc()))
+
+
+def _end_with_parent() -> None:
+    """End this process, in the middle of its work, as soon as the main process is gone."""
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _send(connection: Connection, value: Any) -> None:
