@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,6 +67,12 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         with draft.open("wb") as file:
             yield file
         os.replace(draft, path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        if error.filename in (str(draft), None):  # nobody knows the draft's name
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

@@ -56,6 +56,7 @@ def progress_bars(prefix: str = "") -> Iterator:
 
 
 def _bars():
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -69,6 +70,7 @@ def _bars():
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=Console(stderr=True),  # what is printed on stdout is the result
     )
 
 

@@ -97,8 +97,10 @@ class Worker:
         self.codec = make_codec(plan.codec_name, condition)
         self.kind = coding.kind_of(self.codec)
         self.versions = environment.describe(plan.device)
-        cache = FeatureCache(environment.cache_folder() / "features", plan.feature_cache_bytes)
-        self.cache = cache if plan.feature_cache_bytes else None
+        self.cache = None
+        if plan.feature_cache_bytes:
+            folder = environment.cache_folder() / "features"
+            self.cache = FeatureCache(folder, plan.feature_cache_bytes)
 
     def identify(self) -> Iterator[dict[str, Any]]:
         """What every result of this worker depends on, the pictures aside."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import statistics
 import time
 from collections import defaultdict
@@ -76,9 +77,11 @@ def run(
             write_json(folder / "timings.json", wall | costs | test.timings())
             return result
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        repair = "make room" if full else "give a folder and names that can be written"
         raise InputError(
-            f"{error.filename or folder}: {error.strerror}; make room or give another folder, then "
-            "repeat the same command: nothing that was finished is lost"
+            f"{str(error.filename or folder)[-200:]}: {error.strerror}; {repair}, then repeat the "
+            "same command: nothing that was finished is lost"
         ) from error
 
 
