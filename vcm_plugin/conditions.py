@@ -138,9 +138,13 @@ def model_path(name: str) -> str:
 
 
 def bundled_weights(name: str) -> str:
-    """The path of a file or folder of vcm_plugin/weights of this name, else the name itself."""
-    bundled = PACKAGE / "weights" / name
-    return str(bundled) if bundled.exists() else name
+    """The path of a file or folder of vcm_plugin/weights of this name, with or without its suffix,
+    else the name itself."""
+    for suffix in ("", ".safetensors", ".pth"):
+        bundled = PACKAGE / "weights" / f"{name}{suffix}"
+        if name and bundled.exists():
+            return str(bundled)
+    return name
 
 
 def read_condition(name: str | Path) -> TestCondition:
