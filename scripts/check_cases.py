@@ -15,10 +15,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
+# Paths of the cases start at their own folders, whatever data there is on this machine.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "VCM_DATA"}
 SECONDS = 10  # of processor time, of each command and its programs
 MEMORY = 6_000_000 * 1024  # bytes of address space, where a case asks for a bound
 RUN = "run c.yaml --codec diff_fchm -o {out}"
@@ -147,7 +148,7 @@ def make_shared(folder: Path, work: Path) -> Path:
     if good is not None:
         for name, point in (("run", "1.4"), ("anchor", "2.8")):
             words = f"run c.yaml --codec diff_fchm -o {made / name} --rate-points {point}"
-            subprocess.run(line(words.split()), cwd=good, check=True, capture_output=True)
+            subprocess.run(line(words.split()), cwd=good, env=ENVIRONMENT, check=True)
     weights = torch.load(bundled_weights("minictc_mask_rcnn.pth"), weights_only=True)["model"]
     torch.save({"model": {f"module.{k}": v for k, v in weights.items()}}, made / "ddp.pth")
     torch.save({"state_dict": weights}, made / "sd.pth")
@@ -179,7 +180,7 @@ def check(outcome: Outcome, case: Path, out: Path, made: Path) -> tuple[str, flo
     shutil.rmtree(out, ignore_errors=True)
     names = {"out": out, "made": made, "runs": made}
     words = [word.format(**names) for word in outcome.command.split(" ")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **dict(outcome.variables)}
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", **dict(outcome.variables)}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
 
     def bound() -> None:
@@ -188,8 +189,10 @@ def check(outcome: Outcome, case: Path, out: Path, made: Path) -> tuple[str, flo
         resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 
     try:
-        done = subprocess.run(line(words), cwd=case, env=environment, capture_output=True,
-                              text=True, errors="replace", timeout=300, preexec_fn=bound)  # fmt: skip
+        done = subprocess.run(
+            line(words), cwd=case, env=environment, capture_output=True, text=True,
+            errors="replace", timeout=300, preexec_fn=bound,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "did not end", 300.0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -218,5 +221,4 @@ def fault_of(outcome: Outcome, done: subprocess.CompletedProcess, out: Path, sec
 
 
 if __name__ == "__main__":
-    started = time.perf_counter()
     sys.exit(main())

@@ -129,6 +129,8 @@ def typed(key: str, value: typing.Any, kind: typing.Any, where: str | Path) -> t
 
 def is_of_kind(value: typing.Any, kind: type) -> bool:
     """Whether a value of a YAML file can stand for a field of this type."""
+    if isinstance(value, int) and abs(value) >> 63:
+        return False  # nothing here is that large
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is Path:

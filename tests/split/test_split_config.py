@@ -89,7 +89,7 @@ def test_a_key_twice_is_refused(tmp_path):
 
 @pytest.mark.parametrize("key, value", [
     ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 5.0), ("MODEL.ROI_HEADS.NMS_THRESH_TEST", -0.1),
-    ("MODEL.RPN.NMS_THRESH", float("nan")), ("INPUT.MIN_SIZE_TEST", 0),
+    ("MODEL.RPN.NMS_THRESH", float("nan")), ("INPUT.MAX_SIZE_TEST", 0),
     ("MODEL.ROI_HEADS.NUM_CLASSES", -1), ("MODEL.RPN.POST_NMS_TOPK_TEST", 0),
 ])  # fmt: skip
 def test_values_out_of_range_are_refused(key, value):

@@ -126,13 +126,12 @@ class Worker:
         """The record of an uncompressed picture."""
         watch = Watch()
         try:
-            picture = read_entry(entry)
+            picture, features = self._measurable(entry, watch)
         except PictureError as error:
             if not self.plan.keep_going:
                 raise
             yield {"image_id": entry.image_id, "unreadable": entry.path.name, "error": str(error)}
             return
-        features = self._features(picture, watch)
         with watch("nn_part2"):
             detections = self.model.nn_part2(features)
         record = {
@@ -144,6 +143,16 @@ class Worker:
         if self.plan.condition.human_vision:
             record["embeddings"] = embeddings(picture, features)
         yield record
+
+    def _measurable(self, entry: PictureEntry, watch: Watch) -> tuple[np.ndarray, FeaturePyramid]:
+        """A picture and its features; raises PictureError for what the detector cannot take too."""
+        picture = read_entry(entry)
+        try:
+            return picture, self._features(picture, watch)
+        except InputError as error:  # too thin for the network's input
+            raise PictureError(
+                f"{entry.path}: {error}; or pass over it with --keep-going"
+            ) from error
 
     def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, dict]]:
         """The records of one picture at some rate points, each with its rate point.

@@ -215,7 +215,7 @@ def _checked(config: DetectorConfig, name: str) -> DetectorConfig:
         "MODEL.RPN.NMS_THRESH": config.rpn_nms_thresh,
     }
     counts = {
-        "INPUT.MIN_SIZE_TEST": config.min_size_test,
+        "INPUT.MIN_SIZE_TEST": config.min_size_test or 1,  # 0: no resize
         "INPUT.MAX_SIZE_TEST": config.max_size_test,
         "MODEL.ROI_HEADS.NUM_CLASSES": config.num_classes,
         "MODEL.RPN.PRE_NMS_TOPK_TEST": config.rpn_pre_nms_topk_test,
