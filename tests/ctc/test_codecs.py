@@ -82,9 +82,9 @@ def test_an_anchor_is_one_file_one_line_and_its_keys(toy, tiny_condition, own_ca
     path = tiny_condition.with_name("toy.yaml")
     path.write_text(tiny_condition.read_text() + "toy_qps: [4, 30]\ntoy_level: 6\n")
     result = run(load_condition(path), "toy", tmp_path / "run", RunOptions())
-    assert result["codec_identity"] == {"kind": "picture", "codec": "toy", "level": 6}
-    assert [point["rate_point"] for point in result["points"]] == ["4", "30"]
-    fine, coarse = (point["bits"] for point in result["points"])
+    assert result.codec_identity == {"kind": "picture", "codec": "toy", "level": 6}
+    assert [point.rate_point for point in result.points] == ["4", "30"]
+    fine, coarse = (point.bits for point in result.points)
     assert fine > coarse > 0
     assert integer_qp("toy", "30") == 30
     path.write_text(path.read_text().replace("toy_level", "toy_lvel"))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from vcm_plugin.cli.common import data_root_of, progress_bars
+from vcm_plugin.cli.common import data_root_of, progress_bars, refuse_overwriting
 from vcm_plugin.cli.options import add_device, command, positive
 from vcm_plugin.errors import InputError
 
@@ -51,10 +51,16 @@ def body(options: Namespace) -> int:
     from vcm_plugin.crosscheck.findings import EXIT_CODES, OK, STEPS
     from vcm_plugin.report import require
 
+    refuse_overwriting(options.output, options.package, *options.weights)
     require("docx")
     for path in options.weights:
-        if not path.is_file():
-            raise InputError(f"{path}: expected a file of weights, found none")
+        if not path.exists():
+            raise InputError(f"{path}: expected a file or a folder of weights, found none")
+        if path.is_dir() and not any((path / part).is_dir() for part in ("hvcn", "unet")):
+            raise InputError(
+                f"{path}: expected the folder of a human layer (with hvcn/) or of its prior (with "
+                "unet/), found neither in it; name the folder that scripts/train_hvcn.py wrote"
+            )
     check_options = CheckOptions(
         tuple(options.weights), data_root_of(options), options.encode, options.threads,
         options.jobs, options.device,
