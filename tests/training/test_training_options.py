@@ -78,7 +78,7 @@ def test_bad_recipes(monkeypatch, tmp_path):
         "iterations: 2.5": "iterations: expected int, found 2.5",
         "scales: 4": "scales: expected a list of float, found 4",
         "fuse: 'no'": "fuse: expected bool, found 'no'",
-        "[1, 2]": "expected a YAML of keys",
+        "[1, 2]": "expected the keys of a",
     }.items():
         path.write_text(line)
         with pytest.raises(InputError, match=message):

@@ -166,7 +166,13 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_bitstream(path: Path) -> bytes:
+    """The bytes of a file; where it lies in a run folder, they must be those of its picture."""
+    from vcm_plugin.ctc.run_folder import check_bitstream
+
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
+        with naming(path):
+            check_bitstream(path, data)
+        return data
     except OSError as error:
         raise InputError(f"{path}: expected a bitstream, found: {error.strerror}") from error

@@ -251,6 +251,8 @@ def _sizes(claims: Claims, point: str, suffix: str) -> Iterator[str]:
         ):
             if bits != size:
                 yield f"picture {name} has {size} bits, {where} claims {bits}"
+        if sha256_of_file(path) != record.file_sha256:
+            yield f"the bitstream of picture {name} is not the one of its line in pictures.jsonl"
         if (record.frame_bits or in_result) != in_result:
             yield f"sequence {name}: the bits of its frames differ in pictures.jsonl, result.json"
     if stated.bits != sum(listed.values()):

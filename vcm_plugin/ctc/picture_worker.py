@@ -27,7 +27,7 @@ from vcm_plugin.ctc.results import UNCOMPRESSED, Complexity, Evaluation, Record,
 from vcm_plugin.ctc.run_folder import Journal, bitstream_path, decoded_path, read_predictions
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.files import sha256_of, write_bytes, writing
+from vcm_plugin.files import sha256_of, sha256_of_file, write_bytes, writing
 from vcm_plugin.metrics import coco_ap
 from vcm_plugin.metrics.accuracy import judge
 from vcm_plugin.metrics.pictures import embeddings, pair_metrics, picture_measures
@@ -168,8 +168,15 @@ class Worker:
                 with writing(decoded_path(file.parents[1], entry.image_id)) as png:
                     Image.fromarray(inferred.picture).save(png, "PNG")
             record = self._described(entry, inferred, source.picture)
-            bits = 8 * file.stat().st_size
-            yield point, dataclasses.replace(record, bits=bits, seconds=watch.seconds)
+            yield (
+                point,
+                dataclasses.replace(
+                    record,
+                    bits=8 * file.stat().st_size,
+                    file_sha256=sha256_of_file(file),
+                    seconds=watch.seconds,
+                ),
+            )
 
     def encode(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """The bitstreams of one picture, each with its rate point."""

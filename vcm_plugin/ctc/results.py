@@ -27,11 +27,13 @@ class Record:
 
     features: layer -> [mean, standard deviation] of what was decoded. painted: predictions in the
     decoded picture; picture: its measures against the source, "n/a: ..." where there is none;
-    embeddings: what distances of two sets of pictures need.
+    embeddings: what distances of two sets of pictures need. file_sha256: of the bitstream; it binds
+    the file to its picture, and a raw VVC stream has no checksum of its own.
     """
 
     image_id: int  # of a sequence its number, from 1 on
     bits: int | None = None
+    file_sha256: str | None = None
     frame_bits: tuple[int, ...] | None = None  # of a sequence
     picture_sha256: str | None = None  # of an uncompressed picture
     seconds: Mapping[str, float] | None = None  # stage -> seconds
