@@ -5,8 +5,10 @@ Real detector architecture, real VVC encoder and decoder, two pictures.
 """
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -135,6 +137,21 @@ def test_killed_runs_end_in_the_same_result(tiny_condition, jobs):
         [*command, "--jobs", str(jobs)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_goes_on_where_a_worker_is_killed(calm, tiny_condition, tmp_path):
+    """As the kernel does where memory is short: once while measuring, once while coding."""
+    killed = set()
+
+    def kill_one(stage: str, done: int, total: int) -> None:
+        if stage in ("uncompressed", "rate points") and stage not in killed and done < total:
+            killed.add(stage)
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    condition = load_condition(tiny_condition)
+    run(condition, "vvc_feature", tmp_path / "run", RunOptions(jobs=2), kill_one)
+    assert killed == {"uncompressed", "rate points"}
+    _assert_same_result(calm, tmp_path / "run")
 
 
 def test_more_rate_points_go_into_the_same_folder(calm, tiny_condition, tmp_path):

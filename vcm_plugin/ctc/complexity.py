@@ -32,9 +32,9 @@ ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp",
 REDUCTIONS = ("mean", "sum")
 # fvcore itself passes over views, clamp, floor, ReLU, max and most comparisons.
 MOVES_DATA = ("im2col", "pad", "pixel_shuffle", "pixel_unshuffle", "unflatten", "frexp",
-              "lift_fresh", "numpy_T", "movedim", "repeat_interleave", "numel",
-              "randn")  # fmt: skip
-COMPARES = ("ne", "lt", "isfinite", "all", "amin", "amax", "round")
+              "lift_fresh", "numpy_T", "movedim", "repeat_interleave", "numel", "as_strided",
+              "index_select", "repeat", "fill_", "randn")  # fmt: skip
+COMPARES = ("ne", "lt", "all", "amin", "amax", "aminmax", "round", "floor_", "__rshift__")
 NO_FVCORE = "n/a: pip install fvcore"
 
 

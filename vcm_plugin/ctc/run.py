@@ -156,8 +156,9 @@ class _Test:
             lacking = [
                 p for p, journal in journals.items() if not journal.has(entry.image_id, suffix)
             ]
-            if lacking:
-                todo.append((entry, lacking))
+            # A picture's points share its features; a sequence is long, so each point is a unit.
+            units = [[p] for p in lacking] if self.plan.dataset.sequences else [lacking]
+            todo += [(entry, unit) for unit in units if unit]
         for point in {point for _, lacking in todo for point in lacking}:
             journals[point].reopen()
         total = len(entries) * len(self.points)

@@ -6,21 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vcm_plugin.errors import InputError, one_line
 
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_TURNED = (5, 6, 7, 8)  # those that swap the sides
+_TURNED = (5, 6, 7, 8)  # orientations that swap the sides
 
 
 class PictureError(InputError):
@@ -64,8 +55,14 @@ def _unreadable(path: Path, error: Exception) -> PictureError:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    orientation = _orientation(image)
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    """The picture turned as its EXIF orientation says."""
+    try:
+        image.getexif()
+    except Exception:  # broken EXIF data: Detectron2 takes the picture as it is
+        return image
+    for key in ("exif", "Raw profile type exif"):  # Pillow would write it again, which may fail
+        image.info.pop(key, None)
+    return ImageOps.exif_transpose(image)
 
 
 def _orientation(image: Image.Image) -> int | None:
