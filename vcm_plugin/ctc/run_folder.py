@@ -160,7 +160,7 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 def _parsed(line: bytes, path: Path) -> Record:
     try:
         stored = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: a line is no JSON ({error}); delete the file to repeat this point"
         ) from error
