@@ -166,8 +166,7 @@ def make_inputs(number: str, case: Path, made: Path) -> None:
     if number == "36":
         for path in case.glob("*.yaml"):
             text = path.read_text(encoding="utf-8", errors="surrogateescape")
-            text = re.sub(r"(?m)^(runs|anchors?):.*$", "", text)
-            text += f"\nruns: [{made / 'run'}]\nanchors: [{made / 'anchor'}]\n"
+            text = re.sub(r"(?m)^run:.*$", f"run: {made / 'run'}", text)
             path.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
