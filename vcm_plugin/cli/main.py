@@ -24,6 +24,7 @@ from vcm_plugin.cli import (
     report,
     run,
     tables,
+    train,
 )
 from vcm_plugin.errors import InputError
 
@@ -49,6 +50,7 @@ COMMANDS = (
     encode,
     decode,
     info,
+    train,
     doctor,
 )
 

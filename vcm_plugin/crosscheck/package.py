@@ -165,12 +165,12 @@ def _files(folder: Path, result: RunResult) -> dict[str, Path]:
 def _manifest(folder: Path, package: Path) -> dict[str, Any]:
     try:
         manifest = read_json(folder / MANIFEST)
-        found = manifest.get("format"), manifest.get("version")
+        stated = manifest.get("format"), manifest.get("version")
     except (InputError, AttributeError):
-        found = None
-    if found != (FORMAT, VERSION):
+        stated = None
+    if stated != (FORMAT, VERSION):
         raise InputError(
-            f"{package}: expected a {FORMAT} of version {VERSION}, found {found}; make it again "
+            f"{package}: expected a {FORMAT} of version {VERSION}, found {stated}; make it again "
             "with this version of vcm-plugin"
         )
     files, anchors = manifest.get("files"), manifest.get("anchors")

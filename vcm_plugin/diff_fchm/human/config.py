@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from vcm_plugin.diff_fchm.human.codec import HumanCodec
 
 
+MAX_STEPS = 50  # of the sampler
+
+
 @dataclass(frozen=True)
 class MachineFit:
     """The machine layer that HVCN is built on.
