@@ -38,6 +38,12 @@ def run_test(condition: TestCondition, codec: str, folder: Path, options: Namesp
         result = run(condition, codec, folder, run_options, progress)
     for skipped in result.skipped:
         print(f"vcm-plugin: skipped, unreadable: {skipped.file_name}", file=sys.stderr)
+    if result.dataset.passed_over:
+        print(
+            f"vcm-plugin: {result.dataset.passed_over} objects passed over, whose boxes have no "
+            "area in their pictures",
+            file=sys.stderr,
+        )
     return result
 
 
@@ -48,7 +54,7 @@ def data_root_of(options: Namespace) -> Path | None:
 
 @contextmanager
 def progress_bars(prefix: str = "") -> Iterator:
-    """A function progress(stage, done, total) that draws a bar for each stage."""
+    """A function progress(stage, done, total) that draws a bar for each stage, on a terminal."""
     with _bars() as bars:
         shown = {}
 
@@ -70,12 +76,14 @@ def _bars():
         TimeRemainingColumn,
     )
 
+    console = Console(stderr=True)  # what is printed on stdout is the result
     return Progress(
         TextColumn("{task.description:<26}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        console=Console(stderr=True),  # what is printed on stdout is the result
+        console=console,
+        disable=not console.is_terminal,  # elsewhere stderr holds a refusal in one line, or nothing
     )
 
 

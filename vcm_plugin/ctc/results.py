@@ -119,13 +119,17 @@ class SequenceSummary:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """The pictures that were tested: their number, pixels and a digest of them and their truth."""
+    """The pictures that were tested: their number, pixels and a digest of them and their truth.
+
+    passed_over: objects that were left out, whose boxes have no area in their pictures.
+    """
 
     name: str
     pictures: int  # or frames
     pixels: int
     sha256: str
     sequences: tuple[SequenceSummary, ...] | None = None
+    passed_over: int | None = None
 
 
 @dataclass(frozen=True)

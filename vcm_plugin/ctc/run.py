@@ -249,6 +249,7 @@ class _Test:
             sum(entry.pixels for entry in entries),
             digest,
             self._sequences(),
+            plan.dataset.passed_over or None,
         )
         return RunResult(
             key=sha256_of([identity, digest, self.points]),
