@@ -7,7 +7,8 @@ import pytest
 from changed import changed
 
 from vcm_plugin.conditions import KEYS, write_condition
-from vcm_plugin.ctc.codecs import load_condition
+from vcm_plugin.ctc.codecs import load_condition, override
+from vcm_plugin.errors import InputError
 
 
 def kept(condition, folder):
@@ -50,3 +51,66 @@ def test_a_detector_of_ones_own_is_kept_beside_it(tmp_path):
     again, _ = kept(condition, tmp_path / "run")
     assert again.model_path() == str(tmp_path / "run" / "model.yaml")
     assert (tmp_path / "run" / "model.yaml").read_text() == "MODEL: {}\n"
+
+
+GOOD = """\
+name: case
+images: images
+annotations: instances.json
+class_names: [ball, ring]
+model: minictc_mask_rcnn
+tasks: [box, mask]
+"""
+REFUSED = {
+    "limit": ["0", "-1", "1.5", "true", str(10**40)],
+    "threads_per_job": ["0", "-2", "5000"],
+    "score_threshold": ["-0.1", "1.01", ".nan", ".inf", "high"],
+    "iou_threshold": ["0", "2", ".nan"],
+    "min_overlap": ["-1", "101"],
+    "near_lossless": ["-1", ".inf"],
+    "expected_box_ap": ["-1", "100.5"],
+    "expected_tolerance": ["-0.1"],
+    "tasks": ["[box, bod]", "[box, box]", "box", "[semantic]", "[1]"],
+    "protocol": ["coko", "semantic", "open_images", "[coco]"],
+    "runtime": ["torch"],
+    "split_point": ["p2", ""],
+    "minictc": ["tests", "../x"],
+    "class_names": ["[ball, Ball]", "[ball, ' ball ']", "[ball, '']", '["ba\\nll"]', "[1, 2]"],
+    "sequences": ["[A/x, A/x]", "[../../x]", "[/x]", "['A/..']", "['']"],
+    "sequence_folder": ["../{}", "/data/{}", "'C:/{}'"],
+    "name": ["../x", "a/b", "..", "''", "' '", '"a\\tb"', "n" * 300],
+    "vvc_feature_qps": ["[64]", "[-1]", "[32, 32]", "[32.5]", "[true]", "32", f"[{10**400}]"],
+    "vvc_remote_qps": ["[99]", "['32']"],
+    "vvc_remote_sizes": ["[33]", "[0]"],
+    "vtm_remote_qps": ["[64]"],
+    "msfc_qps": ["[64]"],
+    "diff_fchm_scales": ["[0]", "[-1]", "[.nan]", "[100]", "[1, 1.0]"],
+    "simulcast_points": ["['1+99']", "['1']", "['x+32']"],
+    "vvc_feature_preset": ["fastest"],
+    "vvc_remote_preset": ["Slow"],
+}
+NEEDED_BESIDE = {"vvc_remote_sizes": "vvc_remote_qps: [32]\n"}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_values_that_make_no_sense_are_refused_when_they_are_read(tmp_path, key):
+    path = tmp_path / "case.yaml"
+    path.write_text(GOOD)
+    load_condition(path)
+    kept = "".join(line + "\n" for line in GOOD.splitlines() if not line.startswith(f"{key}:"))
+    for value in REFUSED[key]:
+        path.write_text(kept + NEEDED_BESIDE.get(key, "") + f"{key}: {value}\n")
+        with pytest.raises(InputError, match="case.yaml: ") as caught:
+            load_condition(path)
+        message = str(caught.value)
+        assert (
+            ("expected" in message or "once" in message)
+            and "\n" not in message
+            and len(message) < 400
+        ), value
+
+
+def test_what_is_changed_afterwards_is_checked_too():
+    for changes in ({"limit": 0}, {"tasks": ("mask", "mask")}, {"vvc_remote_qps": (64,)}):
+        with pytest.raises(InputError, match="test condition minictc"):
+            override(load_condition("minictc"), changes)

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Does `process.run` report every way in which an external program can fail?"""
 
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from ending import is_running, wait_until
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.process import ProcessError, blocks, feed, log_end, run
@@ -108,3 +113,53 @@ def test_an_error_of_the_feeder_is_its_own():
 
     with pytest.raises(KeyError):
         feed(python("import sys; sys.stdin.read()"), broken())
+
+
+KILLED = """
+import sys
+import vcm_plugin.process as process
+program = [sys.executable, "-c", "import os, time; open({path!r}, 'w').write(str(os.getpid()));"
+           "time.sleep(60)"]
+process.run(["true"])
+if {kind!r} == "run":
+    process.run(program)
+elif {kind!r} == "feed":
+    process.feed(program, [b"x"] * 2)
+else:
+    next(process.blocks(program, 1))
+"""
+
+
+@pytest.mark.parametrize("kind", ["run", "feed", "blocks"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_program_ends_with_us(tmp_path, kind, number):
+    path = tmp_path / "pid"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    code = KILLED.format(path=str(path), kind=kind)
+    ours = subprocess.Popen(python(code), env=environment)
+    wait_until(lambda: path.is_file() and path.read_text())
+    pid = int(path.read_text())
+    assert is_running(pid)
+    ours.send_signal(number)
+    ours.wait()
+    wait_until(lambda: not is_running(pid))
+
+
+def test_a_program_that_has_ended_is_watched_no_more(tmp_path):
+    """The watchdog of a process that ends kills none of the numbers that its programs had."""
+    other = subprocess.Popen(python("import time; time.sleep(60)"))
+    code = "import vcm_plugin.process as process\n"
+    code += f"with process._watched({other.pid}):\n    process.run(['true'])\n"
+    code += "print(process._WATCHDOG['shell'].pid, flush=True)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    ours = subprocess.run(python(code), env=environment, capture_output=True, check=True)
+    wait_until(lambda: not is_running(int(ours.stdout)))
+    assert is_running(other.pid)
+    other.kill()
+    other.wait()
+
+
+def test_programs_run_where_there_is_no_shell(monkeypatch):
+    monkeypatch.setattr("vcm_plugin.process._WATCHDOG", {"of": 0})
+    monkeypatch.setattr("vcm_plugin.process._SHELL", "/nowhere/sh")
+    assert run(["echo", "done"]).stdout == b"done\n"

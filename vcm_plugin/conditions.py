@@ -8,6 +8,7 @@ against the Settings of each.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import typing
 from collections.abc import Mapping
@@ -18,8 +19,9 @@ import yaml
 
 from vcm_plugin import settings
 from vcm_plugin.environment import PACKAGE, cfg_folder
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, brief
 from vcm_plugin.files import sha256_of_file
+from vcm_plugin.split_points import SPLIT_POINTS
 
 T = typing.TypeVar("T")
 
@@ -129,6 +131,20 @@ class TestCondition:
 
 
 KEYS = tuple(settings.types_of(TestCondition))
+# Lowest and highest value of each number, both allowed.
+RANGES = {
+    "limit": (1, math.inf),
+    "threads_per_job": (1, 1024),
+    "score_threshold": (0, 1),
+    "iou_threshold": (0.01, 1),
+    "expected_box_ap": (0, 100),
+    "expected_mask_ap": (0, 100),
+    "expected_tolerance": (0, 100),
+    "min_overlap": (0, 100),
+    "near_lossless": (0, 100),
+}
+# What each way to measure accuracy can judge.
+TASKS = {"coco": ("box", "mask"), "open_images": ("box", "mask"), "semantic": ("semantic",)}
 
 
 def model_path(name: str) -> str:
@@ -212,7 +228,9 @@ def with_values(condition: TestCondition, values: Mapping[str, typing.Any]) -> T
     by its name."""
     own = {key: value for key, value in values.items() if key in KEYS}
     codec_keys = {key: value for key, value in values.items() if key not in KEYS}
-    return dataclasses.replace(condition, **own, codec_keys=condition.codec_keys | codec_keys)
+    changed = dataclasses.replace(condition, **own, codec_keys=condition.codec_keys | codec_keys)
+    check_values(changed, f"test condition {condition.name}")
+    return changed
 
 
 def _find(name: str | Path) -> Path:
@@ -230,5 +248,60 @@ def build(values: Mapping[str, typing.Any], where: Path) -> TestCondition:
     """The condition of these keys; those that are none of KEYS are kept as those of codecs."""
     own = {key: value for key, value in values.items() if key in KEYS}
     condition = settings.build(TestCondition, own, where)
+    check_values(condition, str(where))
     codec_keys = {key: value for key, value in values.items() if key not in KEYS}
     return dataclasses.replace(condition, codec_keys=codec_keys, folder=where.parent)
+
+
+def check_values(condition: TestCondition, where: str) -> None:
+    """Raise InputError, naming file and key, for a value of the right type that makes no sense."""
+    for key, (low, high) in RANGES.items():
+        value = getattr(condition, key)
+        if value is not None and not low <= value <= high:
+            most = f" to {high:g}" if math.isfinite(high) else " on"
+            raise InputError(
+                f"{where}: {key}: expected a number from {low:g}{most}, found {value!r}"
+            )
+    tasks = TASKS.get(condition.protocol, ())
+    choices = {
+        "protocol": ((condition.protocol,), tuple(TASKS)),
+        "runtime": ((condition.runtime,), ("auto", "detectron2", "torchvision")),
+        "split_point": ((condition.split_point,), tuple(SPLIT_POINTS)),
+        "minictc": (filter(None, (condition.minictc,)), ("train", "val", "test")),
+        "tasks": (condition.tasks, tasks),
+    }
+    for key, (found, allowed) in choices.items():
+        for value in found:
+            if value not in allowed:
+                wanted = ", ".join(allowed)
+                raise InputError(f"{where}: {key}: expected one of {wanted}, found {brief(value)}")
+    if condition.protocol == "open_images" and len(condition.tasks) != 1:
+        raise InputError(f"{where}: tasks: expected one of box, mask for protocol open_images, "
+                         f"found {brief(list(condition.tasks))}")  # fmt: skip
+    if condition.protocol == "semantic" and not condition.sequences:
+        raise InputError(f"{where}: sequences: expected some for protocol semantic, found none")
+    for key in ("tasks", "sequences", "class_names"):
+        _check_names(key, getattr(condition, key), where)
+    for name in (condition.name, *condition.sequences, *filter(None, [condition.sequence_folder])):
+        _check_stays_inside(name, where)
+    if "/" in condition.name or "\\" in condition.name:
+        raise InputError(f"{where}: name: expected no folder, found {brief(condition.name)}")
+
+
+def _check_names(key: str, names: typing.Sequence[str], where: str) -> None:
+    """Names are text of one line, and no two are alike, as categories are compared."""
+    for name in names:
+        if not name.strip() or not name.isprintable():
+            raise InputError(f"{where}: {key}: expected names of one line, found {brief(name)}")
+    alike = [name.strip().lower() for name in names]
+    twice = next((name for name in alike if alike.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{where}: {key}: expected each name once, found {brief(twice)} twice")
+
+
+def _check_stays_inside(name: str, where: str) -> None:
+    """Names that become folders do not lead out of the one that they belong to."""
+    parts = name.replace("\\", "/").split("/")
+    good = name.strip() and name.isprintable() and len(name) < 200
+    if not good or name.startswith("/") or {"..", "."} & set(parts) or ":" in parts[0]:
+        raise InputError(f"{where}: expected a name inside its folder, found {brief(name)}")

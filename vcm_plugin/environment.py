@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -11,7 +12,7 @@ import platform
 from pathlib import Path
 
 import vcm_plugin
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, one_line
 
 PACKAGE = Path(vcm_plugin.__file__).parent
 # Folders of sources, by whether they can change a result (`code_sha256`). Those that cannot: what
@@ -119,7 +120,26 @@ def cfg_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where drawn test sets and features are kept: VCM_CACHE, or the user's cache folder."""
-    if "VCM_CACHE" in os.environ:
-        return Path(os.environ["VCM_CACHE"])
+    """Where drawn test sets and features are kept: VCM_CACHE, or the user's cache folder.
+
+    It is made where it is missing. Raises InputError, which names VCM_CACHE, where that cannot be.
+    """
+    try:
+        folder = _cache_path()
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows a home folder
+        reason = getattr(error, "strerror", None) or one_line(error)
+        where = "the cache folder" if isinstance(error, RuntimeError) else str(folder)
+        raise InputError(
+            f"{where}: expected a folder to keep drawn pictures and features in, found: {reason}; "
+            "name one that can be written with VCM_CACHE"
+        ) from error
+    return folder
+
+
+def _cache_path() -> Path:
+    if os.environ.get("VCM_CACHE"):
+        return Path(os.environ["VCM_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vcm-plugin"

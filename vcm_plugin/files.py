@@ -1,27 +1,50 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How files are written whole or not at all, read as JSON, digested and locked."""
+"""How files are written whole or not at all, read as text or JSON, digested and locked."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, one_line
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file: UTF-8, or the Unicode encoding that its byte order mark names.
+
+    Raises OSError and UnicodeDecodeError.
+    """
+    data = path.read_bytes()
+    known = (name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark))
+    return data.decode(next(known, "utf-8"))
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file; raises InputError where it is unreadable."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
+    except RecursionError:
+        raise InputError(f"{path}: not readable JSON: lists in lists without end") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable JSON: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        raise InputError(f"{path}: not readable JSON: {reason}") from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -40,11 +63,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that is there under its name, its folder included, once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{secrets.token_hex(4)}.{os.getpid()}")  # short: names have a limit
     try:
         with draft.open("wb") as file:
             yield file
         os.replace(draft, path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        if error.filename in (str(draft), None):  # nobody knows the draft's name
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

@@ -16,43 +16,63 @@ from pathlib import Path
 
 import yaml
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, brief, one_line
+from vcm_plugin.files import read_text
 
+MOST_VALUES = 100_000  # of one file
 T = typing.TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
     """YAML without a key twice in one mapping, of which the last would win in silence."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, _ in getattr(node, "value", ()):
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen and key != "<<":
+            if not isinstance(key, Hashable):
+                continue  # refused by the safe loader
+            if key in seen:
                 line = key_node.start_mark.line + 1
-                raise InputError(f"line {line}: the key {key} stands there twice; remove one")
-            if isinstance(key, Hashable):
-                seen.add(key)
+                raise yaml.YAMLError(f"line {line}: the key {brief(key)} stands twice; remove one")
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, typing.Any]:
     """The keys of a YAML file, by their names; what: "test condition", for the messages.
 
-    Raises InputError where the file is unreadable, no mapping, or has a key twice.
+    Raises InputError where the file is unreadable, no mapping, has a key twice, or would unfold to
+    more than MOST_VALUES values.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506 (safe)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        values = yaml.load(read_text(path), _Loader)  # noqa: S506 (safe)
+    except OSError as error:
+        raise InputError(f"{path}: not a readable {what}: {error.strerror}") from error
     except RecursionError:
         raise InputError(f"{path}: not a readable {what}: it is nested too deeply") from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable {what}: {reason}") from error
+    except Exception as error:  # PyYAML's resolvers of dates and numbers raise many kinds
+        raise InputError(f"{path}: not a readable {what}: {one_line(error)}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a YAML of keys as a {what} has, found {values!r:.80}")
+        raise InputError(f"{path}: expected the keys of a {what}, found {brief(values)}")
+    if not _ends(values):
+        raise InputError(f"{path}: expected a {what}, found over {MOST_VALUES} values")
     return {str(key): value for key, value in values.items()}
+
+
+def _ends(value: typing.Any) -> bool:
+    """Whether a value holds at most MOST_VALUES others, what YAML's aliases repeat included."""
+    waiting, count = [value], 0
+    while waiting and count <= MOST_VALUES:
+        item = waiting.pop()
+        count += 1
+        if isinstance(item, dict):
+            waiting += item.values()
+        elif isinstance(item, (list, tuple, set)):
+            waiting += item
+    return count <= MOST_VALUES
 
 
 def without_sources(values: Mapping[str, typing.Any]) -> dict[str, typing.Any]:
@@ -87,7 +107,7 @@ def refuse_unknown(values: Collection[str], known: Collection[str], where: str |
     for key in values:
         if key not in known:
             nearest = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)[0]
-            raise InputError(f"{where}: unknown key {key}; did you mean {nearest}?")
+            raise InputError(f"{where}: unknown key {brief(key)[1:-1]}; did you mean {nearest}?")
 
 
 def typed(key: str, value: typing.Any, kind: typing.Any, where: str | Path) -> typing.Any:
@@ -104,11 +124,13 @@ def typed(key: str, value: typing.Any, kind: typing.Any, where: str | Path) -> t
             return option(value) if option is not types.NoneType else None
     wanted = kind.__name__ if isinstance(kind, type) else str(kind)
     wanted = wanted.replace("tuple[", "list[").replace(", ...", "").replace("None", "null")
-    raise InputError(f"{where}: {key}: expected {wanted}, found {value!r}")
+    raise InputError(f"{where}: {key}: expected {wanted}, found {brief(value)}")
 
 
 def is_of_kind(value: typing.Any, kind: type) -> bool:
     """Whether a value of a YAML file can stand for a field of this type."""
+    if isinstance(value, int) and abs(value) >> 63:
+        return False  # nothing here is that large
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is Path:

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -373,16 +374,17 @@ def test_packing_parity(r50):
             assert packing.zero_level(value_range) == level
 
 
-def adapter(name: str, dataset=None, **encoder_config):
-    """A codec as the harness makes it."""
+def adapter(name: str, dataset=None, layers=None, eval_encode="bpp", folder="", **encoder_config):
+    """A codec as the harness makes it; layers: those that its vision model is split at."""
     from compressai_vision.registry import CODECS
 
     from vcm_plugin import compressai_vision
 
     compressai_vision.register()
     return CODECS[name](
-        device="cpu", mac_computation=False, eval_encode="bpp", encoder_config=encoder_config,
-        vision_model=None, dataset=dataset, output_dir="", bitstream_name="job",
+        device="cpu", mac_computation=False, eval_encode=eval_encode,
+        encoder_config=encoder_config, vision_model=SimpleNamespace(split_layer_list=layers or []),
+        dataset=dataset, output_dir=str(folder), bitstream_name="job",
     )  # fmt: skip
 
 
@@ -444,6 +446,59 @@ def test_bad_settings_end_in_one_line(codec, config, line):
     with pytest.raises(SystemExit, match=line) as ended:
         adapter(codec, **config)
     assert str(ended.value).startswith("vcm-plugin: error: ") and "\n" not in str(ended.value)
+
+
+def test_a_vision_model_split_elsewhere_is_refused_before_any_frame():
+    for layers in (["c2", "c3", "c4", "c5"], ["r2"]):
+        with pytest.raises(SystemExit, match=f"split at {', '.join(layers)}: expected splits fpn"):
+            adapter(
+                "diff_fchm", layers=layers, rate_point=1, diff_fchm_weights=VFCN,
+                diff_fchm_other_detector=True,
+            )  # fmt: skip
+
+
+def test_a_file_of_another_split_point_is_refused_by_name(r50, tmp_path):
+    settings = {"qp": 32, "vvc_feature_preset": "faster", "vvc_feature_range": [-8, 8]}
+    codec = adapter("vvc_feature", **settings)
+    coded, _, _ = codec.encode(harness_input(pyramids(r50)[0]), tmp_path, "job", "img_id_1")
+    for layers in (["c2", "c3", "c4", "c5"], ["r2"]):
+        with pytest.raises(SystemExit, match="job-img_id_1.bin: expected features of " + layers[0]):
+            adapter("vvc_feature", layers=layers, **settings).decode(coded["bitstream"])
+    _, seconds, _ = adapter("vvc_feature", layers=["p2", "p3", "p4", "p5"], **settings).decode(
+        coded["bitstream"]
+    )
+    assert "hash" not in seconds
+    Path(coded["bitstream"]).write_bytes(b"FCM damaged")
+    with pytest.raises(SystemExit, match="error: .*job-img_id_1.bin: "):
+        codec.decode(coded["bitstream"])
+
+
+def test_other_settings_in_the_folder_of_one_integer_are_refused(tmp_path):
+    settings = {"vvc_feature_preset": "faster", "vvc_feature_range": [-8, 8]}
+    adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, **settings)
+    adapter("vvc_feature", folder=tmp_path / "qp32", rate_point=32, **settings)
+    with pytest.raises(SystemExit, match="qp32 holds results of another .*codec.experiment"):
+        other = settings | {"vvc_feature_range": [-9, 8]}
+        adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, **other)
+
+
+def test_the_type_that_the_example_configurations_set_is_named():
+    from vcm_plugin.compressai_vision.contract import folder_qp
+
+    with pytest.raises(InputError, match=r"codec.type: .* found bypass: .*\+\+codec.type=NAME"):
+        folder_qp("bypass", 0.5, None)
+
+
+def test_a_sequence_needs_its_range_before_any_frame(tmp_path):
+    from omegaconf import OmegaConf
+
+    (tmp_path / "seqinfo.ini").write_text("[Sequence]\nname=job\nseqLength=1\nframeRate=50\n")
+    dataset = OmegaConf.create({"config": {"root": str(tmp_path), "seqinfo": "seqinfo.ini"}})
+    with pytest.raises(SystemExit, match="vvc_feature_range: expected the range of the data set"):
+        adapter(
+            "vvc_feature", dataset, eval_encode="bitrate", qp=32, vvc_feature_preset="faster",
+            vvc_feature_range="picture",
+        )  # fmt: skip
 
 
 def test_a_range_that_clips_everything_is_refused(r50, tmp_path):

@@ -135,14 +135,23 @@ def claim_more_accuracy(folder):
     edit_point(folder, change)
 
 
+def swap_two_files(folder):
+    """Two files change places, and nothing else: each of them decodes."""
+    first, second, *_ = sorted((folder / POINT / "bitstreams").iterdir())
+    data = first.read_bytes(), second.read_bytes()
+    first.write_bytes(data[1])
+    second.write_bytes(data[0])
+
+
 def swap_two_pictures(folder):
-    """The bitstreams of two pictures change places, and so do all claims about their sizes."""
+    """The bitstreams of two pictures change places, and so do all claims about the files."""
     one, two = sorted((folder / POINT / "bitstreams").iterdir())[:2]
     ids = [int(one.stem), int(two.stem)]
     data = one.read_bytes(), two.read_bytes()
     one.write_bytes(data[1])
     two.write_bytes(data[0])
     bits = dict(zip(ids, (8 * len(data[1]), 8 * len(data[0])), strict=True))
+    sha256 = {int(path.stem): sha256_of_file(path) for path in (one, two)}
 
     def change(point):
         for place, image_id in enumerate(point["per_picture"]["image_id"]):
@@ -153,7 +162,14 @@ def swap_two_pictures(folder):
     edit_point(folder, change)
     edit_lines(
         folder / POINT / "pictures.jsonl",
-        lambda lines: [{**r, "bits": bits.get(r["image_id"], r["bits"])} for r in lines],
+        lambda lines: [
+            {
+                **r,
+                "bits": bits.get(r["image_id"], r["bits"]),
+                "file_sha256": sha256.get(r["image_id"], r["file_sha256"]),
+            }
+            for r in lines
+        ],
     )
 
 
@@ -193,6 +209,7 @@ TAMPERING = {
     flip_a_byte: "bitstreams",
     claim_fewer_bits: "bitstreams",
     claim_more_accuracy: "accuracy",
+    swap_two_files: "bitstreams",
     swap_two_pictures: "features",
     claim_other_weights: "config",
     lose_a_bitstream: "bitstreams",

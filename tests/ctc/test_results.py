@@ -172,7 +172,7 @@ BAD_CONDITIONS = {
     "bool for number": (MINIMAL + "threads_per_job: true\n", "threads_per_job: expected int"),
     "number for list": (MINIMAL + "vvc_feature_qps: 22\n", r"expected list\[int\], found 22"),
     "float in list": (MINIMAL + "vvc_feature_qps: [22.5]\n", r"expected list\[int\]"),
-    "no mapping": ("- a\n", "expected a YAML of keys"),
+    "no mapping": ("- a\n", "expected the keys of a test condition"),
     "no YAML": ("a: [\n", "not a readable test condition"),
 }
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ending import is_running, wait_until
 
 from vcm_plugin.ctc.workers import Workers
 from vcm_plugin.errors import InputError
@@ -158,3 +159,42 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return stat.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+KILLED = """
+import os, pathlib, sys
+from vcm_plugin.ctc.workers import Workers
+from vcm_plugin.process import run
+
+class Busy:
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+
+    def work(self, number):
+        (self.folder / f"worker{number}").write_text(str(os.getpid()))
+        code = f"import os, time; open({str(self.folder / f'program{number}')!r}, 'w')"
+        run([sys.executable, "-c", code + ".write(str(os.getpid())); time.sleep(60)"])
+        yield number
+
+if __name__ == "__main__":
+    with Workers(2, Busy, sys.argv[1]) as workers:
+        list(workers.run("work", [(1,), (2,)]))
+"""
+
+
+def test_a_killed_run_leaves_neither_workers_nor_their_programs(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    ours = subprocess.Popen(
+        [sys.executable, script, tmp_path],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    files = [tmp_path / f"{what}{n}" for what in ("worker", "program") for n in (1, 2)]
+    try:
+        wait_until(lambda: all(file.is_file() and file.read_text() for file in files), 60)
+    finally:
+        ours.kill()
+        ours.wait()
+    pids = [int(file.read_text()) for file in files]
+    assert len(set(pids)) == 4
+    wait_until(lambda: not any(map(is_running, pids)))

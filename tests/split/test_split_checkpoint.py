@@ -62,6 +62,79 @@ def test_all_formats_hold_the_same_weights(tmp_path, weights):
         assert all(torch.equal(checkpoint.weights[k], v) for k, v in weights.items()), path
 
 
+def wrapped(weights, prefix):
+    return {prefix + name: value for name, value in weights.items()}
+
+
+def test_wrappers_are_taken_off_as_detectron2_does(tmp_path, weights):
+    contents = {
+        "of several GPUs.pth": {"model": wrapped(weights, "module.")},
+        "state_dict.pth": {"state_dict": weights, "epoch": 7},
+        "both.pt": {"state_dict": wrapped(weights, "module.")},
+        "bare.PT": wrapped(weights, "module."),
+        "training.PTH": {"model": weights, "optimizer": {"state": {}}, "iteration": 7},
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / name)
+        read = read_checkpoint(tmp_path / name).weights
+        assert read.keys() == weights.keys(), name
+        assert all(torch.equal(read[k], v) for k, v in weights.items()), name
+
+
+def test_a_name_that_only_some_tensors_have_is_left_as_it_is(tmp_path):
+    torch.save({"module.a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth").weights.keys() == {"module.a", "b"}
+
+
+def test_several_networks_are_named_in_the_refusal(tmp_path, weights):
+    for content in ({"student": weights, "teacher": weights}, {"model": {"ema": weights}},
+                    {"state_dict": {"student": weights}, "epoch": 7}):  # fmt: skip
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(InputError, match=r"tensors of one network, found (student|ema)"):
+            read_checkpoint(tmp_path / "a.pth")
+    both = wrapped(weights, "modelStudent.") | wrapped(weights, "modelTeacher.")
+    cases = {
+        "it holds modelStudent. and modelTeacher.: save the weights of one": both,
+        "their names begin with _orig_mod.: take that off": wrapped(weights, "_orig_mod."),
+    }
+    for message, found in cases.items():
+        with pytest.raises(InputError, match=f"tensors are missing.*{message}"):
+            TorchvisionDetector(CONFIG, Checkpoint(found, "", "a.pth"))
+
+
+DOWNLOADS = {
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+    "a web page": b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>",
+    "a web page.": b"\xef\xbb\xbf<html>",
+    "a web page..": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+    "an empty file": b"",
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".PKL", ".safetensors"])
+@pytest.mark.parametrize("case", DOWNLOADS)
+def test_what_a_download_leaves_in_place_of_the_file_is_recognised(tmp_path, case, suffix):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(DOWNLOADS[case])
+    with pytest.raises(InputError, match=f"a{suffix}: expected a checkpoint, found {case[:8]}"):
+        read_checkpoint(path)
+
+
+def test_no_refusal_advises_to_run_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    contents = [Hostile(os.system, "true"), torch.nn.Linear(2, 2), {"w": np.float64(1)}, CONFIG]
+    for number, content in enumerate(contents):
+        torch.save({"model": {"w": content}}, f"{number}.pth")
+    torch.jit.script(torch.nn.ReLU()).save("script.pt")
+    (tmp_path / "text.pth").write_bytes(b"weights_only=False " * 9)
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(InputError, match=path.name) as caught:
+            read_checkpoint(path)
+        message = str(caught.value)
+        assert not any(word in message.lower() for word in ("weights_only", "unsafe", "safe_glob"))
+        assert len(message) < 500 and "\n" not in message
+
+
 def test_half_precision_is_widened(tmp_path, weights):
     torch.save({"model": {k: v.half() for k, v in weights.items()}}, tmp_path / "half.pth")
     read = read_checkpoint(tmp_path / "half.pth").weights

@@ -44,6 +44,64 @@ def test_base_files_and_strings_are_read_as_detectron2_reads_them(tmp_path):
     assert config == replace(expected, pixel_std=(2.0, 3.0, 4.0), rpn_nms_thresh=0.6)
 
 
+def test_a_list_of_base_files_is_laid_over_one_after_the_other(tmp_path):
+    tree = to_tree(load_config(MODELS / "bccd_faster_rcnn.yaml"))
+    (tmp_path / "ours.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "a.yaml").write_text(
+        "_BASE_: ours.yaml\nMODEL: {MASK_ON: true, RPN: {NMS_THRESH: 0.6}}\n"
+    )
+    (tmp_path / "b.yaml").write_text("MODEL: {RPN: {NMS_THRESH: 0.5}}\n")
+    (tmp_path / "top.yaml").write_text("_BASE_: [a.yaml, b.yaml]\nINPUT: {MIN_SIZE_TEST: 600}\n")
+    config = load_config(tmp_path / "top.yaml")
+    assert (config.mask_on, config.rpn_nms_thresh, config.min_size_test) == (True, 0.5, 600)
+
+
+BASES = {
+    "an address": ("https://x.org/base.yaml", "the address 'https://x.org/base.yaml'; download it"),
+    "a number": ("7", "_BASE_: expected a file or a list of files, found 7"),
+    "nothing": ("", "_BASE_: expected a file or a list of files, found None"),
+    "a list with nothing": ("[a.yaml, null]", "_BASE_: expected a file or a list"),
+    "gone": ("gone.yaml", "gone.yaml: not a readable detector configuration: No such file"),
+    "itself, often": ("[top.yaml, top.yaml]", "leads back to itself"),
+    "more and more": ("[b0.yaml, b0.yaml]", "more than 30 files"),
+}
+
+
+@pytest.mark.parametrize("case", BASES)
+def test_base_files_that_are_refused(tmp_path, case):
+    base, message = BASES[case]
+    (tmp_path / "a.yaml").write_text("MODEL: {MASK_ON: true}\n")
+    for n in range(20):  # each names the next twice: a million files
+        (tmp_path / f"b{n}.yaml").write_text(f"_BASE_: [b{n + 1}.yaml, b{n + 1}.yaml]\n")
+    (tmp_path / "b20.yaml").write_text("MODEL: {MASK_ON: true}\n")
+    (tmp_path / "top.yaml").write_text(f"_BASE_: {base}\nMODEL: {{MASK_ON: true}}\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(tmp_path / "top.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_twice_is_refused(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("MODEL:\n  MASK_ON: true\n  MASK_ON: false\n")
+    with pytest.raises(InputError, match="a.yaml.*line 3: the key 'MASK_ON' stands twice"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("key, value", [
+    ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 5.0), ("MODEL.ROI_HEADS.NMS_THRESH_TEST", -0.1),
+    ("MODEL.RPN.NMS_THRESH", float("nan")), ("INPUT.MAX_SIZE_TEST", 0),
+    ("MODEL.ROI_HEADS.NUM_CLASSES", -1), ("MODEL.RPN.POST_NMS_TOPK_TEST", 0),
+])  # fmt: skip
+def test_values_out_of_range_are_refused(key, value):
+    tree = node = to_tree(load_config(MODELS / "bccd_faster_rcnn.yaml"))
+    *sections, leaf = key.split(".")
+    for section in sections:
+        node = node[section]
+    node[leaf] = value
+    with pytest.raises(InputError, match=f"top: {key}: expected a .*number from"):
+        from_tree(tree, "top")
+
+
 def test_the_hash_is_of_values_that_affect_inference(tmp_path):
     source = MODELS / "bccd_faster_rcnn.yaml"
     copy = tmp_path / "elsewhere.yaml"

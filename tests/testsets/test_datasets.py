@@ -12,7 +12,13 @@ from PIL import Image
 
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
-from vcm_plugin.testsets.coco import load_coco, read_entry
+from vcm_plugin.testsets.coco import (
+    PictureEntry,
+    check_size,
+    load_coco,
+    read_entry,
+    require_truth,
+)
 from vcm_plugin.testsets.minictc import CLASS_NAMES
 from vcm_plugin.testsets.open import open_test_set
 from vcm_plugin.testsets.pictures import PictureError, read_picture
@@ -162,23 +168,65 @@ def test_files_sha256_depends_on_pixels_and_ground_truth(layout):
 def test_annotated_size_must_be_the_real_one(layout):
     images = [{"id": 7, "file_name": "a.png", "height": 20, "width": 12}]
     content = coco(images=images, annotations=coco()["annotations"][:1])
-    dataset = load_coco(*layout(content))
     with pytest.raises(InputError, match=r"a.png.*annotated as 20x12.*found 12x20"):
-        read_entry(dataset.pictures[0])
+        load_coco(*layout(content))
+    entry = PictureEntry(7, layout(content)[0] / "a.png", 20, 12)
+    with pytest.raises(InputError, match=r"a.png.*annotated as 20x12.*found 12x20"):
+        read_entry(entry)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_annotated_size_is_that_after_the_orientation(tmp_path, suffix):
+    path = tmp_path / f"turned{suffix}"
+    Image.fromarray(RGB).save(path, exif=oriented(6))
+    check_size(PictureEntry(1, path, 20, 12))
+    with pytest.raises(InputError, match="annotated as 12x20.*found 20x12"):
+        check_size(PictureEntry(1, path, 12, 20))
+
+
+def test_root_categories_that_nothing_is_annotated_as_are_passed_over(layout):
+    root = {"id": 0, "name": "things", "supercategory": "none"}
+    content = coco(categories=[root, *coco()["categories"]])
+    dataset = load_coco(*layout(content), class_names=["cat", "cup"])
+    assert dataset.category_ids == (3, 5)
+    assert [category["id"] for category in dataset.coco["categories"]] == [5, 3]
+    named_otherwise = load_coco(*layout(content), class_names=["x", "y"], by_position=True)
+    assert named_otherwise.category_ids == (3, 5)
+    with pytest.raises(InputError, match="categories cat are none"):  # this one is in use
+        load_coco(*layout(coco()), class_names=["cup"])
+
+
+def test_truth_is_required_for_the_tasks(layout):
+    images, annotations = layout(coco())
+    dataset = load_coco(images, annotations)
+    require_truth(dataset, ["box"], annotations)
+    with pytest.raises(InputError, match="instances.json: annotation 1: segmentation.*in 2 of 2"):
+        require_truth(dataset, ["box", "mask"], annotations)
+    crowd = [item | {"iscrowd": 1} for item in coco()["annotations"]]
+    for nothing in ([], crowd):
+        dataset = load_coco(*layout(coco(annotations=nothing)))
+        with pytest.raises(InputError, match="at least one object in the 2 pictures"):
+            require_truth(dataset, ["box"], annotations)
 
 
 IMAGE = {"id": 7, "file_name": "a.png", "height": 12, "width": 20}
 BAD_ANNOTATIONS = {
-    "no JSON": ("{", "not readable COCO"),
+    "no JSON": ("{", "no COCO annotations: not readable JSON"),
     "a list": ([], "list 'images'"),
     "no categories": ({"images": [], "annotations": []}, "list 'categories'"),
     "no pictures": (coco(images=[], annotations=[]), "at least one picture"),
-    "no size": (coco(images=[{"id": 7, "file_name": "a.png"}]), "'height'"),
-    "twice the same id": (coco(images=[IMAGE, IMAGE]), "id 7 stands 2 times"),
-    "foreign picture": (coco(images=[IMAGE]), "annotation 2 names picture 9"),
+    "no size": (coco(images=[{"id": 7, "file_name": "a.png"}]), "picture 7: height"),
+    "twice the same id": (
+        coco(images=[IMAGE, IMAGE]),
+        "picture 7: id: expected once, found 2 times",
+    ),
+    "foreign picture": (
+        coco(images=[IMAGE]),
+        "annotation 2: image_id: expected one of images, found 9",
+    ),
     "no box": (
         coco(annotations=[{"id": 1, "image_id": 7, "category_id": 3}]),
-        "annotation 1: expected bbox",
+        "annotation 1: bbox: expected",
     ),
     "category without class": (coco(categories=[{"id": 3, "name": "eel"}], annotations=[]), "eel"),
 }

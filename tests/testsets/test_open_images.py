@@ -141,7 +141,7 @@ def test_annotations_of_another_data_set():
         evaluate({**coco, "oic_annotations": []}, [], "box")
     broken = copy.deepcopy(coco)
     del broken["oic_annotations"][0]["annotations"]["group_of"]
-    with pytest.raises(InputError, match="found an entry without: KeyError"):
+    with pytest.raises(InputError, match="picture 1: expected bbox.*one without .group_of"):
         evaluate(broken, [], "box")
     with pytest.raises(InputError, match="no object"):
         evaluate(truth([]), [], "box")

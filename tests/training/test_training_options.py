@@ -89,7 +89,7 @@ def test_bad_recipes(tmp_path):
         "iterations: 2.5": "iterations: expected int, found 2.5",
         "scales: 4": "scales: expected list.float, float., found 4",
         "fuse: 'no'": "fuse: expected bool, found 'no'",
-        "[1, 2]": "expected a YAML of keys",
+        "[1, 2]": "expected the keys of a",
         "images: somewhere": "expected --annotations too",
         "stage: joined": "unknown key stage",
     }.items():

@@ -38,6 +38,12 @@ def run_test(condition: TestCondition, codec: str, folder: Path, options: Namesp
         result = run(condition, codec, folder, run_options, progress)
     for skipped in result.skipped:
         print(f"vcm-plugin: skipped, unreadable: {skipped.file_name}", file=sys.stderr)
+    if result.dataset.passed_over:
+        print(
+            f"vcm-plugin: {result.dataset.passed_over} objects passed over, whose boxes have no "
+            "area in their pictures",
+            file=sys.stderr,
+        )
     return result
 
 
@@ -48,7 +54,7 @@ def data_root_of(options: Namespace) -> Path | None:
 
 @contextmanager
 def progress_bars(prefix: str = "") -> Iterator:
-    """A function progress(stage, done, total) that draws a bar for each stage."""
+    """A function progress(stage, done, total) that draws a bar for each stage, on a terminal."""
     with _bars() as bars:
         shown = {}
 
@@ -61,6 +67,7 @@ def progress_bars(prefix: str = "") -> Iterator:
 
 
 def _bars():
+    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -69,11 +76,14 @@ def _bars():
         TimeRemainingColumn,
     )
 
+    console = Console(stderr=True)  # what is printed on stdout is the result
     return Progress(
         TextColumn("{task.description:<26}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=console,
+        disable=not console.is_terminal,  # elsewhere stderr holds a refusal in one line, or nothing
     )
 
 
@@ -164,7 +174,13 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def read_bitstream(path: Path) -> bytes:
+    """The bytes of a file; where it lies in a run folder, they must be those of its picture."""
+    from vcm_plugin.ctc.run_folder import check_bitstream
+
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
+        with naming(path):
+            check_bitstream(path, data)
+        return data
     except OSError as error:
         raise InputError(f"{path}: expected a bitstream, found: {error.strerror}") from error

@@ -208,6 +208,10 @@ def _weights() -> Iterator[str]:
 
 
 def _cache() -> Iterator[str]:
-    folder = cache_folder()
+    try:
+        folder = cache_folder()
+    except InputError as error:
+        yield from _missing("cache", str(error), "drawn test sets and kept features", "see above")
+        return
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield from _found("cache", f"{folder}, {size / 1e6:.0f} MB; VCM_CACHE moves it")

@@ -21,6 +21,7 @@ def body(options: Namespace) -> None:
     """What the header of a bitstream says, in words."""
     from vcm_plugin.ctc.codecs import describe_bitstream
 
+    data = read_bitstream(options.bitstream)
     with naming(options.bitstream):
-        lines = describe_bitstream(read_bitstream(options.bitstream))
+        lines = describe_bitstream(data)
     print("\n".join(lines))

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 import vcm_plugin
 from vcm_plugin.cli import (
@@ -56,26 +57,54 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that cannot show a character shows its code
+            stream.reconfigure(errors="backslashreplace")
     if not sys.warnoptions:  # warnings of other packages, in this process and in its workers
         os.environ["PYTHONWARNINGS"] = "ignore"
         warnings.simplefilter("ignore")
-
     try:
-        code = options.body(options)
+        return _run(arguments)
     except InputError as error:
-        print(f"vcm-plugin: error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _refused(str(error))
     except KeyboardInterrupt:
         print("vcm-plugin: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output is gone
-        code = DONE
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+        return DONE
     except OSError as error:  # a file or folder that cannot be written
-        print(f"vcm-plugin: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return BAD_INPUT
+        if error.filename is None:
+            _discard_output()
+        return _refused(f"{str(error.filename or 'standard output')[-200:]}: {error.strerror}")
+    except MemoryError:
+        return _refused("memory has run out: give fewer --jobs, or a machine with more of it")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        os.getcwd()
+    except OSError:
+        raise InputError("the working directory is gone: change to one that exists") from None
+    code = options.body(options)
+    if sys.stdout is not None:
+        sys.stdout.flush()  # here a full disk can still be told
     return DONE if code is None else code
+
+
+def _refused(text: str) -> int:
+    """Say in one line what is wrong; the exit code of bad input."""
+    line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+    with suppress(OSError):
+        print(f"vcm-plugin: error: {line}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _discard_output() -> None:
+    """Send what is still to be printed nowhere, so that the interpreter does not fail over it."""
+    with suppress(OSError, ValueError):  # ValueError: not a stream with a number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,8 +19,10 @@ from vcm_plugin import conditions, environment
 from vcm_plugin.bitstream import Timing
 from vcm_plugin.compressai_vision.contract import (
     check_contract,
+    claim_folder,
     folder_qp,
     named_rate_point,
+    naming,
     one_line,
 )
 from vcm_plugin.ctc import codecs, complexity
@@ -29,6 +31,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import write_bytes
 from vcm_plugin.rate_points import show
+from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.stages import collected, stage
 from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.testsets.sequences import read_seqinfo
@@ -58,7 +61,8 @@ class HarnessCodec:
         mac_computation: bool = False,
         vcm_mode: Any = False,
         detector: str | None = None,
-        **_: Any,  # what the harness reads of its own: output_dir, bitstream_name, experiment ...
+        output_dir: str = "",
+        **_: Any,  # what the harness reads of its own: bitstream_name, experiment ...
     ):
         check_contract()
         if eval_encode not in ("bpp", "bitrate"):
@@ -78,6 +82,26 @@ class HarnessCodec:
         if name == "diff_fchm":
             environment.require_device(device)
             self.codec.to(device)
+        self.layers = list(getattr(vision_model, "split_layer_list", None) or ())
+        self._check_before_the_first_frame()
+        if output_dir:
+            stated = {"rate_point": self.rate_point, **self.codec.identity()}
+            claim_folder(Path(output_dir), stated)
+
+    def _check_before_the_first_frame(self) -> None:
+        """Refuse what can be seen to fail before NN-Part1 has made the features of all frames."""
+        if self.name == "diff_fchm" and self.layers not in ([], list(SPLIT_POINTS["fpn"])):
+            raise InputError(
+                f"diff_fchm codes {', '.join(SPLIT_POINTS['fpn'])}, the vision model is split at "
+                f"{', '.join(self.layers)}: expected splits fpn, or the codec vvc_feature"
+            )
+        if self.eval_encode_type == "bitrate":
+            self._frame_rate()
+            if self.name == "vvc_feature" and self.codec.value_range is None:
+                raise InputError(
+                    "codec.encoder_config.vvc_feature_range: expected the range of the data set, "
+                    "which a sequence has one of, found none"
+                )
 
     def _write(
         self, frames: Iterable[Any], file: Path, timing: Timing | None
@@ -98,11 +122,12 @@ class HarnessCodec:
 
     def _timing(self, frames: int, file_prefix: str) -> Timing | None:
         """None in the picture pipelines, which name every file after its picture."""
-        if file_prefix:
-            return None
+        return None if file_prefix else Timing(frames, self._frame_rate())
+
+    def _frame_rate(self) -> tuple[int, int]:
+        """Of the sequence, as (numerator, denominator)."""
         config = self.dataset.config
-        _, frame_rate, _ = read_seqinfo(Path(config.root) / config.seqinfo)
-        return Timing(frames, frame_rate)
+        return read_seqinfo(Path(config.root) / config.seqinfo)[1]
 
 
 class SplitCodec(HarnessCodec):
@@ -152,10 +177,12 @@ class SplitCodec(HarnessCodec):
         del codec_output_dir, file_prefix, org_img_size, remote_inference, vcm_mode, output10b
         file = Path(bitstream)
         frames, hashes = [], []
-        with collected() as seconds:
+        with naming(file), collected() as seconds:
             for features, digest in self._decoded(file):
                 frames.append(features)
                 hashes.append(digest)
+                self._require_layers(features)
+        seconds.pop("hash", None)  # it is no part of decoding
         write_bytes(file.with_suffix(".latents.sha256"), "\n".join([*hashes, ""]).encode())
         first = frames[0]
         macs = self._macs(first, "restoration", file, file, 0) if self.mac_computation else None
@@ -179,6 +206,14 @@ class SplitCodec(HarnessCodec):
             for features in self.codec.decode_frames(file):
                 arrays = {name: x.numpy() for name, x in features.layers.items()}
                 yield features, latents_sha256(arrays)
+
+    def _require_layers(self, features: FeaturePyramid) -> None:
+        """Refuse a file of another split point than that of the vision model."""
+        if self.layers and list(features.layers) != self.layers:
+            raise InputError(
+                f"expected features of {', '.join(self.layers)}, where the vision model is split, "
+                f"found {', '.join(features.layers)}; give the splits that the file was coded at"
+            )
 
     def _require_range(self, features: FeaturePyramid) -> None:
         """Refuse a range of a data set that most features lie outside of: all would be clipped."""
@@ -255,11 +290,12 @@ class RemoteCodec(HarnessCodec):
         folder = Path(codec_output_dir) / f"{file.stem}_dec"
         folder.mkdir(parents=True, exist_ok=True)
         names, hashes = [], []
-        with collected() as seconds:
+        with naming(file), collected() as seconds:
             for number, picture in enumerate(self.codec.decode_frames(file)):
                 names.append(str(folder / f"{number:06d}.png"))
                 Image.fromarray(picture).save(names[-1])
                 hashes.append(latents_sha256({"rgb": picture}))
+        seconds.pop("hash", None)  # it is no part of decoding
         write_bytes(file.with_suffix(".latents.sha256"), "\n".join([*hashes, ""]).encode())
         return {"file_names": names}, seconds, None
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from vcm_plugin import environment
 from vcm_plugin.ctc import codecs
 from vcm_plugin.errors import InputError
+from vcm_plugin.files import read_json, write_json
 from vcm_plugin.rate_points import SCALE
 
+NAMES = ("diff_fchm", "vvc_feature", "vvc_remote")  # of the codecs that run in the harness
 KNOWN_VERSION = "1.1.14"  # of CompressAI-Vision, that this file was tested with
 # What its pipelines hand to a codec, read off the functions that do it.
 CONTRACT = {
@@ -38,6 +43,38 @@ def one_line(function: Callable) -> Callable:
     return ending
 
 
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Put the name of a bitstream before the errors that it causes."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if str(file) in text else f"{file}: {text}") from error
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make a folder of the harness that of these settings; raise InputError where it is of others.
+
+    The harness names its folder by an integer, which other settings may share, and where it finds
+    a table there it shows that one.
+    """
+    path, stated = folder / "vcm_plugin.json", json.loads(json.dumps(settings, sort_keys=True))
+    if not path.is_file():
+        write_json(path, stated)
+        return
+    found = read_json(path)
+    keys = sorted({*stated, *(found if isinstance(found, dict) else {})})
+    other = [
+        key for key in keys if not isinstance(found, dict) or found.get(key) != stated.get(key)
+    ]
+    if other:
+        raise InputError(
+            f"{folder} holds results of another {', '.join(other)}; name this run with "
+            "++codec.experiment=_NAME, or delete that folder"
+        )
+
+
 def check_contract() -> None:
     """Raise InputError where the harness calls a codec in another way than this file answers."""
     from compressai_vision.pipelines.base import BasePipeline
@@ -52,8 +89,14 @@ def check_contract() -> None:
 def folder_qp(codec: str, rate_point: Any, qp: Any) -> int:
     """The integer that the harness names a folder by; the higher, the fewer bits.
 
-    It is the QP of VVC; for diff_fchm 32 + 6 log2 s (rate_points.qp_of_scale).
+    It is the QP of VVC; for diff_fchm 32 + 6 log2 s (rate_points.qp_of_scale). Hydra asks for it
+    with codec.type, which the harness's example configurations set to a codec of its own.
     """
+    if codec not in NAMES:
+        raise InputError(
+            f"codec.type: expected the name that stands after codec=, one of {', '.join(NAMES)}, "
+            f"found {codec}: the example configurations set it; add ++codec.type=NAME"
+        )
     return codecs.integer_qp(codec, named_rate_point(codec, rate_point, qp))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from vcm_plugin.conditions import KEYS, TestCondition
 from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
 from vcm_plugin.crosscheck.package import Package, weights_of
+from vcm_plugin.crosscheck.predictions import check_predictions
 from vcm_plugin.ctc.codecs import codec_rate_points, load_condition
 from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import (
@@ -29,6 +30,7 @@ from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json, sha256_of, sha256_of_file
 from vcm_plugin.metrics.accuracy import judge, judge_parts
+from vcm_plugin.testsets.annotations import check_annotations
 from vcm_plugin.testsets.coco import (
     FRAMES,
     CocoDataset,
@@ -218,7 +220,11 @@ def _read_run(name: str, folder: Path) -> Claims:
         for point in (UNCOMPRESSED, *(stored.rate_point for stored in result.points)):
             records[point] = _read_lines(folder / point)
         condition = load_condition(folder / "condition.yaml")
-        truth = read_json(folder / "ground_truth.json")
+        content = read_json(folder / "ground_truth.json")
+        truth = check_annotations(content, Path(f"runs/{name}/ground_truth.json")).coco
+        sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+        for point, lines in records.items():
+            check_predictions(lines.values(), sizes, f"runs/{name}/{point}/pictures.jsonl")
         return Claims(name, folder, condition, result, truth, records)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"runs/{name}: a field is missing or of another kind: {error}") from error
@@ -251,6 +257,8 @@ def _sizes(claims: Claims, point: str, suffix: str) -> Iterator[str]:
         ):
             if bits != size:
                 yield f"picture {name} has {size} bits, {where} claims {bits}"
+        if sha256_of_file(path) != record.file_sha256:
+            yield f"the bitstream of picture {name} is not the one of its line in pictures.jsonl"
         if (record.frame_bits or in_result) != in_result:
             yield f"sequence {name}: the bits of its frames differ in pictures.jsonl, result.json"
     if stated.bits != sum(listed.values()):

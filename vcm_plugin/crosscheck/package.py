@@ -16,18 +16,17 @@ import dataclasses
 import hashlib
 import json
 import re
-import stat
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import vcm_plugin
+from vcm_plugin.crosscheck.archive import MANIFEST, unpack
 from vcm_plugin.ctc.results import UNCOMPRESSED, RunResult, load_result
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
-from vcm_plugin.files import sha256_of_file
+from vcm_plugin.files import read_json, sha256_of_file, writing
 from vcm_plugin.report.layout import bd_rate_rows
 from vcm_plugin.report.tables import Rules, build_report
 from vcm_plugin.settings import build, read_yaml, without_sources
@@ -40,7 +39,6 @@ _POINT_FILES = r"point\.json|pictures\.jsonl|bitstreams/[0-9]+\.(?:fcm|vvc)"
 ALLOWED = re.compile(
     rf"manifest\.json|claims\.json|runs/{_NAME}/(?:{_RUN_FILES}|{_NAME}/(?:{_POINT_FILES}))"
 )
-PICKLED = (".pkl", ".pickle", ".pth", ".pt", ".npz", ".npy", ".bin", ".joblib")
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same run gives the same zip
 
 
@@ -114,40 +112,22 @@ def make_package(run: Path, anchors: Sequence[Path], output: Path) -> dict[str, 
         "weights": {name: weights_of(result) for name, result in zip(names, results, strict=True)},
         "files": dict(sorted(files.items())),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    draft = output.with_name(f".{output.name}.draft")
-    with zipfile.ZipFile(draft, "w") as archive:
-        _put(archive, "manifest.json", _json(manifest))
+    with writing(output) as file, zipfile.ZipFile(file, "w") as archive:
+        _put(archive, MANIFEST, _json(manifest))
         for name, data in contents.items():
             _put(archive, name, data)
         for name, path in sorted(sources.items()):
             _put(archive, name, path.read_bytes())
-    draft.replace(output)
     return manifest
 
 
 def open_package(package: Path, folder: Path, limits: Limits) -> Package:
     """Unpack a package into an empty folder.
 
-    Raises InputError, with nothing written, for what is no package of this version and for what
-    no honest package holds: a path that leaves the folder, a link, a file of another kind (above
-    all pickles), two files of one name, a zip bomb.
+    Raises InputError for what is no package of this version, and for what `archive.unpack` refuses.
     """
-    try:
-        with zipfile.ZipFile(package) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir()]
-            _check_members(members, package, limits)
-            for member in members:
-                path = folder / member.filename
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(archive.read(member))
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(
-            f"{package}: expected a package of `vcm-plugin package`, found: {reason}"
-        ) from error
-    except zlib.error as error:
-        raise InputError(f"{package}: the package is damaged: {error}") from error
+    most_bytes = limits.package_gib * (1 << 30)
+    unpack(package, folder, ALLOWED, most_bytes, limits.compression)
     return Package(folder, _manifest(folder, package))
 
 
@@ -182,45 +162,11 @@ def _files(folder: Path, result: RunResult) -> dict[str, Path]:
     return {name: folder / name for name in names}
 
 
-def _check_members(members: Sequence[zipfile.ZipInfo], package: Path, limits: Limits) -> None:
-    names: set[str] = set()
-    for member in members:
-        name = member.filename
-        parts = name.replace("\\", "/").split("/")
-        if name.startswith(("/", "\\")) or ".." in parts or ":" in name or "\0" in name:
-            raise InputError(
-                f"{package}: the path {name!r} leaves the folder; nothing was unpacked"
-            )
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise InputError(f"{package}: {name!r} is a link; nothing was unpacked")
-        if name.lower().endswith(PICKLED):
-            raise InputError(
-                f"{package}: {name!r} may hold pickled code; a package holds JSON, YAML and "
-                "bitstreams only, and nothing was unpacked"
-            )
-        if not ALLOWED.fullmatch(name):
-            raise InputError(f"{package}: {name!r} is no file of a package; nothing was unpacked")
-        if name in names:
-            raise InputError(f"{package}: {name!r} stands twice; nothing was unpacked")
-        names.add(name)
-        if member.file_size > max(1 << 20, limits.compression * member.compress_size):
-            raise InputError(
-                f"{package}: {name!r} is a zip bomb: {member.file_size} bytes out of "
-                f"{member.compress_size}; nothing was unpacked"
-            )
-    total = sum(member.file_size for member in members)
-    if total > limits.package_gib * (1 << 30):
-        raise InputError(
-            f"{package}: {total} bytes when unpacked, expected at most {limits.package_gib:g} GiB; "
-            "a zip bomb, or raise package_gib in cfg/crosscheck.yaml; nothing was unpacked"
-        )
-
-
 def _manifest(folder: Path, package: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         stated = manifest.get("format"), manifest.get("version")
-    except (OSError, ValueError, AttributeError):
+    except (InputError, AttributeError):
         stated = None
     if stated != (FORMAT, VERSION):
         raise InputError(

@@ -23,9 +23,10 @@ from vcm_plugin.conditions import KEYS, TestCondition, read_condition
 from vcm_plugin.conditions import override as override_unchecked
 from vcm_plugin.diff_fchm.human.config import HumanSettings
 from vcm_plugin.diff_fchm.machine.config import MachineSettings
-from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.errors import BitstreamError, InputError, brief
 from vcm_plugin.metrics.rate import bpp
 from vcm_plugin.rate_points import Grammar
+from vcm_plugin.vvc import PRESETS
 from vcm_plugin.vvc.stream import START_CODES, access_units, read_format
 
 
@@ -213,7 +214,28 @@ def check_keys(condition: TestCondition, where: str) -> TestCondition:
         key: settings.typed(key, value, kinds[key], where)
         for key, value in condition.codec_keys.items()
     }
-    return replace(condition, codec_keys=checked)
+    condition = replace(condition, codec_keys=checked)
+    for known in CODECS.values():
+        _check_codec(known, condition, where)
+    return condition
+
+
+def _check_codec(known: type[Settings], condition: TestCondition, where: str) -> None:
+    """Raise InputError for rate points, sizes and presets that a codec does not know."""
+    preset = condition.value(known.preset_key) if _has(known, "preset_key") else None
+    if preset is not None and preset not in PRESETS:
+        raise InputError(
+            f"{where}: {known.preset_key}: expected one of {', '.join(PRESETS)}, "
+            f"found {brief(preset)}"
+        )
+    if condition.value(known.points_key):
+        sizes = condition.value(known.sizes_key) if _has(known, "sizes_key") else (100,)
+        key = f"{where}: {known.points_key}"
+        rate_points.checked(known.grammar, condition.value(known.points_key), key, sizes or (100,))
+
+
+def _has(known: type[Settings], key: str) -> bool:
+    return bool(getattr(known, key, ""))
 
 
 def codec_keys() -> set[str]:

@@ -27,7 +27,7 @@ from vcm_plugin.ctc.results import UNCOMPRESSED, Complexity, Evaluation, Record,
 from vcm_plugin.ctc.run_folder import Journal, bitstream_path, decoded_path, read_predictions
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.files import sha256_of, write_bytes, writing
+from vcm_plugin.files import sha256_of, sha256_of_file, write_bytes, writing
 from vcm_plugin.metrics import coco_ap
 from vcm_plugin.metrics.accuracy import judge
 from vcm_plugin.metrics.pictures import embeddings, pair_metrics, picture_measures
@@ -94,8 +94,10 @@ class Worker:
         self.codec = make_codec(plan.codec_name, condition)
         self.kind = coding.kind_of(self.codec)
         self.versions = environment.describe(plan.device)
-        cache = FeatureCache(environment.cache_folder() / "features", plan.feature_cache_bytes)
-        self.cache = cache if plan.feature_cache_bytes else None
+        self.cache = None
+        if plan.feature_cache_bytes:
+            folder = environment.cache_folder() / "features"
+            self.cache = FeatureCache(folder, plan.feature_cache_bytes)
 
     def identify(self) -> Iterator[dict[str, Any]]:
         """What every result of this worker depends on, the pictures aside."""
@@ -120,13 +122,12 @@ class Worker:
         """The record of an uncompressed picture, or that it was skipped as unreadable."""
         watch = Watch()
         try:
-            picture = read_entry(entry)
+            picture, features = self._measurable(entry, watch)
         except PictureError:
             if not self.plan.keep_going:
                 raise
             yield Skipped(entry.image_id, entry.path.name)
             return
-        features = self._features(picture, watch)
         with watch("nn_part2"):
             detections = self.model.nn_part2(features)
         human_vision = self.plan.condition.human_vision
@@ -137,6 +138,16 @@ class Worker:
             predictions=self._predictions(detections, entry),
             embeddings=embeddings(picture, features) if human_vision else None,
         )
+
+    def _measurable(self, entry: PictureEntry, watch: Watch) -> tuple[np.ndarray, FeaturePyramid]:
+        """A picture and its features; raises PictureError for what the detector cannot take too."""
+        picture = read_entry(entry)
+        try:
+            return picture, self._features(picture, watch)
+        except InputError as error:  # too thin for the network's input
+            raise PictureError(
+                f"{entry.path}: {error}; or pass over it with --keep-going"
+            ) from error
 
     def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, Record]]:
         """The records of one picture at some rate points, each with its rate point.
@@ -157,8 +168,15 @@ class Worker:
                 with writing(decoded_path(file.parents[1], entry.image_id)) as png:
                     Image.fromarray(inferred.picture).save(png, "PNG")
             record = self._described(entry, inferred, source.picture)
-            bits = 8 * file.stat().st_size
-            yield point, dataclasses.replace(record, bits=bits, seconds=watch.seconds)
+            yield (
+                point,
+                dataclasses.replace(
+                    record,
+                    bits=8 * file.stat().st_size,
+                    file_sha256=sha256_of_file(file),
+                    seconds=watch.seconds,
+                ),
+            )
 
     def encode(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """The bitstreams of one picture, each with its rate point."""

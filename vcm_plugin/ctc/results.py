@@ -27,11 +27,13 @@ class Record:
 
     features: layer -> [mean, standard deviation] of what was decoded. painted: predictions in the
     decoded picture; picture: its measures against the source, "n/a: ..." where there is none;
-    embeddings: what distances of two sets of pictures need.
+    embeddings: what distances of two sets of pictures need. file_sha256: of the bitstream; it binds
+    the file to its picture, and a raw VVC stream has no checksum of its own.
     """
 
     image_id: int  # of a sequence its number, from 1 on
     bits: int | None = None
+    file_sha256: str | None = None
     frame_bits: tuple[int, ...] | None = None  # of a sequence
     picture_sha256: str | None = None  # of an uncompressed picture
     seconds: Mapping[str, float] | None = None  # stage -> seconds
@@ -117,13 +119,17 @@ class SequenceSummary:
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """The pictures that were tested: their number, pixels and a digest of them and their truth."""
+    """The pictures that were tested: their number, pixels and a digest of them and their truth.
+
+    passed_over: objects that were left out, whose boxes have no area in their pictures.
+    """
 
     name: str
     pictures: int  # or frames
     pixels: int
     sha256: str
     sequences: tuple[SequenceSummary, ...] | None = None
+    passed_over: int | None = None
 
 
 @dataclass(frozen=True)

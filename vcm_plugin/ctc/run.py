@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import statistics
 import time
 from collections import defaultdict
@@ -94,9 +95,11 @@ def run(
             write_json(folder / "timings.json", to_json(timings))
             return result
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        repair = "make room" if full else "give a folder and names that can be written"
         raise InputError(
-            f"{error.filename or folder}: {error.strerror}; make room or give another folder, then "
-            "repeat the same command: nothing that was finished is lost"
+            f"{str(error.filename or folder)[-200:]}: {error.strerror}; {repair}, then repeat the "
+            "same command: nothing that was finished is lost"
         ) from error
 
 
@@ -246,6 +249,7 @@ class _Test:
             sum(entry.pixels for entry in entries),
             digest,
             self._sequences(),
+            plan.dataset.passed_over or None,
         )
         return RunResult(
             key=sha256_of([identity, digest, self.points]),

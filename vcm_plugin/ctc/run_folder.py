@@ -20,6 +20,7 @@ A point is a rate point or `uncompressed`; the dataclasses are those of `vcm_plu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -29,8 +30,8 @@ from typing import Any
 
 from vcm_plugin.ctc.results import Record
 from vcm_plugin.ctc.typed_json import from_json, to_json
-from vcm_plugin.errors import InputError
-from vcm_plugin.files import read_json, write_json
+from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.files import read_json, sha256_of_file, write_json
 
 
 def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None:
@@ -96,10 +97,13 @@ class Journal:
         (self.folder / "point.json").unlink(missing_ok=True)
 
     def has(self, image_id: int, suffix: str) -> bool:
-        """Whether a picture has its line and its bitstream; suffix: of the codec's files."""
+        """Whether a picture has its line and the bitstream that the line is of; suffix: of the
+        codec's files."""
         path = bitstream_path(self.folder, image_id, suffix)
         record = self.records.get(image_id)
-        return record is not None and path.is_file() and 8 * path.stat().st_size == record.bits
+        if record is None or not path.is_file():
+            return False
+        return sha256_of_file(path) == record.file_sha256
 
 
 def read_records(folder: Path, image_ids: Collection[int] | None = None) -> Iterator[Record]:
@@ -128,6 +132,20 @@ def bitstream_path(folder: Path, image_id: int, suffix: str) -> Path:
     return folder / "bitstreams" / f"{image_id}.{suffix}"
 
 
+def check_bitstream(path: Path, data: bytes) -> None:
+    """Raise BitstreamError where a bitstream lies in a run folder and is not the one that its
+    picture was coded to: changed, or changed places with that of another picture."""
+    folder = path.absolute().parents[1] if len(path.absolute().parents) > 1 else path.parent
+    if path.absolute().parent.name != "bitstreams" or not path.stem.isdigit():
+        return
+    for record in read_records(folder, [int(path.stem)]):
+        if hashlib.sha256(data).hexdigest() != record.file_sha256:
+            raise BitstreamError(
+                f"expected the bitstream that {folder.name}/pictures.jsonl has of picture "
+                f"{path.stem}, found another or a damaged one; run it again"
+            )
+
+
 def decoded_path(folder: Path, image_id: int) -> Path:
     """The picture that a bitstream in the folder of a point decodes to."""
     return folder / "decoded" / f"{image_id}.png"
@@ -142,7 +160,7 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 def _parsed(line: bytes, path: Path) -> Record:
     try:
         stored = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: a line is no JSON ({error}); delete the file to repeat this point"
         ) from error

@@ -21,7 +21,7 @@ from vcm_plugin.ctc.results import Evaluation, Record
 from vcm_plugin.ctc.run_folder import bitstream_path
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.files import read_json, writing
+from vcm_plugin.files import read_json, sha256_of_file, writing
 from vcm_plugin.metrics import point_miou
 from vcm_plugin.metrics.accuracy import judge_parts
 from vcm_plugin.split import Detections
@@ -84,6 +84,7 @@ class SequenceWorker(Worker):
         return dataclasses.replace(
             self._decoded(entry, path, watch),
             bits=8 * path.stat().st_size,
+            file_sha256=sha256_of_file(path),
             frame_bits=tuple(8 * size for size in sizes),
             seconds=watch.seconds,
         )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 MISSING = "\N{EM DASH}"  # in place of a value that there is not
 LONG = 24  # characters; a longer text is broken over lines, and set flush left
 PADDING = 4.0  # characters, of both sides of a cell
+_BLANKS = {0x0B: " ", 0x0C: " ", 0x1C: " ", 0x1D: " ", 0x1E: " ", 0x1F: " ", 0x85: " "}
+_NOT_IN_XML = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -96,5 +100,30 @@ Block = Heading | Paragraph | Bullets | Table | Figure
 
 @dataclass(frozen=True)
 class Document:
+    """What every format renders; its texts are `cleaned`."""
+
     title: str
     blocks: tuple[Block, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "title", cleaned(self.title))
+        object.__setattr__(self, "blocks", cleaned(self.blocks))
+
+
+def cleaned(value: Any) -> Any:
+    """A value whose texts, however deep, hold only what XML, and so DOCX, XLSX, SVG and HTML, can
+    hold: a vertical tab or form feed becomes a blank, another control character U+FFFD.
+
+    >>> cleaned({"title": "one\\x0btwo\\x00"})
+    {'title': 'one two\N{REPLACEMENT CHARACTER}'}
+    """
+    if isinstance(value, str):
+        return _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", value.translate(_BLANKS))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return dataclasses.replace(value, **{name: cleaned(v) for name, v in fields.items()})
+    if isinstance(value, Mapping):
+        return {cleaned(key): cleaned(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(cleaned, value))
+    return value

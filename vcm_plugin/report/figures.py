@@ -54,7 +54,13 @@ SETTINGS = {
     "ytick.color": INK,
     "svg.hashsalt": "vcm-plugin",  # the same picture gives the same file
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a $ in a name is a $
 }
+
+
+def legend_label(name: str) -> str:
+    """A name for a legend, which leaves out those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def bits_axis(axes: Axes) -> None:

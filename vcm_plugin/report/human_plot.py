@@ -6,7 +6,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vcm_plugin.report.figures import NO_DATES, SETTINGS, STYLES, Figure, bits_axis, rc_context
+from vcm_plugin.report.figures import (
+    NO_DATES,
+    SETTINGS,
+    STYLES,
+    Figure,
+    bits_axis,
+    legend_label,
+    rc_context,
+)
 from vcm_plugin.report.human_tables import figure_metrics
 from vcm_plugin.report.human_vision import HumanVision
 from vcm_plugin.report.tables import Report
@@ -43,7 +51,7 @@ def _draw(axes, vision: HumanVision, metric: str) -> None:
         values = [value if METRICS[metric].higher_is_better else -value for _, value in rates]
         axes.plot(
             [bpp for bpp, _ in rates], values, color=colour, marker=marker, linestyle=line,
-            linewidth=1.6, markersize=5, label=curve.name,
+            linewidth=1.6, markersize=5, label=legend_label(curve.name),
         )  # fmt: skip
     bits_axis(axes)
     better = "" if METRICS[metric].higher_is_better else ", lower is better"

@@ -14,6 +14,7 @@ from vcm_plugin.report.figures import (
     Axes,
     Figure,
     bits_axis,
+    legend_label,
     rc_context,
 )
 from vcm_plugin.report.published import Reference
@@ -66,7 +67,7 @@ def _draw_curve(axes: Axes, curve: Curve, metric: str, style: tuple, derived: bo
         markerfacecolor="white" if derived else colour,
         markeredgecolor=colour,
         markeredgewidth=1.2,
-        label=_label(curve, derived),
+        label=legend_label(_label(curve, derived)),
         zorder=3 if derived else 4,
     )
     if curve.hull:
@@ -92,7 +93,7 @@ def _draw_published(axes: Axes, reference: Reference, metric: str) -> None:
         if metric in point.accuracy
     ]
     if points:
-        label = f"{reference.codec} (published, not run here)"
+        label = legend_label(f"{reference.codec} (published, not run here)")
         axes.plot(*zip(*sorted(points), strict=True), "x:", color="#888888", label=label, zorder=2)
 
 

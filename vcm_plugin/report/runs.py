@@ -12,6 +12,7 @@ from typing import Any
 from vcm_plugin.ctc.results import RunResult, Timings, load_result, load_timings
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.curves import Curve, Point, curves_of, points_of
+from vcm_plugin.report.document import cleaned
 from vcm_plugin.report.titles import AP_METRICS
 
 SAME_MODEL_TOLERANCE = 0.5  # accuracy points between two runtimes of one detector
@@ -37,10 +38,10 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
     """Complete runs of one test condition, called by their codecs where those differ."""
     if not folders:
         raise InputError("a report needs at least one run folder, found none")
-    results = [load_result(folder) for folder in folders]
+    results = [cleaned(load_result(folder)) for folder in folders]
     codecs = Counter(result.codec for result in results)
     names = [
-        result.codec if codecs[result.codec] == 1 else folder.resolve().name
+        result.codec if codecs[result.codec] == 1 else cleaned(folder.resolve().name)
         for result, folder in zip(results, folders, strict=True)
     ]
     for name, count in Counter(names).items():

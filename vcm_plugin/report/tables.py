@@ -23,6 +23,7 @@ from vcm_plugin.metrics.bd_rate import (
     bits_at,
 )
 from vcm_plugin.report.curves import Curve, Point
+from vcm_plugin.report.document import cleaned
 from vcm_plugin.report.human_vision import HumanVision, human_vision
 from vcm_plugin.report.published import Reference, references_for
 from vcm_plugin.report.resampling import Resampled, resampled_curves
@@ -128,13 +129,13 @@ def compare_runs(runs: Sequence[Run], anchors: Sequence[str], rules: Rules | Non
     check_same_conditions(runs)
     curves = tuple(curve for run in runs for curve in run.curves)
     names = list(dict.fromkeys([*(c.name for c in curves), *(run.name for run in runs)]))
+    anchors = cleaned(tuple(dict.fromkeys(anchors)))  # as the names of runs are
     for name in anchors:
         if name not in names:
             raise InputError(f"anchor {name}: expected one of {', '.join(names)}; run it first")
     first = runs[0].result
     rules = rules or Rules.stated_by(first)
     uncompressed = first.uncompressed.accuracy
-    anchors = tuple(dict.fromkeys(anchors))
     return Report(
         condition=first.condition,
         dataset=first.dataset,

@@ -22,6 +22,7 @@ from vcm_plugin.files import read_json
 from vcm_plugin.report.runs import Run
 from vcm_plugin.report.tables import Report
 from vcm_plugin.report.titles import METRICS, UNDER_PICTURES
+from vcm_plugin.testsets.annotations import check_annotations
 from vcm_plugin.testsets.pictures import read_picture
 
 
@@ -49,7 +50,7 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     test = first.result.test
     if test.protocol == "semantic":
         return {"pictures": [], "note": "The viewer is empty: labelled points have no boxes."}
-    truth = read_json(path)
+    truth = check_annotations(read_json(path), path).coco
     skipped = {picture.image_id for picture in report.skipped}
     images = [image for image in truth["images"] if image["id"] not in skipped]
     folders = [run.folder / point.rate_point for run in report.runs for point in run.points]

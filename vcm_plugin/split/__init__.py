@@ -43,11 +43,11 @@ def load_split_model(
         runtime = "detectron2" if detectron2_is_installed() else "torchvision"
     if runtime == "torchvision":
         config = detector if isinstance(detector, DetectorConfig) else load_config(_file(detector))
-        checkpoint = read_checkpoint(_weights_path(detector, weights))
+        checkpoint = read_checkpoint(_weights_path(detector, weights, _stated_weights(detector)))
         return TorchvisionDetector(config, checkpoint, split_point, device)
     d2 = _detectron2("runtime: detectron2")
     config = d2.read_config(detector)
-    checkpoint = read_checkpoint(_weights_path(detector, weights))
+    checkpoint = read_checkpoint(_weights_path(detector, weights, config.MODEL.WEIGHTS))
     return d2.Detectron2Detector(config, checkpoint, split_point, device)
 
 
@@ -69,14 +69,23 @@ def _file(detector: str | Path) -> Path:
     return _detectron2(f"the model-zoo name {detector}").zoo_config(str(detector))
 
 
-def _weights_path(detector: DetectorConfig | str | Path, weights: str | Path | None) -> Path:
-    """The checkpoint: the one given, MODEL.WEIGHTS of the YAML file, or the model zoo's own."""
+def _stated_weights(detector: DetectorConfig | str | Path) -> str:
+    """MODEL.WEIGHTS of the YAML file of a detector."""
+    path = Path() if isinstance(detector, DetectorConfig) else Path(detector).expanduser()
+    section = read_tree(path).get("MODEL") if path.is_file() else None
+    return str(section.get("WEIGHTS") or "") if isinstance(section, dict) else ""
+
+
+def _weights_path(
+    detector: DetectorConfig | str | Path, weights: str | Path | None, stated: str
+) -> Path:
+    """The checkpoint: the one given, the one stated in the YAML file, or the model zoo's own."""
     by_name = not isinstance(detector, DetectorConfig) and not Path(detector).expanduser().is_file()
     if weights is None and by_name:
         _file(detector)
         return _detectron2(f"the weights of {detector}").local_weights(None, str(detector))
     if weights is None and not isinstance(detector, DetectorConfig):
-        weights = read_tree(Path(detector)).get("MODEL", {}).get("WEIGHTS")
+        weights = stated
         if weights and "://" not in weights:
             weights = Path(detector).expanduser().parent / weights
     if not weights:

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, brief
+from vcm_plugin.settings import read_yaml
 from vcm_plugin.split.keys import FIXED, FIXED_MASK, IGNORED, IGNORED_SECTIONS, KEYS, TRAINING
 
+MOST_BASES = 30  # files that one configuration is laid over
 NUM_BLOCKS = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
@@ -103,22 +103,40 @@ def load_config(path: str | Path) -> DetectorConfig:
     return from_tree(read_tree(Path(path)), str(path))
 
 
-def read_tree(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The nested keys of a Detectron2 YAML file, laid over those of its `_BASE_`."""
+def read_tree(path: Path, fetched: bool = False) -> dict[str, Any]:
+    """The nested keys of a Detectron2 YAML file, laid over those of its `_BASE_`.
+
+    fetched: a `_BASE_` that is an address is left to Detectron2, which fetches it; otherwise it is
+    refused. Raises InputError too where a key stands twice.
+    """
+    return _read_tree(path, fetched, (), [])
+
+
+def _read_tree(
+    path: Path, fetched: bool, above: tuple[Path, ...], read: list[Path]
+) -> dict[str, Any]:
+    """above: the files that name this one as their base; read: all that were read so far."""
     path = path.expanduser().resolve()
-    if path in seen:
-        raise InputError(f"{path}: its _BASE_ leads back to itself; remove one of the _BASE_ lines")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable detector configuration: {reason}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected Detectron2's YAML (MODEL: ...), found {tree!r:.80}")
-    base = tree.pop("_BASE_", None)
-    if base is None:
-        return tree
-    return _overlay(read_tree(path.parent / Path(str(base)).expanduser(), (*seen, path)), tree)
+    read.append(path)
+    if path in above or len(read) > MOST_BASES:
+        raise InputError(f"{path}: its _BASE_ leads back to itself, or to more than "
+                         f"{MOST_BASES} files; remove one of the _BASE_ lines")  # fmt: skip
+    tree = read_yaml(path, "detector configuration")
+    bases = tree.pop("_BASE_", [])
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:  # each over those before it
+        if not isinstance(base, str) or not base:
+            raise InputError(f"{path}: _BASE_: expected a file or a list of files, "
+                             f"found {brief(bases)}")  # fmt: skip
+        if "://" not in base:
+            below = _read_tree(path.parent / Path(base).expanduser(), fetched, (*above, path), read)
+            merged = _overlay(merged, below)
+        elif not fetched:
+            raise InputError(
+                f"{path}: _BASE_: expected a file, found the address {brief(base)}; download it "
+                "and name the file, or use runtime: detectron2"
+            )
+    return _overlay(merged, tree)
 
 
 def from_tree(tree: dict[str, Any], name: str) -> DetectorConfig:
@@ -131,7 +149,7 @@ def from_tree(tree: dict[str, Any], name: str) -> DetectorConfig:
         if found not in allowed:
             wanted = " or ".join(repr(value) for value in allowed)
             raise InputError(
-                f"{name}: {key} is {found!r}; the torchvision runtime does {wanted} only: "
+                f"{name}: {key} is {brief(found)}; the torchvision runtime does {wanted} only: "
                 "use runtime: detectron2"
             )
     values = {}
@@ -144,7 +162,8 @@ def from_tree(tree: dict[str, Any], name: str) -> DetectorConfig:
             values[field.name] = _typed(value, field.default)
         except TypeError as error:
             raise InputError(
-                f"{name}: {key}: expected a value such as {_thawed(field.default)}, found {value!r}"
+                f"{name}: {key}: expected a value such as {_thawed(field.default)}, found "
+                f"{brief(value)}"
             ) from error
     return _checked(DetectorConfig(**values), name)
 
@@ -190,9 +209,27 @@ def _checked(config: DetectorConfig, name: str) -> DetectorConfig:
             len(config.pixel_std) == 3 and all(config.pixel_std),
         ),
     ]
+    shares = {
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": config.score_thresh,
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST": config.nms_thresh,
+        "MODEL.RPN.NMS_THRESH": config.rpn_nms_thresh,
+    }
+    counts = {
+        "INPUT.MIN_SIZE_TEST": config.min_size_test or 1,  # 0: no resize
+        "INPUT.MAX_SIZE_TEST": config.max_size_test,
+        "MODEL.ROI_HEADS.NUM_CLASSES": config.num_classes,
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": config.rpn_pre_nms_topk_test,
+        "MODEL.RPN.POST_NMS_TOPK_TEST": config.rpn_post_nms_topk_test,
+    }
+    checks += [
+        (key, value, "a number from 0 to 1", 0 <= value <= 1) for key, value in shares.items()
+    ]
+    checks += [
+        (key, value, "a whole number from 1 on", value >= 1) for key, value in counts.items()
+    ]
     for key, found, expected, good in checks:
         if not good:
-            raise InputError(f"{name}: {key}: expected {expected}, found {found!r}")
+            raise InputError(f"{name}: {key}: expected {expected}, found {brief(found)}")
     return config
 
 
@@ -203,7 +240,7 @@ def _refuse_unknown(flat: dict[str, Any], name: str) -> None:
         if key in known or any(key == s or key.startswith(s + ".") for s in IGNORED_SECTIONS):
             continue
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-        raise InputError(f"{name}: unknown key {key}; did you mean {nearest}?")
+        raise InputError(f"{name}: unknown key {key[:99]}; did you mean {nearest}?")
 
 
 def _per_level(value: list[Any]) -> list[Any]:
@@ -235,7 +272,7 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
         if isinstance(value, str):
             try:
                 value = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
                 pass
         yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 

@@ -37,10 +37,10 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.file_io import PathManager
 from torch.nn import functional as F
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, one_line
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.split.checkpoint import Checkpoint, fit_weights
-from vcm_plugin.split.config import NUM_BLOCKS, DetectorConfig, from_tree, to_tree
+from vcm_plugin.split.config import NUM_BLOCKS, DetectorConfig, from_tree, read_tree, to_tree
 from vcm_plugin.split.detections import Detections
 from vcm_plugin.split.geometry import (
     check_features,
@@ -196,10 +196,11 @@ def read_config(detector: DetectorConfig | str | Path) -> CfgNode:
         return config
     path = Path(detector).expanduser()
     path = path if path.is_file() else zoo_config(str(detector))
+    read_tree(path, fetched=True)  # refuses a key that stands twice
     try:
         config.merge_from_file(str(path), allow_unsafe=False)
     except Exception as error:  # yacs raises KeyError, ValueError, AssertionError, yaml errors
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{detector}: not a Detectron2 configuration: {reason}") from error
     return config
 
@@ -219,7 +220,7 @@ def local_weights(weights: str | None, detector: str) -> Path:
     try:
         return Path(PathManager.get_local_path(weights or model_zoo.get_checkpoint_url(detector)))
     except Exception as error:  # network, file system and unknown names, each with its own type
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{weights or detector}: no weights could be fetched: {reason}") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
-from vcm_plugin.testsets.coco import read_annotations
+from vcm_plugin.testsets.annotations import read_annotations
 from vcm_plugin.testsets.open_images import read_truth
 from vcm_plugin.testsets.points import POINTS_FRAMES, point_frames, points_path
 from vcm_plugin.testsets.sequences import (
@@ -16,7 +16,7 @@ from vcm_plugin.testsets.sequences import (
     frame_paths,
     read_seqinfo,
     sequence_folders,
-    video_path,
+    sequence_video,
 )
 
 
@@ -49,11 +49,11 @@ def _pictures(condition: TestCondition, root: Path) -> Iterator[str]:
         yield f"{annotations}: no such file; the annotations of {condition.name}"
         return
     try:
-        coco = read_annotations(annotations)
+        coco = read_annotations(annotations).coco
         if condition.protocol == "open_images":
             read_truth(coco, condition.tasks[0])
     except InputError as error:
-        yield str(error) if str(annotations) in str(error) else f"{annotations}: {error}"
+        yield str(error) if annotations.name in str(error) else f"{annotations}: {error}"
         return
     if not images.is_dir():
         yield f"{images}: no such folder; it holds {len(coco['images'])} pictures"
@@ -82,13 +82,17 @@ def _sequence(condition: TestCondition, folder: Path) -> Iterator[str]:
             yield f"{folder / POINTS_FRAMES}: {count} frames expected, found {found}"
     elif truth.is_file():
         try:
-            coco = read_annotations(truth)
+            coco = read_annotations(truth).coco
         except InputError as error:
             yield str(error)
             return
         if count not in (None, len(coco["images"])):
             yield f"{truth}: annotates {len(coco['images'])} frames, seqinfo.ini says {count}"
-        if video_path(folder) is None:
-            for path in frame_paths(folder, coco):
-                if not path.is_file():
-                    yield f"{path}: no such frame"
+        try:
+            missing = [] if sequence_video(folder) else frame_paths(folder, coco)
+        except InputError as error:
+            yield str(error)
+            return
+        for path in missing:
+            if not path.is_file():
+                yield f"{path}: no such frame"

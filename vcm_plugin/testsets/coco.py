@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
-from vcm_plugin.testsets.pictures import read_picture
+from vcm_plugin.testsets.annotations import read_annotations
+from vcm_plugin.testsets.pictures import PictureError, picture_size, read_picture
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Frame n of sequence s has the picture id s * FRAMES + n in the ground truth of all sequences.
@@ -47,7 +47,8 @@ class SequenceEntry:
     """One sequence of a test set: its number, its name and its class, and its frames in order.
 
     frame_rate: frames per second as (numerator, denominator). video: the file that holds the frames
-    where they are no picture files. points: the file with labelled points of each frame, if any.
+    where they are no picture files, video_frames: how many that is. points: the file with labelled
+    points of each frame, if any.
     """
 
     image_id: int
@@ -57,6 +58,7 @@ class SequenceEntry:
     frame_rate: tuple[int, int]
     video: Path | None = None
     points: Path | None = None
+    video_frames: int = 0
 
     @property
     def image_ids(self) -> tuple[int, ...]:
@@ -76,6 +78,7 @@ class CocoDataset:
     sequences: those that its pictures are the frames of; none where they are pictures.
     coco: the ground truth of exactly these pictures, as in the annotation file.
     category_ids: COCO category id of each class of the detector; None where the set lacks it.
+    passed_over: how many objects were left out since their boxes have no area in their pictures.
     """
 
     pictures: tuple[PictureEntry, ...]
@@ -84,6 +87,7 @@ class CocoDataset:
     category_ids: tuple[int | None, ...]
     has_masks: bool
     sequences: tuple[SequenceEntry, ...] = ()
+    passed_over: int = 0
 
     @property
     def entries(self) -> tuple[PictureEntry, ...] | tuple[SequenceEntry, ...]:
@@ -102,9 +106,12 @@ class CocoDataset:
     def files_sha256(self) -> str:
         """sha256 over the picture files and the ground truth."""
         digest = hashlib.sha256(json.dumps(self.coco, sort_keys=True).encode())
-        videos = {sequence.video for sequence in self.sequences if sequence.video}
-        points = [sequence.points for sequence in self.sequences if sequence.points]
-        for path in [*points, *(sorted(videos) or [entry.path for entry in self.pictures])]:
+        paths = [sequence.points for sequence in self.sequences if sequence.points]
+        for entry in self.entries:
+            frames = entry.frames if isinstance(entry, SequenceEntry) else (entry,)
+            video = getattr(entry, "video", None)
+            paths += [video] if video else [frame.path for frame in frames]
+        for path in paths:
             try:
                 digest.update(bytes.fromhex(sha256_of_file(path)))
             except OSError:  # the picture is unreadable: `read_picture` says so in due time
@@ -126,7 +133,8 @@ def load_coco(
     the i-th category id; without class_names it is so too.
     Raises InputError where the file does not hold what it should or a picture is missing.
     """
-    coco = read_annotations(annotations)
+    found = read_annotations(annotations)
+    coco = found.coco
     entries = [
         PictureEntry(image["id"], images / image["file_name"], image["height"], image["width"])
         for image in coco["images"][:limit]
@@ -138,8 +146,13 @@ def load_coco(
             f"{annotations}: {len(missing)} of {len(entries)} pictures are not in {images}: "
             f"{named}; give the folder that holds them (--images), or annotations without them"
         )
-    category_ids = match_categories(coco["categories"], class_names, annotations, by_position)
-    whole = CocoDataset((), tuple(coco["categories"]), coco, category_ids, False)
+    for entry in entries:
+        check_size(entry)
+    categories = used_categories(coco, class_names, by_position)
+    category_ids = match_categories(categories, class_names, annotations, by_position)
+    whole = CocoDataset(
+        (), tuple(categories), coco, category_ids, False, passed_over=len(found.passed_over)
+    )
     return _restricted(whole, entries)
 
 
@@ -181,78 +194,48 @@ def read_entry(entry: PictureEntry) -> np.ndarray:
     return picture
 
 
-def read_annotations(path: Path) -> dict:
-    """The content of a COCO annotation file, its ids whole numbers, every value checked."""
+def check_size(entry: PictureEntry) -> None:
+    """Refuse a picture of another size than annotated; only its header is read where it agrees."""
     try:
-        coco = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        if picture_size(entry.path) != (entry.height, entry.width):
+            read_entry(entry)
+    except PictureError:  # `measure` says so in due time, or passes over it
+        pass
+
+
+def require_truth(dataset: CocoDataset, tasks: Collection[str], path: Path) -> None:
+    """Raise InputError, naming path, where there is no object to find, or masks lack for `mask`."""
+    annotations = dataset.coco["annotations"]
+    if not any(not item["iscrowd"] for item in annotations):
         raise InputError(
-            f"{path}: no such file; give the annotations with --annotations, or the folder in "
-            "which the paths of the test condition start with --data-root or $VCM_DATA"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable COCO annotations: {error}") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
-            raise InputError(f"{path}: expected COCO annotations with a list {key!r}, found none")
-    _number_pictures(coco)
-    _require_keys(coco["images"], {"id": int, "file_name": str, "height": int, "width": int}, path)
-    _require_keys(coco["categories"], {"id": int, "name": str}, path)
-    _require_keys(coco["annotations"], {"id": int, "image_id": int, "category_id": int}, path)
-    for what in ("images", "categories", "annotations"):
-        ids, found = Counter(item["id"] for item in coco[what]).most_common(1), len(coco[what])
-        if found and ids[0][1] > 1:
-            raise InputError(
-                f"{path}: {what}: id {ids[0][0]} stands {ids[0][1]} times; make it unique"
-            )
-    if not coco["images"]:
-        raise InputError(f"{path}: expected at least one picture, found none")
-    _check_annotations(coco, path)
-    return coco
+            f"{path}: expected at least one object in the {len(dataset.pictures)} pictures, found "
+            "none; annotate them, or test more of them (limit)"
+        )
+    lacking = [item["id"] for item in annotations if "segmentation" not in item]
+    if "mask" in tasks and lacking:
+        raise InputError(
+            f"{path}: annotation {lacking[0]}: segmentation: expected a mask, found none (in "
+            f"{len(lacking)} of {len(annotations)}); annotate masks or use the task box only"
+        )
 
 
-def _number_pictures(coco: dict) -> None:
-    """Give pictures whole numbers as ids: SFU-HW-Objects has floats, MPEG-OIV6 has names."""
-    numbers: dict = {}
-    for position, image in enumerate(coco["images"], start=1):
-        found = image.get("id") if isinstance(image, dict) else None
-        if isinstance(found, float) and found.is_integer():
-            numbers[found] = int(found)
-        elif isinstance(found, str):
-            numbers.setdefault(found, position)
-    records = [*coco["annotations"], *coco.get("oic_annotations", ())]
-    for items, key in ((coco["images"], "id"), (records, "image_id")):
-        for item in items:
-            if isinstance(item, dict) and not isinstance(item.get(key), (list, dict)):
-                item[key] = numbers.get(item.get(key), item.get(key))
+def used_categories(
+    coco: dict, class_names: Sequence[str] | None, by_position: bool = False
+) -> list[dict]:
+    """The categories less those that are no class and that nothing is annotated as.
 
-
-def _check_annotations(coco: dict, path: Path) -> None:
-    pictures = {image["id"] for image in coco["images"]}
-    categories = {category["id"] for category in coco["categories"]}
-    for item in coco["annotations"]:
-        if item["image_id"] not in pictures or item["category_id"] not in categories:
-            raise InputError(
-                f"{path}: annotation {item['id']} names picture {item['image_id']} and category "
-                f"{item['category_id']}; expected both in the file, correct or remove it"
-            )
-        box = item.get("bbox")
-        numbers = isinstance(box, list) and all(isinstance(v, (int, float)) for v in box)
-        if not numbers or len(box) != 4 or not np.isfinite(box).all():
-            raise InputError(
-                f"{path}: annotation {item['id']}: expected bbox [x, y, width, height]"
-            )
-        item.setdefault("iscrowd", 0)
-        item.setdefault("area", box[2] * box[3])
-
-
-def _require_keys(items: list, kinds: dict[str, type], path: Path) -> None:
-    for number, item in enumerate(items):
-        for key, kind in kinds.items():
-            if not isinstance(item, dict) or not isinstance(item.get(key), kind):
-                raise InputError(
-                    f"{path}: entry {number}: expected {key!r} ({kind.__name__}) in {item}"
-                )
+    Exports put a root category of that kind before the others; by_position, only the first is
+    taken for one, and only where there is one category too many.
+    """
+    used, categories = {item["category_id"] for item in coco["annotations"]}, coco["categories"]
+    if class_names is None or not used:
+        return categories
+    if by_position:
+        first = min(categories, key=lambda category: category["id"])
+        root = len(categories) == len(class_names) + 1 and first["id"] not in used
+        return [category for category in categories if not root or category is not first]
+    classes = {name.strip().lower() for name in class_names}
+    return [c for c in categories if c["id"] in used or c["name"].strip().lower() in classes]
 
 
 def match_categories(

@@ -17,6 +17,7 @@ from vcm_plugin.testsets.coco import (
     CocoDataset,
     load_coco,
     load_pictures,
+    require_truth,
 )
 from vcm_plugin.testsets.open_images import expand_hierarchy, read_truth
 from vcm_plugin.testsets.points import load_points
@@ -29,10 +30,12 @@ def open_test_set(condition: TestCondition, data_root: Path | None = None) -> Co
     Raises InputError where something is missing or not what the condition needs.
     """
     root = data_root or condition.folder
-    if condition.sequences:
-        load = load_points if condition.protocol == "semantic" else load_sequences
-        return load(condition, root)
-    dataset = _open_pictures(condition, root)
+    if condition.protocol == "semantic":
+        return load_points(condition, root)
+    dataset = load_sequences(condition, root) if condition.sequences else None
+    dataset = dataset or _open_pictures(condition, root)
+    if condition.protocol == "coco" and condition.tasks:
+        require_truth(dataset, condition.tasks, root / (condition.annotations or condition.name))
     if condition.protocol == "open_images":
         coco = dataset.coco
         read_truth(coco, condition.tasks[0])  # refuses annotations of other sets

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -14,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, brief, one_line
+from vcm_plugin.files import read_json
+from vcm_plugin.testsets.rle import check_rle, inflated
 
 NO_MASK = "nan"  # what the annotations say for an object without a mask
 
@@ -40,18 +40,25 @@ def read_truth(coco: Mapping, task: str) -> tuple[dict[int, Truth], dict[int, in
             "the annotations have no oic_labelmap and oic_annotations: expected those of MPEG-OIV6 "
             "for protocol open_images; are these the annotations of another data set?"
         )
+    sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
+    named = "oic_labelmap"
+    truths: dict[int, Truth] = {}
     try:
         by_name = {normal_name(item["name"]): int(item["id"]) for item in coco["oic_labelmap"]}
         names = {c["id"]: normal_name(c["name"]) for c in coco["categories"]}
         labels = {number: by_name[name] for number, name in names.items() if name in by_name}
-        truths = {
-            item["image_id"]: _truth(item["annotations"], by_name, task)
-            for item in coco["oic_annotations"]
-        }
-    except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+        named = "oic_annotations"
+        for item in coco["oic_annotations"]:
+            named = f"oic_annotations of picture {brief(item['image_id'])[:30]}"
+            if item["image_id"] in sizes:
+                size = sizes[item["image_id"]]
+                truths[item["image_id"]] = _truth(item["annotations"], by_name, task, size)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, zlib.error) as error:
+        lacks = isinstance(error, KeyError)
+        reason = f"one without {error}" if lacks else one_line(error, 80)
         raise InputError(
-            f"oic_annotations: expected bbox, cls, group_of and img_cls (and mask with img_size) "
-            f"of labels in oic_labelmap, found an entry without: {error!r}"
+            f"{named}: expected bbox, cls, group_of and img_cls (and mask with img_size) of labels "
+            f"in oic_labelmap, found: {reason}"
         ) from error
     lacking = {image["id"] for image in coco["images"]} - set(truths)
     if lacking:
@@ -70,11 +77,10 @@ def expand_hierarchy(coco: Mapping, hierarchy: Path) -> dict:
     Source: hierarchical expansion of the Open Images challenge.
     """
     try:
-        tree = json.loads(hierarchy.read_text(encoding="utf-8"))
-        below = dict(_descendants(tree))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        below = dict(_descendants(read_json(hierarchy)))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{hierarchy}: expected a label hierarchy of Open Images: {error}"
+            f"{hierarchy}: expected a label hierarchy of Open Images: {one_line(error)}"
         ) from error
     by_name = {normal_name(item["name"]): item for item in coco["oic_labelmap"]}
     above: dict[str, list[str]] = defaultdict(list)
@@ -105,13 +111,19 @@ def expand_hierarchy(coco: Mapping, hierarchy: Path) -> dict:
     return {**coco, "oic_annotations": expanded}
 
 
-def _truth(item: Mapping, by_name: Mapping[str, int], task: str) -> Truth:
+def _truth(item: Mapping, by_name: Mapping[str, int], task: str, size: tuple[int, int]) -> Truth:
+    """The objects of a picture of size (height, width); raises ValueError, KeyError, ..."""
     corners = np.asarray(item["bbox"], dtype=np.float64).reshape(-1, 4)  # y0, x0, y1, x1
     labels = np.asarray(item["cls"], dtype=np.int64).reshape(-1)
     group_of = np.asarray(item["group_of"]).astype(bool).reshape(-1)
     masks: tuple = (None,) * len(labels)
     if task == "mask":
-        masks = tuple(map(_mask, item["mask"], item["img_size"]))
+        coded = zip(item["mask"], item["img_size"], strict=True)
+        masks = tuple(_mask(mask, told, size) for mask, told in coded)
+    if not np.isfinite(corners).all() or np.abs(corners).max(initial=0) > 2:
+        raise ValueError("a bbox that is no share of the picture's size")
+    if (corners[:, 2:] < corners[:, :2]).any():
+        raise ValueError("a bbox of negative height or width (y0, x0, y1, x1)")
     if not len(corners) == len(labels) == len(group_of) == len(masks):
         raise ValueError("lists of different lengths")
     y0, x0, y1, x1 = corners.T
@@ -120,11 +132,13 @@ def _truth(item: Mapping, by_name: Mapping[str, int], task: str) -> Truth:
     return Truth(boxes, labels, group_of, frozenset(verified), masks)
 
 
-def _mask(coded: str, size: Mapping) -> dict | None:
+def _mask(coded: str, told: Mapping, size: tuple[int, int]) -> dict | None:
     if coded == NO_MASK:
         return None
-    size = [int(size["img_height"]), int(size["img_width"])]
-    return {"size": size, "counts": zlib.decompress(base64.b64decode(coded))}
+    sides = [int(told["img_height"]), int(told["img_width"])]
+    mask = {"size": sides, "counts": inflated(base64.b64decode(coded), *size)}
+    check_rle(mask, *size)
+    return mask
 
 
 def _descendants(tree: Mapping) -> Iterator[tuple[str, list[str]]]:

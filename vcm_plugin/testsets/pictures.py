@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, one_line
+
+_EXIF_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)  # orientations that swap the sides
 
 
 class PictureError(InputError):
@@ -27,11 +30,28 @@ def read_picture(path: Path) -> np.ndarray:
             upright = _upright(image)
             return np.ascontiguousarray(np.asarray(upright.convert("RGB")))
     except Exception as error:  # Pillow's decoders raise many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError(
-            f"{path}: expected a readable picture, found: {reason}; repair or remove the file, "
-            "or pass over it with --keep-going"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture by the header of its file. Raises PictureError.
+
+    An orientation that stands behind the pixels, as in some PNG files, is not seen.
+    """
+    try:
+        with Image.open(path) as image:
+            behind = image.format == "PNG" and "exif" not in image.info
+            turned = not behind and _orientation(image) in _TURNED
+            return image.size if turned else image.size[::-1]
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> PictureError:
+    return PictureError(
+        f"{path}: expected a readable picture, found: {one_line(error)}; repair or remove the "
+        "file, or pass over it with --keep-going"
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -43,3 +63,10 @@ def _upright(image: Image.Image) -> Image.Image:
     for key in ("exif", "Raw profile type exif"):  # Pillow would write it again, which may fail
         image.info.pop(key, None)
     return ImageOps.exif_transpose(image)
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # broken EXIF data: Detectron2 takes the picture as it is
+        return None

@@ -4,34 +4,35 @@
 <folder>/seqinfo.ini                 [Sequence] name, frameRate, seqLength
 <folder>/annotations/<folder>.json   COCO layout, one picture for each frame
 <folder>/images/                     the frames, under the names that the annotations give;
-                                     or one file <folder>.yuv, .mp4, .mkv in their place
+                                     or one video <folder>.yuv, .mp4, .mkv ... in their place
 """
 
 from __future__ import annotations
 
 import configparser
+import contextlib
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import ffmpeg
 import numpy as np
 
 from vcm_plugin.conditions import TestCondition
-from vcm_plugin.errors import InputError
-from vcm_plugin.process import FFMPEG_REPAIR, ProcessError, blocks, ffmpeg_program
+from vcm_plugin.errors import InputError, one_line
+from vcm_plugin.files import read_text
+from vcm_plugin.testsets.annotations import read_annotations
 from vcm_plugin.testsets.coco import (
     FRAMES,
     CocoDataset,
     PictureEntry,
     SequenceEntry,
+    check_size,
     match_categories,
-    read_annotations,
     read_entry,
+    used_categories,
 )
-
-VIDEO_SUFFIXES = (".yuv", ".mp4", ".mkv")
-YUV_FORMATS = {1: "yuv420p", 2: "yuv420p10le"}  # by bytes of a sample
+from vcm_plugin.testsets.video import check_video, video_frames, video_path
 
 
 def load_sequences(condition: TestCondition, root: Path) -> CocoDataset:
@@ -42,10 +43,12 @@ def load_sequences(condition: TestCondition, root: Path) -> CocoDataset:
     images: list[dict] = []
     annotations: list[dict] = []
     categories: list[dict] = []
-    entries = []
+    entries, passed_over = [], 0
     for number, (group, folder) in enumerate(sequence_folders(condition, root), start=1):
         path = annotation_path(folder)
-        coco = read_annotations(path)
+        read = read_annotations(path)
+        coco = read.coco
+        passed_over += len(read.passed_over)
         categories = categories or coco["categories"]
         if coco["categories"] != categories:
             raise InputError(f"{path}: expected the categories of the other sequences")
@@ -58,10 +61,13 @@ def load_sequences(condition: TestCondition, root: Path) -> CocoDataset:
             annotations.append(item | {"id": len(annotations) + 1})
         entries.append(entry)
     coco = {"images": images, "annotations": annotations, "categories": categories}
-    category_ids = match_categories(
-        categories, condition.class_names, path, condition.classes_by_position
-    )
-    return CocoDataset((), tuple(categories), coco, category_ids, False).of(entries)
+    names, by_position = condition.class_names, condition.classes_by_position
+    categories = used_categories(coco, names, by_position)
+    category_ids = match_categories(categories, names, path, by_position)
+    whole = CocoDataset(
+        (), tuple(categories), coco, category_ids, False, passed_over=passed_over
+    )  # fmt: skip
+    return whole.of(entries)
 
 
 def sequence_folders(condition: TestCondition, root: Path) -> Iterator[tuple[str, Path]]:
@@ -79,16 +85,16 @@ def annotation_path(folder: Path) -> Path:
 
 def read_seqinfo(path: Path) -> tuple[str, tuple[int, int], int]:
     """Name, frame rate as (numerator, denominator) and number of frames from a seqinfo.ini."""
-    parser = configparser.ConfigParser()
+    parser = configparser.ConfigParser(interpolation=None)  # % is a character of a name
     try:
-        parser.read_string(path.read_text(encoding="utf-8"))
+        parser.read_string(read_text(path))
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such file; it says [Sequence] name, frameRate and seqLength of a "
             "sequence: `vcm-plugin check-data` lists everything that is missing"
         ) from error
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
-        raise InputError(f"{path}: not readable: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not readable: {one_line(error)}") from error
     values = parser["Sequence"] if parser.has_section("Sequence") else {}
     found = {}
     for key, example in (("name", "BQMall"), ("frameRate", "60"), ("seqLength", "129")):
@@ -101,10 +107,11 @@ def read_seqinfo(path: Path) -> tuple[str, tuple[int, int], int]:
         rate, count = Fraction(found["frameRate"]).limit_denominator(1001), int(found["seqLength"])
         if not 0 < rate <= 1000 or not 0 < count < FRAMES:
             raise ValueError
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise InputError(
             f"{path}: expected a frameRate such as 60 or 29.97 and a seqLength of 1 to "
-            f"{FRAMES - 1} frames, found {found['frameRate']} and {found['seqLength']}"
+            f"{FRAMES - 1} frames, found {found['frameRate'][:30]} and "
+            f"{found['seqLength'][:30]}"
         ) from error
     return found["name"], (rate.numerator, rate.denominator), count
 
@@ -116,16 +123,11 @@ def read_frames(entry: SequenceEntry) -> Iterator[np.ndarray]:
             yield read_entry(frame)
         return
     height, width = entry.frames[0].height, entry.frames[0].width
-    count = 0
-    for count, raw in enumerate(_decoded(entry, height, width), start=1):
-        if len(raw) == 3 * height * width:
-            yield np.frombuffer(raw, np.uint8).reshape(height, width, 3)
-        if count == len(entry.frames):
-            return
-    raise InputError(
-        f"{entry.video}: expected {len(entry.frames)} frames of {height}x{width} (height x width) "
-        f"as annotated, found {count}; give the whole sequence"
-    )
+    frames = video_frames(entry.video, height, width, entry.video_frames)
+    with contextlib.closing(frames):
+        yield from itertools.islice(frames, len(entry.frames))
+        if len(entry.frames) == entry.video_frames:
+            next(frames, None)  # the end of the file, which says whether it was sound
 
 
 def frame_paths(folder: Path, coco: dict) -> list[Path]:
@@ -134,12 +136,12 @@ def frame_paths(folder: Path, coco: dict) -> list[Path]:
     return [folder / "images" / image["file_name"] for image in annotated]
 
 
-def video_path(folder: Path) -> Path | None:
-    """The file that holds the frames of a sequence where there is no folder of pictures."""
-    if (folder / "images").is_dir():
+def sequence_video(folder: Path) -> Path | None:
+    """The file that holds the frames of a sequence where there are no pictures in images/."""
+    pictures = folder / "images"
+    if pictures.is_dir() and any(pictures.iterdir()):
         return None
-    found = (folder / f"{folder.name}{suffix}" for suffix in VIDEO_SUFFIXES)
-    return next((path for path in found if path.is_file()), None)
+    return video_path(folder, folder.name)
 
 
 def _entry(number: int, group: str, folder: Path, coco: dict, limit: int | None) -> SequenceEntry:
@@ -163,7 +165,9 @@ def _entry(number: int, group: str, folder: Path, coco: dict, limit: int | None)
         PictureEntry(number * FRAMES + image["id"], path, image["height"], image["width"])
         for image, path in zip(annotated, frame_paths(folder, coco), strict=True)
     )
-    video = video_path(folder)
+    video = sequence_video(folder)
+    if video:
+        check_video(video, *sizes.pop(), count)
     missing = [] if video else [frame.path.name for frame in frames if not frame.path.is_file()]
     if missing:
         named = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -171,37 +175,9 @@ def _entry(number: int, group: str, folder: Path, coco: dict, limit: int | None)
             f"{folder}: {len(missing)} of {count} frames are missing in images/: {named}; put them "
             f"there, or the whole sequence as {folder.name}.yuv or .mp4 into {folder.name}/"
         )
+    for frame in () if video else frames:
+        check_size(frame)
     name = folder.name.removesuffix("_val")
-    return SequenceEntry(number, name, group, frames[:limit], frame_rate, video)
-
-
-def _decoded(entry: SequenceEntry, height: int, width: int) -> Iterator[bytes]:
-    """The frames of a video file as raw RGB."""
-    options = {}
-    if entry.video.suffix == ".yuv":
-        options = {"format": "rawvideo", "pix_fmt": _yuv_format(entry.video, height, width)}
-        options["s"] = f"{width}x{height}"
-    output = ffmpeg.input(str(entry.video), **options).output(
-        "pipe:1", format="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"
-    )
-    program, *options = ffmpeg.compile(output, cmd=ffmpeg_program())
-    command = [program, "-hide_banner", "-nostdin", "-loglevel", "error", *options]
-    try:
-        yield from blocks(command, 3 * height * width, repair=FFMPEG_REPAIR)
-    except ProcessError as error:
-        if error.exit_status is None:
-            raise
-        raise InputError(f"{entry.video}: expected a readable video, found: {error}") from error
-
-
-def _yuv_format(path: Path, height: int, width: int) -> str:
-    """The format of a raw file that has as many bytes as its seqinfo.ini says frames."""
-    count, found = read_seqinfo(path.parent / "seqinfo.ini")[2], path.stat().st_size
-    pixels = height * width + 2 * (-(-height // 2) * -(-width // 2))
-    sizes = {count * pixels * sample_bytes: name for sample_bytes, name in YUV_FORMATS.items()}
-    if found not in sizes:
-        raise InputError(
-            f"{path}: expected {count} frames of {height}x{width} (height x width), 4:2:0, so "
-            f"{' or '.join(map(str, sizes))} bytes (8 or 10 bits a sample), found {found} bytes"
-        )
-    return sizes[found]
+    return SequenceEntry(
+        number, name, group, frames[:limit], frame_rate, video, video_frames=count
+    )  # fmt: skip

@@ -48,7 +48,7 @@ STEP, WIDTH, HEIGHT = (2.6, 1.5), 1.7, 0.8
 def architecture(codec: str) -> Figure:
     """The block diagram of diff_fchm; of another codec, split inference as it is for all."""
     parts = PARTS if codec == "diff_fchm" else SPLIT
-    with rc_context(SETTINGS), io.BytesIO() as file:
+    with rc_context(SETTINGS | {"text.parse_math": True}), io.BytesIO() as file:
         columns = 1 + max(column for column, *_ in parts.values())
         drawing = Drawing(figsize=(1.6 * columns + 0.4, 3.1), layout="constrained")
         axes = drawing.add_subplot()

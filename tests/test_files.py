@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Are text and JSON read as they really come, and files written whole or not at all?"""
+
+import pytest
+
+from vcm_plugin.errors import InputError, brief
+from vcm_plugin.files import read_json, write_bytes
+
+
+def written(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "file"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_read(tmp_path, encoding):
+    assert read_json(written(tmp_path, '{"a": "ö"}', encoding)) == {"a": "ö"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "9" * 5000, '{"a": "\x01"}'])
+def test_json_that_is_refused(tmp_path, text):
+    with pytest.raises(InputError, match="file: not readable JSON") as caught:
+        read_json(written(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_longest_names_that_the_file_system_takes_are_written(tmp_path):
+    path = tmp_path / ("n" * 255)
+    write_bytes(path, b"whole")
+    assert path.read_bytes() == b"whole" and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_found_values_are_shown_briefly():
+    values = [
+        "x" * 10**6,
+        [[1] * 9999] * 9999,
+        {"a" * 99: {"b": [1] * 99}},
+        10**6000,
+        "1\n2\0",
+        None,
+    ]
+    for value in values:
+        assert len(brief(value)) <= 60 and brief(value).isprintable()
