@@ -36,6 +36,8 @@ TO_YCBCR = np.array(
     ]
 )
 LEVELS = ((64, 876), (512, 896), (512, 896))  # offset and span of Y', Cb, Cr in 10 bits
+# Change of Y', Cb, Cr in 10-bit levels -> change of R, G, B in 0 .. 255.
+RGB_OF_LEVELS = 255 * np.linalg.inv(TO_YCBCR) / np.array([span for _, span in LEVELS])
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,26 @@ def to_picture(planes: vvc.Planes, source: tuple[int, int], resized: bool) -> np
     rgb = ycbcr.reshape(-1, 3) @ np.linalg.inv(TO_YCBCR).T * 255
     picture = np.rint(rgb).clip(0, 255).astype(np.uint8).reshape(ycbcr.shape)
     return np.ascontiguousarray(picture[: source[0], : source[1]])
+
+
+def resample_planes(
+    planes: vvc.Planes, size: tuple[int, int], source: tuple[int, int], resized: bool
+) -> list[np.ndarray]:
+    """Decoded planes at the size of the source, float32: Y' (H, W), Cb and Cr (H/2, W/2).
+
+    size: even, what comes back, at least that of the source; the last samples are repeated.
+    resized: the planes are resampled to the source's size, made even; else they have it already.
+    """
+    even = tuple(n + n % 2 for n in source)
+    found = []
+    for index, plane in enumerate(planes):
+        shrink = 2 if index else 1
+        own = tuple(n // shrink for n in even)
+        plane = plane.astype(np.float32)
+        plane = _resample(plane, own) if resized else plane[: own[0], : own[1]]
+        margins = [(0, n // shrink - m) for n, m in zip(size, own)]
+        found.append(np.pad(plane, margins, mode="edge"))
+    return found
 
 
 def source_size_nal(source: tuple[int, int], resized: bool) -> bytes:
