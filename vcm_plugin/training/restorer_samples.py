@@ -9,20 +9,21 @@ once. Pictures of one size are coded in one stream of intra pictures, which save
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from anchors.vvc import TOGETHER, VVenC
 from anchors.vvc_remote import coded_size, resample_planes, to_picture, to_planes
 from anchors.vvc_stream import access_units
 from vcm_plugin.errors import InputError
 from vcm_plugin.human.geometry import Geometry
-from vcm_plugin.human.restorer import LAYERS, on_picture_grids, padded
+from vcm_plugin.human.restorer import LAYERS, MULTIPLE, on_picture_grids, padded
 from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.split.torchvision import TorchvisionDetector
 
@@ -60,9 +61,9 @@ class RestorerStore:
 
     def __init__(self, folder: Path, detector: TorchvisionDetector | None = None):
         self.detector = detector
-        self.paths = sorted(folder.glob("*.npz"))
+        self.paths = sorted(folder.glob("*.safetensors"))
         if not self.paths:
-            raise InputError(f"{folder}: expected prepared pictures (*.npz), found none")
+            raise InputError(f"{folder}: expected prepared pictures (*.safetensors), found none")
 
     def draw(self, count: int, crop: int, rng: np.random.Generator) -> Coded:
         """`count` crops of crop x crop pixels, each of a picture, a coding and an s of its own."""
@@ -79,9 +80,9 @@ class RestorerStore:
         """Mean and standard deviation (2, C) of p2 and p3, over the first pictures."""
         sums = {name: [0.0, 0.0, 0] for name in LAYERS}
         for path in self.paths[:pictures]:
-            with np.load(path) as kept:
+            with safe_open(path, "np") as kept:
                 for name in LAYERS:
-                    x = kept[f"{name}_0"].astype(np.float64)
+                    x = kept.get_tensor(f"{name}_0").astype(np.float64)
                     found = sums[name]
                     found[0] += x.sum(axis=(1, 2))
                     found[1] += np.square(x).sum(axis=(1, 2))
@@ -95,26 +96,23 @@ class RestorerStore:
         return mean, std
 
     def _crop(self, path: Path, crop: int, rng: np.random.Generator) -> list[np.ndarray]:
-        with np.load(path) as kept:
-            coding = rng.integers(len(kept["qps"]))
-            scale = rng.integers(len(kept["scales"]))
-            luma, chroma = kept[f"luma_{coding}"], kept[f"chroma_{coding}"]
-            layers = [kept[f"{name}_{scale}"] for name in LAYERS]
-            known = (kept["qps"][coding], kept["percents"][coding], kept["scales"][scale])
-            pictures = [kept[f"decoded_{coding}"], kept["source"]]
-        decoded, source = (x.transpose(2, 0, 1) for x in pictures)
-        cells = [int(rng.integers((n - crop) // 8 + 1)) for n in luma.shape]
-        parts = ((luma[None], 1), (chroma, 2), (layers[0], 4), (layers[1], 8),
-                 (np.array(known), 0), (decoded, 1), (source, 1))  # fmt: skip
-        flips = rng.random(2) < 0.5
-        cut = []
-        for x, stride in parts:
-            if stride:
-                top, left = (8 * n // stride for n in cells)
-                x = x[:, top : top + crop // stride, left : left + crop // stride]
-                x = x[:, :: -1 if flips[0] else 1, :: -1 if flips[1] else 1]
-            cut.append(x)
-        return cut
+        """luma, chroma, p2, p3, known, decoded, source of one crop."""
+        with safe_open(path, "np") as kept:
+            qps, percents, scales = map(kept.get_tensor, ("qps", "percents", "scales"))
+            coding, scale = int(rng.integers(len(qps))), int(rng.integers(len(scales)))
+            size = kept.get_slice("source").get_shape()[1:]
+            cells = [int(rng.integers((n - crop) // MULTIPLE + 1)) for n in size]
+            flips = rng.random(2) < 0.5
+            cut = []
+            for name, stride in (
+                (f"luma_{coding}", 1), (f"chroma_{coding}", 2), (f"p2_{scale}", 4),
+                (f"p3_{scale}", 8), (f"decoded_{coding}", 1), ("source", 1),
+            ):  # fmt: skip
+                top, left = (MULTIPLE * n // stride for n in cells)
+                side = crop // stride
+                x = kept.get_slice(name)[:, top : top + side, left : left + side]
+                cut.append(x[:, :: -1 if flips[0] else 1, :: -1 if flips[1] else 1])
+        return [*cut[:4], np.array([qps[coding], percents[coding], scales[scale]]), *cut[4:]]
 
 
 def prepare(
@@ -136,8 +134,8 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(BLOCK * part[0], len(pictures), BLOCK * part[1]):
         numbers = range(start, min(start + BLOCK, len(pictures)))
-        paths = {k: folder / f"{k:06d}.npz" for k in numbers}
-        if not all(_is_complete(path) for path in paths.values()):
+        paths = {k: folder / f"{k:06d}.safetensors" for k in numbers}
+        if not all(path.is_file() for path in paths.values()):
             rng = np.random.default_rng((seed, start))
             sources = {k: pictures[k]() for k in numbers}
             coded = _code_pictures(sources, codings, rng)
@@ -165,7 +163,7 @@ def _code_pictures(sources: dict[int, np.ndarray], codings: int, rng) -> dict[in
                     np.rint(x * PLANE_STEPS).clip(0, 65535).astype(np.uint16)
                     for x in resample_planes(found, padded(size), size, percent < 100)
                 )
-                picture = _padded(to_picture(found, size, percent < 100))
+                picture = to_picture(found, size, percent < 100)
                 coded[k].append((qp, percent, luma, np.stack((cb, cr)), picture))
     return coded
 
@@ -201,24 +199,20 @@ def _draw_scale(rng: np.random.Generator) -> float:
 
 
 def _write(path: Path, source, coded, features, scales) -> None:
-    arrays = {"source": _padded(source)}
+    arrays = {"source": _planar(source)}
     for k, (_, _, luma, chroma, picture) in enumerate(coded):
-        arrays |= {f"luma_{k}": luma, f"chroma_{k}": chroma, f"decoded_{k}": picture}
+        arrays |= {f"luma_{k}": luma[None], f"chroma_{k}": chroma, f"decoded_{k}": _planar(picture)}
     for k, layers in enumerate(features):
         arrays |= {f"{name}_{k}": x for name, x in layers.items()}
     qps, percents = ([item[k] for item in coded] for k in range(2))
     arrays |= {"qps": np.array(qps), "percents": np.array(percents), "scales": np.array(scales)}
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)
+    save_file(arrays, partial)
     os.replace(partial, path)
 
 
-def _padded(picture: np.ndarray) -> np.ndarray:
+def _planar(picture: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) -> (3, H, W), padded."""
     height, width = padded(picture.shape[:2])
     margins = [(0, height - picture.shape[0]), (0, width - picture.shape[1]), (0, 0)]
-    return np.pad(picture, margins, mode="edge")
-
-
-def _is_complete(path: Path) -> bool:
-    return path.is_file() and zipfile.is_zipfile(path)
+    return np.ascontiguousarray(np.pad(picture, margins, mode="edge").transpose(2, 0, 1))
