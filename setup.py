@@ -68,5 +68,5 @@ setup(
         "report": REPORT,
         "test": [*REPORT, "formulas", "playwright", "pytest", "pytest-xdist", "ruff"],
     },
-    entry_points={"console_scripts": ["vcm-plugin = vcm_plugin.cli:main"]},
+    entry_points={"console_scripts": ["vcm-plugin = vcm_plugin.cli.main:main"]},
 )

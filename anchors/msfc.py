@@ -20,12 +20,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from anchors import packing, vvc
+from anchors import packing
 from anchors.vvc_feature import VvcFeatureCodec, picture_range
-from vcm_plugin import bitstream
+from vcm_plugin import bitstream, vvc
 from vcm_plugin.bitstream import Header, Unit
 from vcm_plugin.errors import InputError
-from vcm_plugin.features import SPLIT_POINTS, FeaturePyramid
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.weights_file import read_weights, write_weights
 
 LAYERS = tuple(SPLIT_POINTS["fpn"])

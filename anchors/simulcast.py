@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from anchors import vvc_stream
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
+from vcm_plugin.errors import BitstreamError
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.vvc import stream as vvc_stream
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     """The two streams of a simulcast file; raises BitstreamError where either is missing."""
     end = machine_end(data)
     if not data.startswith(vvc_stream.START_CODES, end):
-        raise bitstream.BitstreamError(
+        raise BitstreamError(
             f"expected a VVC stream after the machine bitstream, at byte {end}, found "
             f"{data[end : end + 4].hex(' ') or 'the end of the file'}; this is no simulcast file"
         )

@@ -16,11 +16,12 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from anchors import packing, vvc, vvc_stream
-from vcm_plugin import bitstream
-from vcm_plugin.bitstream import BitstreamError, FrameReader, Header, Timing, Unit
-from vcm_plugin.errors import InputError
+from anchors import packing
+from vcm_plugin import bitstream, vvc
+from vcm_plugin.bitstream import FrameReader, Header, Timing, Unit
+from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.vvc import stream as vvc_stream
 
 # Deblocking would smooth each tile's edge with a neighbour that is another channel.
 # Its encoder-side search goes with it.

@@ -17,27 +17,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 
-from anchors import vvc, vvc_stream
-from vcm_plugin.bitstream import BitstreamError, Timing
-from vcm_plugin.errors import InputError
-from vcm_plugin.stages import stage
-
-PERCENTS = (100, 75, 50, 25)
-MAX_SIZE = 1 << 16
-# R'G'B' in 0 .. 1 -> Y' in 0 .. 1, Cb and Cr in -0.5 .. 0.5 (Rec. ITU-R BT.709).
-RED, BLUE = 0.2126, 0.0722
-TO_YCBCR = np.array(
-    [
-        [RED, 1 - RED - BLUE, BLUE],
-        [-RED / (2 - 2 * BLUE), (RED + BLUE - 1) / (2 - 2 * BLUE), 0.5],
-        [0.5, (RED + BLUE - 1) / (2 - 2 * RED), -BLUE / (2 - 2 * RED)],
-    ]
+from vcm_plugin import vvc
+from vcm_plugin.bitstream.header import Timing
+from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.vvc import stream as vvc_stream
+from vcm_plugin.vvc.choice import (
+    Candidate,
+    Coding,
+    best,
+    bit_price,
+    coded_size,
+    codings,
+    parse_rate_point,
 )
-LEVELS = ((64, 876), (512, 896), (512, 896))  # offset and span of Y', Cb, Cr in 10 bits
-# Change of Y', Cb, Cr in 10-bit levels -> change of R, G, B in 0 .. 255.
-RGB_OF_LEVELS = 255 * np.linalg.inv(TO_YCBCR) / np.array([span for _, span in LEVELS])
+from vcm_plugin.vvc.planes import to_picture, to_planes
+
+MAX_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class VvcRemoteCodec:
     """Picture codec on VVenC (`vvc_remote`) or VTM (`vtm_remote`).
 
     The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
-    and width. preset, threads: of VVenC; VTM has neither. backend: "vvenc" or "vtm".
+    and width; of a single picture also "auto:Q" (vcm_plugin/vvc/choice.py). preset, threads: of VVenC; VTM has neither. backend: "vvenc" or "vtm".
     random_access: of sequences, as in VvcFeatureCodec.
     """
 
@@ -84,8 +80,8 @@ class VvcRemoteCodec:
 
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The VVC stream of an RGB picture, uint8 (H, W, 3)."""
-        qp, percent = parse_rate_point(rate_point)
-        return _size_prefix(picture, percent) + self.encoder.encode(_planes(picture, percent), qp)
+        candidates = [self._coded(picture, coding) for coding in codings(rate_point)]
+        return best(picture, candidates, bit_price(rate_point))
 
     def encode_frames(
         self, frames: Iterable[np.ndarray], rate_point: str, timing: Timing, file: BinaryIO
@@ -107,6 +103,11 @@ class VvcRemoteCodec:
         for unit in self.encoder.encode_frames(planes(), qp, period):
             sizes.append(file.write(unit if sizes else prefixes[0] + unit))
         return sizes
+
+    def _coded(self, picture: np.ndarray, coding: Coding) -> Candidate:
+        stream = self.encoder.encode(_planes(picture, coding.percent), coding.qp)
+        data = _size_prefix(picture, coding.percent) + stream
+        return Candidate(data, lambda: self.decode(data))
 
     def decode(self, data: bytes) -> np.ndarray:
         """The RGB picture of a VVC stream, at the size that its source had."""
@@ -157,81 +158,6 @@ def source_size(data: bytes) -> tuple[tuple[int, int], bool]:
     return (coded.height, coded.width), False
 
 
-def parse_rate_point(text: str) -> tuple[int, int]:
-    """QP and size in percent of "QP" or "QP@percent".
-
-    >>> parse_rate_point("32"), parse_rate_point("27@50")
-    ((32, 100), (27, 50))
-    """
-    qp, at, percent = text.partition("@")
-    if at and percent not in map(str, PERCENTS):
-        raise InputError(
-            f"expected a rate point QP or QP@percent with one of {PERCENTS} percent, found {text!r}"
-        )
-    return vvc.parse_qp(qp), int(percent or 100)
-
-
-def coded_size(source: tuple[int, int], percent: int) -> tuple[int, int]:
-    """(height, width) at which a picture is coded: even, and not under the encoder's minimum.
-
-    >>> coded_size((321, 481), 100), coded_size((321, 481), 75)
-    ((322, 482), (240, 360))
-    """
-    if percent == 100:
-        return vvc.coded_size(*source)
-    height, width = (2 * round(n * percent / 200) for n in source)
-    return vvc.coded_size(height, width)
-
-
-@stage("conversion")
-def to_planes(picture: np.ndarray, size: tuple[int, int], resized: bool) -> vvc.Planes:
-    """10-bit Y', Cb, Cr planes of an RGB picture, resampled or padded to a coded size."""
-    if not resized:
-        margins = [(0, size[i] - picture.shape[i]) for i in range(2)] + [(0, 0)]
-        picture = np.pad(picture, margins, mode="edge")
-    ycbcr = picture.reshape(-1, 3) @ (TO_YCBCR.T / 255)
-    ycbcr = ycbcr.reshape(picture.shape).astype(np.float32)
-    half = (size[0] // 2, size[1] // 2)
-    planes = []
-    for index, (offset, span) in enumerate(LEVELS):
-        plane = _resample(ycbcr[..., index], half if index else size)
-        planes.append(np.rint(plane * span + offset).clip(4, 1019).astype(np.uint16))
-    return tuple(planes)
-
-
-@stage("conversion")
-def to_picture(planes: vvc.Planes, source: tuple[int, int], resized: bool) -> np.ndarray:
-    """The RGB picture of decoded planes, resampled or cropped to the source's size."""
-    size = source if resized else planes[0].shape
-    ycbcr = np.empty((*size, 3))
-    for index, (offset, span) in enumerate(LEVELS):
-        plane = (planes[index].astype(np.float32) - offset) / span
-        ycbcr[..., index] = _resample(plane, size)
-    rgb = ycbcr.reshape(-1, 3) @ np.linalg.inv(TO_YCBCR).T * 255
-    picture = np.rint(rgb).clip(0, 255).astype(np.uint8).reshape(ycbcr.shape)
-    return np.ascontiguousarray(picture[: source[0], : source[1]])
-
-
-def resample_planes(
-    planes: vvc.Planes, size: tuple[int, int], source: tuple[int, int], resized: bool
-) -> list[np.ndarray]:
-    """Decoded planes at the size of the source, float32: Y' (H, W), Cb and Cr (H/2, W/2).
-
-    size: even, what comes back, at least that of the source; the last samples are repeated.
-    resized: the planes are resampled to the source's size, made even; else they have it already.
-    """
-    even = tuple(n + n % 2 for n in source)
-    found = []
-    for index, plane in enumerate(planes):
-        shrink = 2 if index else 1
-        own = tuple(n // shrink for n in even)
-        plane = plane.astype(np.float32)
-        plane = _resample(plane, own) if resized else plane[: own[0], : own[1]]
-        margins = [(0, n // shrink - m) for n, m in zip(size, own)]
-        found.append(np.pad(plane, margins, mode="edge"))
-    return found
-
-
 def source_size_nal(source: tuple[int, int], resized: bool) -> bytes:
     """The NAL unit that carries the size of the source."""
     payload = _leb128(2 * source[0] + resized) + _leb128(source[1])
@@ -258,10 +184,3 @@ def _leb128(value: int) -> bytes:
         head.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*head, value])
-
-
-def _resample(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if plane.shape == tuple(size):
-        return plane
-    image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS))

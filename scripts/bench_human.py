@@ -17,16 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vcm_plugin import environment, metrics, tasks
-from vcm_plugin.codecs import human_codec
+from vcm_plugin import environment
 from vcm_plugin.conditions import load_condition, override
-from vcm_plugin.datasets import open_dataset, read_entry
-from vcm_plugin.entropy import LATENT_STEPS
+from vcm_plugin.ctc.codecs import human_codec
+from vcm_plugin.ctc.picture_worker import load_model
+from vcm_plugin.diff_fchm.human.codec import geometry_of
+from vcm_plugin.diff_fchm.human.pipeline import whole_cells
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS
 from vcm_plugin.errors import InputError
-from vcm_plugin.human.human_codec import geometry_of
-from vcm_plugin.human.pipeline import whole_cells
-from vcm_plugin.inference import load_model
-from vcm_plugin.picture_metrics import averaged, embeddings, pair_metrics, set_metrics
+from vcm_plugin.metrics import coco_ap
+from vcm_plugin.metrics.bd_rate import METHODS, bd_rate
+from vcm_plugin.metrics.pictures import averaged, embeddings, pair_metrics, set_metrics
+from vcm_plugin.testsets.coco import read_entry
+from vcm_plugin.testsets.open import open_test_set
 
 STEPS = ("0.5", "1", "2", "4", "8")  # q
 SHOWN = ("psnr", "ssim", "vmaf", "haarpsi", "kid_detector")
@@ -85,7 +88,7 @@ def main() -> None:
         for name, folder in folders.items()
         if folder
     ]
-    model, dataset = load_model(condition, "cpu"), open_dataset(condition)
+    model, dataset = load_model(condition, "cpu"), open_test_set(condition)
     sources = []
     for entry in dataset.pictures:
         picture = read_entry(entry)
@@ -111,8 +114,8 @@ def rates(variants: list[Variant], sources, machine_rates: list[str]) -> None:
             print(f"s {s:<4} {variant.name:<18} {text}", flush=True)
             curves.append([(bpp, -10 * np.log10(error)) for bpp, error in points])
         if len(curves) == 2:
-            for method in metrics.METHODS:
-                found = metrics.bd_rate(curves[1], curves[0], method)
+            for method in METHODS:
+                found = bd_rate(curves[1], curves[0], method)
                 value = found.reason if found.percent is None else f"{found.percent:+.1f} %"
                 print(f"s {s:<4} BD-rate of ours against without ({method}): {value}")
 
@@ -137,10 +140,10 @@ def paintings(variants: list[Variant], sources, model, dataset, options) -> None
                     found.append(pair_metrics(picture, painted))
                     seen.append(embeddings(painted, features))
                     detections = model.nn_part2(features)
-                    predictions += tasks.to_coco(detections, entry.image_id, dataset.category_ids)
+                    predictions += coco_ap.to_coco(detections, entry.image_id, dataset.category_ids)
                 values = averaged(found) | set_metrics(reference, seen)
-                matches = tasks.match_pictures(dataset.coco, predictions, "box", 0.5)
-                ap = tasks.accuracy(matches)["box_ap"]
+                matches = coco_ap.match_pictures(dataset.coco, predictions, "box", 0.5)
+                ap = coco_ap.accuracy(matches)["box_ap"]
                 name = f"{variant.name}, {f'{steps} steps' if steps else 'c decoded'}"
                 cells = "".join(f"{values[m]:14.4f}" for m in SHOWN)
                 print(f"{s:<5}{name:<28}{bpp:9.4f}{cells}{ap:9.2f}", flush=True)

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vcm_plugin.conditions import load_condition, override
-from vcm_plugin.ctc import RunOptions, run
-from vcm_plugin.datasets import open_dataset, read_entry
-from vcm_plugin.inference import Plan, Worker
-from vcm_plugin.results import UNCOMPRESSED, Journal, read_json
+from vcm_plugin.ctc.picture_worker import Plan, Worker
+from vcm_plugin.ctc.results import UNCOMPRESSED, Journal
+from vcm_plugin.ctc.run import RunOptions, run
+from vcm_plugin.files import read_json
+from vcm_plugin.testsets.coco import read_entry
+from vcm_plugin.testsets.open import open_test_set
 
 STAGES = ("nn_part1", "encode", "decode", "nn_part2", "evaluation")
 
@@ -32,7 +34,7 @@ def main() -> None:
         measured = {}
         for jobs in (1, 2):
             os.environ["VCM_CACHE"] = str(Path(folder, f"cache{jobs}"))
-            open_dataset(condition, options.data_root)  # drawn before the clock starts
+            open_test_set(condition, options.data_root)  # drawn before the clock starts
             run_options = RunOptions(jobs=jobs, data_root=options.data_root, check_expected=False)
             target = Path(folder, f"jobs{jobs}")
             measured[jobs] = timed_run(condition, options.codec, target, run_options)
@@ -62,7 +64,7 @@ def timed_run(condition, codec: str, folder: Path, options: RunOptions) -> dict[
 
 def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """MB at the peak of each stage, encoder and decoder processes included."""
-    dataset = open_dataset(condition, options.data_root)
+    dataset = open_test_set(condition, options.data_root)
     worker = Worker(Plan(condition, options.codec, folder, dataset))
     entry = max(dataset.pictures, key=lambda entry: entry.height * entry.width)
     picture, codec, peaks = read_entry(entry), worker.codec, {}
@@ -89,7 +91,7 @@ def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[st
 
 def options_points(options: argparse.Namespace, condition) -> list[str]:
     """The rate points of the codec."""
-    from vcm_plugin.codecs import codec_entry
+    from vcm_plugin.ctc.codecs import codec_entry
 
     return codec_entry(options.codec).rate_points(condition)
 

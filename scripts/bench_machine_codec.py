@@ -24,17 +24,20 @@ import torch
 import yaml
 from PIL import Image
 
-from vcm_plugin import complexity, minictc
-from vcm_plugin.codecs import CODECS
 from vcm_plugin.conditions import load_condition, model_path, override
-from vcm_plugin.datasets import open_dataset, read_picture
+from vcm_plugin.ctc import complexity
+from vcm_plugin.ctc.codecs import CODECS
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec, export
+from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.vfcn import LAYERS, Vfcn
 from vcm_plugin.environment import cfg_folder, make_deterministic
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.machine_codec import MachineCodec, export
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.config import load_config
 from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
-from vcm_plugin.vfcn import LAYERS, Vfcn, VfcnConfig
+from vcm_plugin.testsets import minictc
+from vcm_plugin.testsets.open import open_test_set
+from vcm_plugin.testsets.pictures import read_picture
 
 LARGE_SIZE, LARGE_MODEL = (800, 1200), "faster_rcnn_R_50_FPN_3x"
 PRODUCTS = {"conv": "float32", "matmul": "float64"}  # the entropy networks multiply in float64
@@ -104,7 +107,7 @@ def print_arithmetic(codec: MachineCodec, features: FeaturePyramid) -> None:
 
 
 def trained_features(condition, count: int) -> list[FeaturePyramid]:
-    dataset = open_dataset(override(condition, {"minictc": "val"}))
+    dataset = open_test_set(override(condition, {"minictc": "val"}))
     weights = condition.weights_path()
     model = load_split_model(model_path(condition.model), weights, runtime="torchvision")
     return [model.nn_part1(read_picture(p.path)) for p in dataset.pictures[:count]]

@@ -18,11 +18,12 @@ import numpy as np
 from PIL import Image
 
 from vcm_plugin import environment
-from vcm_plugin.codecs import human_codec, split_rate_point
 from vcm_plugin.conditions import load_condition, override
-from vcm_plugin.datasets import open_dataset, read_picture
-from vcm_plugin.inference import load_model
-from vcm_plugin.metrics import psnr
+from vcm_plugin.ctc.codecs import human_codec, split_rate_point
+from vcm_plugin.ctc.picture_worker import load_model
+from vcm_plugin.metrics.psnr import psnr
+from vcm_plugin.testsets.open import open_test_set
+from vcm_plugin.testsets.pictures import read_picture
 
 SIZES = ((64, 64), (61, 93), (256, 320), (321, 481), (512, 768), (1080, 1920))  # height, width
 
@@ -40,7 +41,7 @@ def main() -> None:
     changes = {"diff_fchm_human_weights": options.human_weights}
     condition = override(load_condition("minictc_human"), changes)
     model, codec = load_model(condition, "cpu"), human_codec(condition)
-    path = options.picture or open_dataset(override(condition, {"limit": 2})).pictures[0].path
+    path = options.picture or open_test_set(override(condition, {"limit": 2})).pictures[0].path
     source = read_picture(path)
     print(f"{path.name}, {options.rate_point}, {options.threads} threads, median of {options.runs}")
     titles = ("encode s", "decode s", "MiB", "bpp", "PSNR")

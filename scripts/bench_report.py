@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from vcm_plugin import tasks
+from vcm_plugin.metrics import coco_ap
 from vcm_plugin.report import ALL_FORMATS, ViewerOptions, write_report
 
 CODECS = {"diff_fchm": 1.0, "vvc_feature": 6.0, "vvc_remote": 3.0}  # name -> factor of its rate
@@ -127,10 +127,10 @@ def judged(rng, truth: dict, noise: float, path: Path | None) -> tuple[dict, dic
                 "segmentation": mask_of(box.tolist()),
             })  # fmt: skip
     predictions = [p for found in by_picture.values() for p in found]
-    matches = {task: tasks.match_pictures(truth, predictions, task) for task in tasks.TASKS}
+    matches = {task: coco_ap.match_pictures(truth, predictions, task) for task in coco_ap.TASKS}
     if path:
-        tasks.write_matches(path, matches)
-    accuracy = {k: v for found in matches.values() for k, v in tasks.accuracy(found).items()}
+        coco_ap.write_matches(path, matches)
+    accuracy = {k: v for found in matches.values() for k, v in coco_ap.accuracy(found).items()}
     return by_picture, accuracy
 
 

@@ -14,22 +14,25 @@ import tempfile
 import time
 from pathlib import Path
 
+import drawn_sets
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from vcm_plugin import drawn_sets, minictc
 from vcm_plugin.conditions import model_path
-from vcm_plugin.datasets import CocoDataset, load_coco, read_picture
+from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 from vcm_plugin.split.checkpoint import Checkpoint
 from vcm_plugin.split.config import load_config
 from vcm_plugin.split.torchvision import TorchvisionDetector, build_rcnn, to_detectron2_state_dict
+from vcm_plugin.testsets import minictc
+from vcm_plugin.testsets.coco import CocoDataset, load_coco
+from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.training import options as cli
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.loop import start
 from vcm_plugin.training.vfcn import VfcnTraining, loss_terms
-from vcm_plugin.vfcn import Vfcn, VfcnConfig
 
 PICTURE = (256, 384)  # 2 : 3, as most photographs: a network input of 800 x 1200
 

@@ -22,14 +22,17 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from vcm_plugin import tasks
-from vcm_plugin.codecs import CODECS
 from vcm_plugin.conditions import TestCondition, load_condition, model_path, override
-from vcm_plugin.datasets import CocoDataset, open_dataset, read_picture
-from vcm_plugin.metrics import bd_rate, bpp
-from vcm_plugin.results import read_json, write_json
+from vcm_plugin.ctc.codecs import CODECS
+from vcm_plugin.diff_fchm.machine.vfcn import GAIN_OCTAVES
+from vcm_plugin.files import read_json, write_json
+from vcm_plugin.metrics import coco_ap
+from vcm_plugin.metrics.bd_rate import bd_rate
+from vcm_plugin.metrics.rate import bpp
 from vcm_plugin.split import load_split_model
-from vcm_plugin.vfcn import GAIN_OCTAVES
+from vcm_plugin.testsets.coco import CocoDataset
+from vcm_plugin.testsets.open import open_test_set
+from vcm_plugin.testsets.pictures import read_picture
 
 SCRIPTS = Path(__file__).parent
 SCALES = [round(2.0**octave, 4) for octave in GAIN_OCTAVES.tolist()]
@@ -90,7 +93,7 @@ def train(script: str, what: list[str], options, name: str, settings: list[str])
 
 def measured(condition: TestCondition, folder: Path) -> dict[str, list[dict]]:
     """Points of every curve, by rising rate."""
-    dataset = open_dataset(condition)
+    dataset = open_test_set(condition)
     weights = condition.weights_path()
     model = load_split_model(model_path(condition.model), weights, runtime="torchvision")
     features = [model.nn_part1(read_picture(p.path)) for p in dataset.pictures]
@@ -123,9 +126,9 @@ def measure(codec, rate_point: str, model, features: list, dataset: CocoDataset)
         bits += 8 * len(data)
         decoded = codec.decode(data)
         detections = model.nn_part2(decoded)
-        found += tasks.to_coco(detections, picture.image_id, dataset.category_ids)
+        found += coco_ap.to_coco(detections, picture.image_id, dataset.category_ids)
         snr.append([layer_snr(x, decoded.layers[name]) for name, x in source.layers.items()])
-    accuracy = tasks.evaluate(dataset.coco, found, tasks=("box", "mask"))
+    accuracy = coco_ap.evaluate(dataset.coco, found, tasks=("box", "mask"))
     pixels = sum(p.height * p.width for p in dataset.pictures)
     return {
         "bpp": bpp(bits, pixels),

@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 
 from vcm_plugin.conditions import load_condition, model_path, override
-from vcm_plugin.datasets import load_coco, open_dataset
 from vcm_plugin.split.config import load_config
+from vcm_plugin.testsets.coco import load_coco
+from vcm_plugin.testsets.open import open_test_set
 from vcm_plugin.training.detector import DetectorTraining, train
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     if options.images:
         dataset = load_coco(options.images, options.annotations)
     else:
-        dataset = open_dataset(override(load_condition("minictc"), {"minictc": "train"}))
+        dataset = open_test_set(override(load_condition("minictc"), {"minictc": "train"}))
     schedule = DetectorTraining(
         iterations=options.iterations,
         batch_size=options.batch_size,

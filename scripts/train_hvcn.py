@@ -20,16 +20,16 @@ from pathlib import Path
 import torch
 
 from vcm_plugin.conditions import bundled_weights, load_condition, model_path, override
-from vcm_plugin.datasets import open_dataset
+from vcm_plugin.diff_fchm.human.config import HvcnConfig
+from vcm_plugin.diff_fchm.human.prior import SmallPrior
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
-from vcm_plugin.human.config import HvcnConfig
-from vcm_plugin.human.prior import SmallPrior
-from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.split import load_split_model
+from vcm_plugin.testsets.open import open_test_set
 from vcm_plugin.training import options as cli
-from vcm_plugin.training.hvcn import HvcnTraining
-from vcm_plugin.training.hvcn_samples import Samples, picture_paths
-from vcm_plugin.training.hvcn_stages import open_prior, run_stage
+from vcm_plugin.training.hvcn.recipe import HvcnTraining
+from vcm_plugin.training.hvcn.samples import Samples, picture_paths
+from vcm_plugin.training.hvcn.stages import open_prior, run_stage
 
 
 def main() -> None:
@@ -65,7 +65,7 @@ def _paths(options) -> list[Path]:
     if options.pictures:
         root = Path(os.environ.get("VCM_DATA", "."))
         return picture_paths([root / folder for folder in options.pictures])
-    drawn = open_dataset(override(load_condition("minictc"), {"minictc": "train"}))
+    drawn = open_test_set(override(load_condition("minictc"), {"minictc": "train"}))
     return [entry.path for entry in drawn.pictures]
 
 

@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 
 from vcm_plugin.conditions import bundled_weights, model_path
-from vcm_plugin.datasets import read_picture
+from vcm_plugin.diff_fchm.human.restorer import RestorerConfig
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
-from vcm_plugin.human.restorer import RestorerConfig
-from vcm_plugin.machine_codec import MachineCodec
-from vcm_plugin.minictc import FIRST_SEED, draw_picture
 from vcm_plugin.split import load_split_model
+from vcm_plugin.testsets.minictc import FIRST_SEED, draw_picture
+from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.training import options as cli
-from vcm_plugin.training.hvcn_samples import picture_paths
+from vcm_plugin.training.hvcn.samples import picture_paths
 from vcm_plugin.training.restorer import RestorerTraining, export, train
 from vcm_plugin.training.restorer_samples import RestorerStore, prepare
 
@@ -66,9 +66,7 @@ def main() -> None:
 
 
 def _pictures(options):
-    drawn = [
-        partial(_drawn, FIRST_SEED["train"] + index) for index in range(max(0, options.drawn))
-    ]
+    drawn = [partial(_drawn, FIRST_SEED["train"] + index) for index in range(max(0, options.drawn))]
     if not options.pictures:
         return drawn
     root = Path(os.environ.get("VCM_DATA", "."))

@@ -13,11 +13,11 @@ uses several GPUs or machines. Every key of a recipe is also an option that over
 from dataclasses import asdict
 from pathlib import Path
 
-from vcm_plugin import ivn
-from vcm_plugin.machine_codec import export
+from vcm_plugin.diff_fchm.machine import ivn
+from vcm_plugin.diff_fchm.machine.codec import export
+from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.training import options as cli
 from vcm_plugin.training.vfcn import VfcnTraining, read_average, train
-from vcm_plugin.vfcn import VfcnConfig
 
 
 def main() -> None:

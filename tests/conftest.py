@@ -90,9 +90,9 @@ def human_runs(tiny_condition, shared_cache, tmp_path_factory):
 
     from hvcn_tiny import tiny_folder
 
-    from vcm_plugin import ctc
     from vcm_plugin.conditions import load_condition
-    from vcm_plugin.machine_codec import MachineCodec
+    from vcm_plugin.ctc.run import RunOptions, run
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
     from vcm_plugin.report import write_report
 
     tiny_folder(
@@ -107,7 +107,7 @@ def human_runs(tiny_condition, shared_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VCM_CACHE", str(shared_cache))
         names = ("diff_fchm_human", "simulcast", "vvc_remote")
-        found = {n: ctc.run(condition, n, folder / n, ctc.RunOptions()) for n in names}
+        found = {n: run(condition, n, folder / n, RunOptions()) for n in names}
         runs = [folder / name for name in names]
         write_report(runs, ["simulcast", "vvc_remote"], folder / "report")
     return found, folder
@@ -120,12 +120,12 @@ def store(tmp_path_factory):
 
     import torch
 
-    from vcm_plugin import minictc
-    from vcm_plugin.datasets import load_coco
     from vcm_plugin.environment import cfg_folder
     from vcm_plugin.split import load_split_model
     from vcm_plugin.split.config import load_config
     from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
+    from vcm_plugin.testsets import minictc
+    from vcm_plugin.testsets.coco import load_coco
     from vcm_plugin.training.feature_store import FeatureStore
 
     folder = tmp_path_factory.mktemp("drawn")

@@ -4,9 +4,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vcm_plugin import ctc, drawn_sets
+import drawn_sets
+
 from vcm_plugin.conditions import load_condition
-from vcm_plugin.ctc import RunOptions
+from vcm_plugin.ctc.run import RunOptions, run
 
 SCALES = (0.7, 1.4, 2.8, 5.6)
 
@@ -21,7 +22,7 @@ def drawn_sfu(root: Path, names: tuple[str, ...], frames: int) -> Path:
         sequence_folder="SFU_HW_Obj/{}_val", tasks=("box",), expected_box_ap=None,
         diff_fchm_scales=SCALES,
     )  # fmt: skip
-    ctc.run(condition, "diff_fchm", root / "run", RunOptions(data_root=root))
+    run(condition, "diff_fchm", root / "run", RunOptions(data_root=root))
     return root / "run"
 
 
@@ -35,5 +36,5 @@ def drawn_oiv6(root: Path) -> Path:
             weights="minictc_mask_rcnn.pth", diff_fchm_weights="minictc_vfcn.safetensors",
             diff_fchm_scales=SCALES,
         )  # fmt: skip
-        ctc.run(condition, "diff_fchm", root / task, RunOptions(data_root=root))
+        run(condition, "diff_fchm", root / task, RunOptions(data_root=root))
     return root

@@ -22,9 +22,9 @@ import yaml
 from PIL import Image
 from split_parity import random_checkpoint
 
-from vcm_plugin.datasets import read_picture
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.config import load_config, read_tree
+from vcm_plugin.testsets.pictures import read_picture
 
 BOXES = 15
 MODELS = Path(__file__).parents[1] / "cfg" / "models"

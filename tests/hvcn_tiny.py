@@ -8,12 +8,12 @@ import torch
 from vfcn_tiny import CONFIG as VFCN_CONFIG
 from vfcn_tiny import tiny_weights
 
-from vcm_plugin.human.config import HvcnConfig, MachineFit
-from vcm_plugin.human.human_codec import HumanCodec
-from vcm_plugin.human.hvcn import Hvcn
-from vcm_plugin.human.pipeline import HVCNPipeline
-from vcm_plugin.human.prior import Prior, SmallPrior, small_prior
-from vcm_plugin.machine_codec import MachineCodec
+from vcm_plugin.diff_fchm.human.codec import HumanCodec
+from vcm_plugin.diff_fchm.human.config import HvcnConfig, MachineFit
+from vcm_plugin.diff_fchm.human.hvcn import Hvcn
+from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline
+from vcm_plugin.diff_fchm.human.prior import Prior, SmallPrior, small_prior
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
 SIZES = HvcnConfig(
     width=8,

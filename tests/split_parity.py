@@ -14,13 +14,13 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import vcm_plugin
-from vcm_plugin import minictc
 from vcm_plugin.split.checkpoint import Checkpoint
 from vcm_plugin.split.config import DetectorConfig, load_config
 from vcm_plugin.split.detections import Detections
 from vcm_plugin.split.names import to_detectron2_state_dict
 from vcm_plugin.split.rcnn import build_rcnn
 from vcm_plugin.split.torchvision import network_input
+from vcm_plugin.testsets import minictc
 
 WEIGHTS = Path(vcm_plugin.__file__).parent / "weights"
 torch.set_num_threads(1)  # the networks here are too small to share among threads

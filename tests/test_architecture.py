@@ -1,42 +1,32 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Do imports point one way, and does every file say what it is?"""
+"""Do imports point one way, from room to room, and does every file say what it is?"""
 
 import ast
 from pathlib import Path
 
 import pytest
 
+from vcm_plugin.environment import IN_RESULTS, NOT_IN_RESULTS
+
 ROOT = Path(__file__).parents[1]
-# A module imports only modules that stand before it.
+# A room (a folder, or a module at the top of the package) imports only rooms that stand before it.
 ORDER = """
-    vcm_plugin.errors vcm_plugin.environment vcm_plugin.process vcm_plugin.stages
-    vcm_plugin.features
-    vcm_plugin.bitstream vcm_plugin.weights_file vcm_plugin.ivn vcm_plugin.rans vcm_plugin.vfcn
-    vcm_plugin.entropy vcm_plugin.machine_codec vcm_plugin.human
+    errors stages process environment files weights_file split_points safe_pickle features
+    conditions
+    vvc bitstream entropy diff_fchm.machine diff_fchm.human
     anchors
-    vcm_plugin.split vcm_plugin.minictc vcm_plugin.drawn_sets
-    vcm_plugin.conditions vcm_plugin.datasets
-    vcm_plugin.open_images vcm_plugin.sequences
-    vcm_plugin.tasks vcm_plugin.semantic vcm_plugin.protocols
-    vcm_plugin.metrics vcm_plugin.picture_metrics vcm_plugin.codecs
-    vcm_plugin.results vcm_plugin.feature_cache vcm_plugin.workers vcm_plugin.complexity
-    vcm_plugin.inference vcm_plugin.sequence_inference vcm_plugin.ctc
-    vcm_plugin.published vcm_plugin.human_vision vcm_plugin.tables vcm_plugin.report
-    vcm_plugin.proposal vcm_plugin.package vcm_plugin.crosscheck
-    vcm_plugin.training
-    vcm_plugin.human_demo
-    vcm_plugin.doctor vcm_plugin.check_data vcm_plugin.commands vcm_plugin.cli
-    vcm_plugin.harness vcm_plugin.hydra_plugins
+    split testsets metrics ctc
+    report crosscheck training compressai_vision hydra_plugins cli
 """.split()
-ANCHORS_MAY_IMPORT = {
-    f"vcm_plugin.{name}"
-    for name in ("errors", "process", "stages", "features", "bitstream", "weights_file")
-}
-MAY_IMPORT_ANCHORS = {
-    f"vcm_plugin.{name}"
-    for name in ("codecs", "picture_metrics", "human_demo", "doctor", "training")
-} | {"anchors"}
-WITHOUT_TORCH = ("bitstream", "metrics", "process", "results", "tables", "conditions", "cli")
+MODULES_AT_THE_TOP = 14
+ANCHORS_MAY_IMPORT = set(
+    "errors stages process weights_file split_points features vvc bitstream entropy".split()
+)
+MAY_IMPORT_ANCHORS = {"anchors", "ctc", "report", "training"}
+WITHOUT_TORCH = """
+    bitstream/__init__ metrics/bd_rate metrics/rate process ctc/results report/tables conditions
+    cli/main crosscheck/package
+""".split()
 SOURCES = sorted(
     path for folder in ("vcm_plugin", "anchors", "scripts", "tests")
     for path in (ROOT / folder).rglob("*.py")
@@ -44,49 +34,68 @@ SOURCES = sorted(
 MODULES = [path for path in SOURCES if path.parts[len(ROOT.parts)] in ("vcm_plugin", "anchors")]
 
 
-def name_of(path: Path) -> str:
-    """The entry of ORDER that a file belongs to."""
+def room_of(name: str) -> str:
+    """The entry of ORDER that a dotted name belongs to."""
+    parts = name.split(".")
+    if parts[0] == "anchors":
+        return "anchors"
+    return ".".join(parts[1 : 3 if parts[1] == "diff_fchm" else 2])
+
+
+def module_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return "anchors" if parts[0] == "anchors" else ".".join(parts[:2])
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> set[str]:
-    """Entries of ORDER that a file imports, anywhere in it."""
+def imported(tree: ast.AST, path: Path) -> set[str]:
+    """Dotted names of ours that a tree imports, anywhere in it."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = {name for name in names if name.split(".")[0] in ("vcm_plugin", "anchors")}
-    entries = {"anchors" if n.startswith("anchors") else ".".join(n.split(".")[:2]) for n in ours}
-    return {entry for entry in entries if entry in ORDER or (ROOT / _path(entry)).exists()}
+    return {name for name in names if name.split(".")[0] in ("vcm_plugin", "anchors")}
 
 
-def _path(entry: str) -> str:
-    return entry.replace(".", "/") + ".py"
+def rooms_imported(path: Path) -> set[str]:
+    names = imported(ast.parse(path.read_text()), path)
+    return {room_of(name) for name in names if name not in ("vcm_plugin", "vcm_plugin.__version__")}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path):
-    name = name_of(path)
-    if name == "vcm_plugin.__init__":
-        assert not imported(path)
+    name = module_of(path)
+    if name in ("vcm_plugin", "vcm_plugin.diff_fchm"):
         return
-    assert name in ORDER, f"{name}: give it a place in ORDER"
-    place = ORDER.index(name)
-    for other in imported(path) - {name}:
-        assert other in ORDER and ORDER.index(other) < place, f"{name} imports {other}"
+    room = room_of(name)
+    assert room in ORDER, f"{room}: give it a place in ORDER"
+    for other in rooms_imported(path) - {room, ""}:
+        assert other in ORDER and ORDER.index(other) < ORDER.index(room), f"{name}: {other}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_codecs_and_anchors_touch(path):
-    name = name_of(path)
-    if name == "anchors":
-        assert imported(path) - {"anchors"} <= ANCHORS_MAY_IMPORT
-    elif name not in MAY_IMPORT_ANCHORS:
-        assert "anchors" not in imported(path)
+def test_only_some_rooms_touch_the_anchors(path):
+    name = module_of(path)
+    if name.startswith("anchors"):
+        assert rooms_imported(path) - {"anchors"} <= ANCHORS_MAY_IMPORT
+    elif name != "vcm_plugin" and room_of(name) not in MAY_IMPORT_ANCHORS:
+        assert "anchors" not in rooms_imported(path)
+
+
+def test_the_top_of_the_package_stays_small():
+    modules = [path.name for path in (ROOT / "vcm_plugin").glob("*.py")]
+    assert len(modules) <= MODULES_AT_THE_TOP, modules
+
+
+def test_every_folder_is_in_results_or_not():
+    folders = {
+        path.name for path in (ROOT / "vcm_plugin").iterdir()
+        if path.is_dir() and path.name != "__pycache__"
+    }  # fmt: skip
+    assert not set(IN_RESULTS) & set(NOT_IN_RESULTS)
+    assert folders == set(IN_RESULTS) | set(NOT_IN_RESULTS)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -99,15 +108,22 @@ def test_every_file_has_its_licence_and_its_question(path):
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_modules_that_need_no_torch_do_not_import_it(name):
-    seen, waiting = set(), [f"vcm_plugin.{name}"]
+    seen, waiting = set(), [ROOT / f"vcm_plugin/{name}.py"]
     while waiting:
-        entry = waiting.pop()
-        seen.add(entry)
-        tree = ast.parse((ROOT / _path(entry)).read_text())
-        for node in tree.body:
+        path = waiting.pop()
+        seen.add(path)
+        for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import):
-                assert all(alias.name.split(".")[0] != "torch" for alias in node.names), entry
+                assert all(alias.name.split(".")[0] != "torch" for alias in node.names), path
             if isinstance(node, ast.ImportFrom):
-                assert node.module.split(".")[0] not in ("torch", "torchvision"), entry
-                both = (node.module, *(f"{node.module}.{a.name}" for a in node.names))
-                waiting += [n for n in both if (ROOT / _path(n)).is_file() and n not in seen]
+                assert node.module.split(".")[0] not in ("torch", "torchvision"), path
+                both = (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+                files = [file for name in both for file in _files(name)]
+                waiting += [file for file in files if file not in seen]
+
+
+def _files(name: str) -> list[Path]:
+    """The files that importing a dotted name runs."""
+    parts = name.split(".")
+    found = [ROOT.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts) + 1)]
+    return [path for path in (*found, ROOT.joinpath(*parts).with_suffix(".py")) if path.is_file()]

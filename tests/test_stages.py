@@ -10,8 +10,9 @@ from vfcn_tiny import pyramid, tiny_weights
 
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec
-from vcm_plugin import ivn, stages
-from vcm_plugin.machine_codec import MachineCodec
+from vcm_plugin import stages
+from vcm_plugin.diff_fchm.machine import ivn
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.stages import collected
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 import yaml
 
+from vcm_plugin.diff_fchm.human.codec import HumanCodec
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.environment import PACKAGE, cfg_folder
-from vcm_plugin.human.human_codec import HumanCodec
-from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.split import load_split_model
 from vcm_plugin.weights_file import digest
 

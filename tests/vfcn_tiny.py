@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 
+from vcm_plugin.diff_fchm.machine.codec import export
+from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.machine_codec import export
-from vcm_plugin.vfcn import Vfcn, VfcnConfig
 
 CONFIG = VfcnConfig(
     channels=8,

@@ -8,13 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from vcm_plugin.errors import InputError
-
-# Layers of each split point, in bitstream order, with their strides to the padded network input.
-SPLIT_POINTS: dict[str, dict[str, int]] = {
-    "fpn": {"p2": 4, "p3": 8, "p4": 16, "p5": 32},
-    "c2": {"c2": 4, "c3": 8, "c4": 16, "c5": 32},
-    "r2": {"r2": 4},
-}
+from vcm_plugin.split_points import SPLIT_POINTS
 
 
 @dataclass(frozen=True)

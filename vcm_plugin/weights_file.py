@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from vcm_plugin.environment import sha256_of_file
 from vcm_plugin.errors import InputError
+from vcm_plugin.files import sha256_of_file
 
 
 def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor], dict]:

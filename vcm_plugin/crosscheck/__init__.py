@@ -10,13 +10,13 @@ from pathlib import Path
 from vcm_plugin.crosscheck import claims as claimed_by
 from vcm_plugin.crosscheck.document import to_document
 from vcm_plugin.crosscheck.findings import FAILED, CrossCheck, Finding
+from vcm_plugin.crosscheck.package import load_limits, open_package
 from vcm_plugin.crosscheck.rates import check_bd_rates
 from vcm_plugin.crosscheck.run import CheckOptions, Progress, RunCheck
 from vcm_plugin.errors import InputError
-from vcm_plugin.package import load_limits, open_package
+from vcm_plugin.files import write_json
 from vcm_plugin.report.docx_file import write_docx
 from vcm_plugin.report.text_files import write_html
-from vcm_plugin.results import write_json
 
 __all__ = ["CheckOptions", "crosscheck", "write_crosscheck"]
 

@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcm_plugin import protocols
 from vcm_plugin.conditions import KEYS, TestCondition, load_condition
 from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
-from vcm_plugin.datasets import (
+from vcm_plugin.crosscheck.package import Package, weights_of
+from vcm_plugin.ctc.results import UNCOMPRESSED, bitstream_path, load_result
+from vcm_plugin.environment import cfg_folder
+from vcm_plugin.errors import InputError
+from vcm_plugin.files import read_json, sha256_of, sha256_of_file
+from vcm_plugin.metrics.accuracy import judge, judge_parts
+from vcm_plugin.testsets.coco import (
     FRAMES,
     CocoDataset,
     PictureEntry,
     SequenceEntry,
     match_categories,
 )
-from vcm_plugin.environment import cfg_folder, sha256_of_file
-from vcm_plugin.errors import InputError
-from vcm_plugin.package import Package, weights_of
-from vcm_plugin.results import UNCOMPRESSED, bitstream_path, load_result, read_json, sha256_of
 
 STATED_BY_RESULT = ("protocol", "score_threshold", "iou_threshold", "threads_per_job",
                     "min_overlap", "near_lossless")  # fmt: skip
@@ -113,7 +114,7 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
     stated = {"condition": result["condition"], "data set": result["dataset"]["name"]}
     stated |= {"tasks": result["test"]["tasks"], "rate points": list(claims.points)}
     stated |= {key: result["test"].get(key) for key in STATED_BY_RESULT}
-    from vcm_plugin.codecs import codec_entry
+    from vcm_plugin.ctc.codecs import codec_entry
 
     ours = {"condition": condition.name, "data set": condition.dataset_name()}
     ours |= {"tasks": list(condition.tasks)}
@@ -160,7 +161,7 @@ def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
         holder = claims.result if point == UNCOMPRESSED else claims.points
         claimed = holder[point]["accuracy"]
         found = accuracy_of(claims, claims.records[point])
-        parts = protocols.judge_parts(
+        parts = judge_parts(
             claims.condition, claims.dataset, _all(claims, claims.records[point], "predictions")
         )
         claimed = claimed | {key: holder[point].get(key) for key in parts}
@@ -191,7 +192,7 @@ def check_digest(claims: Claims) -> Iterator[Finding]:
 def accuracy_of(claims: Claims, records: Lines, kind: str = "predictions") -> dict[str, float]:
     """The accuracy of the predictions in lines of pictures, against the claimed ground truth; kind
     "painted" are those in the decoded pictures."""
-    return protocols.judge(claims.condition, claims.dataset, _all(claims, records, kind))[0]
+    return judge(claims.condition, claims.dataset, _all(claims, records, kind))[0]
 
 
 def _all(claims: Claims, records: Lines, kind: str) -> list[dict]:

@@ -11,9 +11,9 @@ from vcm_plugin.crosscheck.claims import Claims, Lines, accuracy_of, shown
 from vcm_plugin.crosscheck.decoding import feature_deviation, unmatched
 from vcm_plugin.crosscheck.findings import FAILED, OK, SKIPPED, Finding
 from vcm_plugin.crosscheck.human import compare_human_vision
-from vcm_plugin.package import Limits
-from vcm_plugin.results import UNCOMPRESSED, bitstream_path
-from vcm_plugin.tables import AP_METRICS
+from vcm_plugin.crosscheck.package import Limits
+from vcm_plugin.ctc.results import UNCOMPRESSED, bitstream_path
+from vcm_plugin.report.tables import AP_METRICS
 
 
 def compare_point(

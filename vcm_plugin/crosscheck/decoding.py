@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
+from vcm_plugin.crosscheck.package import Limits
+from vcm_plugin.ctc.picture_worker import Plan
+from vcm_plugin.ctc.results import UNCOMPRESSED, bitstream_path
+from vcm_plugin.ctc.sequence_worker import worker_class
 from vcm_plugin.errors import InputError
-from vcm_plugin.inference import Plan
-from vcm_plugin.package import Limits
-from vcm_plugin.results import UNCOMPRESSED, bitstream_path
-from vcm_plugin.sequence_inference import worker_class
 
 
 @dataclass(frozen=True)

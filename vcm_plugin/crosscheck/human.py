@@ -8,11 +8,11 @@ from typing import Any
 
 from vcm_plugin.crosscheck.claims import Claims, Lines, accuracy_of, finding
 from vcm_plugin.crosscheck.findings import SKIPPED, Finding, close
-from vcm_plugin.metrics import SET_METRICS
-from vcm_plugin.package import Limits
-from vcm_plugin.picture_metrics import picture_measures
-from vcm_plugin.results import UNCOMPRESSED
-from vcm_plugin.tables import AP_METRICS
+from vcm_plugin.crosscheck.package import Limits
+from vcm_plugin.ctc.results import UNCOMPRESSED
+from vcm_plugin.metrics.measures import SET_METRICS
+from vcm_plugin.metrics.pictures import picture_measures
+from vcm_plugin.report.tables import AP_METRICS
 
 STEP = "human_vision"
 SAME = 1e-6  # measures of the same lines, whose distances of sets are sums in another order

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vcm_plugin import results
 from vcm_plugin.crosscheck.claims import EXACT, Claims
 from vcm_plugin.crosscheck.findings import (
     FAILED,
@@ -19,10 +18,12 @@ from vcm_plugin.crosscheck.findings import (
     Finding,
     close,
 )
+from vcm_plugin.crosscheck.package import Limits, Package
+from vcm_plugin.ctc.results import load_result
 from vcm_plugin.errors import InputError
-from vcm_plugin.package import Limits, Package
+from vcm_plugin.files import read_json, write_json
 from vcm_plugin.report.layout import bd_rate_rows
-from vcm_plugin.tables import Rules, build_report
+from vcm_plugin.report.tables import Rules, build_report
 
 KEYS = ("test", "anchor", "metric", "method")
 
@@ -69,7 +70,7 @@ def _compare_found_rates(package, runs, found, check: CrossCheck, limits: Limits
         for stored in result["points"]:
             stored |= found[name][stored["rate_point"]]
         folder = package.folder / "found" / name
-        results.write_json(folder / "result.json", result)
+        write_json(folder / "result.json", result)
         folders.append(folder)
     worst = 0.0
     rates = _bd_rates(folders, check)
@@ -83,7 +84,7 @@ def _compare_found_rates(package, runs, found, check: CrossCheck, limits: Limits
 
 
 def _bd_rates(folders: Sequence[Path], check: CrossCheck) -> dict[tuple, dict[str, Any]]:
-    first = results.load_result(folders[0])["test"]
+    first = load_result(folders[0])["test"]
     rules = Rules(min_overlap=first["min_overlap"], resamples=1)
     report = build_report(folders, check.anchors, rules)
     tests = (check.proposal, f"{check.proposal}_100")
@@ -91,7 +92,7 @@ def _bd_rates(folders: Sequence[Path], check: CrossCheck) -> dict[tuple, dict[st
 
 
 def _claimed_rates(package: Package) -> list[dict[str, Any]]:
-    claims = results.read_json(package.folder / "claims.json")
+    claims = read_json(package.folder / "claims.json")
     return claims["bd_rate"]
 
 

@@ -28,14 +28,14 @@ from vcm_plugin.crosscheck.findings import (
     differences,
 )
 from vcm_plugin.crosscheck.human import check_human_vision
+from vcm_plugin.crosscheck.package import Limits, Package
 from vcm_plugin.crosscheck.weights import check_weights_ids, with_weights
-from vcm_plugin.datasets import CocoDataset
+from vcm_plugin.ctc.picture_worker import Plan
+from vcm_plugin.ctc.results import UNCOMPRESSED
+from vcm_plugin.ctc.workers import Workers
 from vcm_plugin.errors import InputError
-from vcm_plugin.inference import Plan
-from vcm_plugin.package import Limits, Package
-from vcm_plugin.results import UNCOMPRESSED
-from vcm_plugin.sequences import open_test_set
-from vcm_plugin.workers import Workers
+from vcm_plugin.testsets.coco import CocoDataset
+from vcm_plugin.testsets.open import open_test_set
 
 Progress = Callable[[str, int, int], None]
 # Versions do not decide about decoding: another encoder or runtime is no difference of the codec.

@@ -12,10 +12,10 @@ from vcm_plugin.bitstream import HumanPayload
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.crosscheck.claims import Claims
 from vcm_plugin.crosscheck.findings import FAILED, SKIPPED, Finding
-from vcm_plugin.environment import sha256_of_file
+from vcm_plugin.crosscheck.package import weights_of
+from vcm_plugin.ctc.results import bitstream_path
 from vcm_plugin.errors import InputError
-from vcm_plugin.package import weights_of
-from vcm_plugin.results import bitstream_path
+from vcm_plugin.files import sha256_of_file
 
 DETECTOR, HUMAN, PRIOR = "weights", "diff_fchm_human_weights", "diff_fchm_human_prior"
 # Codec -> the key of a test condition that names the weights of its features.
@@ -63,7 +63,7 @@ def sha256_of(path: Path) -> str:
         return sha256_of_file(path)
     if not (path / "hvcn").is_dir():
         return ""  # the folder of a prior: the human layer knows its own
-    from vcm_plugin.human.human_codec import load_hvcn  # diffusers, which other runs do without
+    from vcm_plugin.diff_fchm.human.codec import load_hvcn  # diffusers, which other runs do without
 
     return load_hvcn(path).sha256()
 

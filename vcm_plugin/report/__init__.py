@@ -12,10 +12,10 @@ from vcm_plugin.report.human import write_human_plot
 from vcm_plugin.report.layout import write_json
 from vcm_plugin.report.paper import to_document
 from vcm_plugin.report.plots import write_plots
+from vcm_plugin.report.tables import Report, Rules, build_report
 from vcm_plugin.report.terminal import rd_table_text, rd_tables
 from vcm_plugin.report.text_files import write_latex, write_markdown
 from vcm_plugin.report.viewer import ViewerOptions
-from vcm_plugin.tables import Report, Rules, build_report
 
 __all__ = [
     "ALL_FORMATS",

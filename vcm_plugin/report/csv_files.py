@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vcm_plugin.files import read_json
 from vcm_plugin.report import human
 from vcm_plugin.report.layout import bd_rate_rows, near_lossless_rows, point_rows
-from vcm_plugin.results import read_json
-from vcm_plugin.tables import Point, Report, Run
+from vcm_plugin.report.tables import Point, Report, Run
 
 DATASET_TASKS = {"box_ap": "detection", "mask_ap": "segmentation"}
 

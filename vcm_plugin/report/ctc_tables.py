@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcm_plugin import metrics
-from vcm_plugin.datasets import FRAMES
+from vcm_plugin.ctc.results import UNCOMPRESSED, Journal, load_result
 from vcm_plugin.errors import InputError
+from vcm_plugin.files import read_json
+from vcm_plugin.metrics.rate import bpp, kbps
 from vcm_plugin.report.csv_files import qp_of, stages
-from vcm_plugin.results import UNCOMPRESSED, Journal, load_result, read_json
+from vcm_plugin.testsets.coco import FRAMES
 
 SETS = {"coco": ("SFU", "SFUHW"), "open_images": ("OIV6", "MPEGOIV6"),
         "semantic": ("PANDASET", "PANDASET")}  # protocol -> (set, datacatalog)  # fmt: skip
@@ -121,7 +122,7 @@ def _pictures(run: Path, result: Mapping, _: str) -> list[Part]:
         row = {
             "Dataset": name,
             "qp": qp,
-            "avg_bpp": metrics.bpp(point["bits"], point["pixels"]),
+            "avg_bpp": bpp(point["bits"], point["pixels"]),
             "end_accuracy": accuracy[0] / 100,
             **stages(seconds, point["rate_point"], remote),
         }
@@ -155,7 +156,7 @@ def _sequences(run: Path, result: Mapping, name: str) -> list[Part]:
                 "fps": int(fps) if fps == int(fps) else fps,
                 "num_of_coded_frame": sequence["frames"],
                 "qp": qp,
-                "bitrate (kbps)": metrics.kbps(record["bits"], fps, sequence["frames"]),
+                "bitrate (kbps)": kbps(record["bits"], fps, sequence["frames"]),
                 "end_accuracy": accuracy["box_ap" if name == "SFU" else "miou"],
                 **stages(seconds, point["rate_point"], remote),
             }

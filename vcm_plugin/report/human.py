@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from vcm_plugin.human_vision import COMPARED, HumanVision
+from vcm_plugin.report.human_vision import COMPARED, HumanVision
 from vcm_plugin.report.plots import NO_DATES, SETTINGS, STYLES, bits_axis
-from vcm_plugin.tables import Report
+from vcm_plugin.report.tables import Report
 
 TITLES = {
     "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "vmaf": "VMAF", "vif": "VIF",

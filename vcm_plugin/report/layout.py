@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vcm_plugin import metrics
-from vcm_plugin.metrics import BdRate, BitsAt, Interval
+from vcm_plugin.metrics.bd_rate import BdRate, BitsAt, Interval
+from vcm_plugin.metrics.rate import bpp
 from vcm_plugin.report.human import human_dict
-from vcm_plugin.tables import Comparison, NearLossless, Report
+from vcm_plugin.report.tables import Comparison, NearLossless, Report
 
 FORMAT = "vcm-plugin report"
 VERSION = 1
@@ -107,7 +107,7 @@ def near_lossless_cell(found: NearLossless, result: BitsAt) -> dict[str, Any]:
     return {
         "accuracy": found.accuracy,
         "bits": bits,
-        "bpp": None if bits is None else metrics.bpp(bits, found.pixels),
+        "bpp": None if bits is None else bpp(bits, found.pixels),
         "method": result.method,
         "reason": result.reason,
     }

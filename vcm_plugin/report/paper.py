@@ -9,7 +9,7 @@ import matplotlib
 
 from vcm_plugin.report import plots, views
 from vcm_plugin.report.document import Block, Document, Figure, Heading, Paragraph
-from vcm_plugin.tables import Report
+from vcm_plugin.report.tables import Report
 
 
 def to_document(report: Report) -> Document:

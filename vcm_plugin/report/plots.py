@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from vcm_plugin.published import Reference
-from vcm_plugin.tables import Curve, Report
+from vcm_plugin.report.published import Reference
+from vcm_plugin.report.tables import Curve, Report
 
 TASKS = {"box_ap": "Detection", "mask_ap": "Instance segmentation"}
 AXES = {"box_ap": "box AP@[.5:.95] (%)", "mask_ap": "mask AP@[.5:.95] (%)"}

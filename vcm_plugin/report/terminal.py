@@ -7,10 +7,10 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
-from vcm_plugin.human_vision import HumanVision
-from vcm_plugin.metrics import BdRate, Interval
+from vcm_plugin.metrics.bd_rate import BdRate, Interval
 from vcm_plugin.report import human
-from vcm_plugin.tables import Comparison, Curve, Report
+from vcm_plugin.report.human_vision import HumanVision
+from vcm_plugin.report.tables import Comparison, Curve, Report
 
 TITLES = {
     "box_ap": "box AP",

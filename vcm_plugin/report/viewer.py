@@ -16,11 +16,12 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from vcm_plugin.conditions import load_condition
-from vcm_plugin.datasets import read_picture
+from vcm_plugin.ctc.results import UNCOMPRESSED, Journal, decoded_path, read_predictions
 from vcm_plugin.errors import InputError
+from vcm_plugin.files import read_json
 from vcm_plugin.report import human
-from vcm_plugin.results import UNCOMPRESSED, Journal, decoded_path, read_json, read_predictions
-from vcm_plugin.tables import Report, Run
+from vcm_plugin.report.tables import Report, Run
+from vcm_plugin.testsets.pictures import read_picture
 
 MEASURES = ("psnr", "vmaf", "haarpsi")  # shown under a decoded picture
 
@@ -213,7 +214,7 @@ def _with_mask(item: dict, height: int, width: int) -> dict:
 
 def _files(run: Run, options: ViewerOptions) -> tuple[dict[int, Path], str]:
     """Image id -> picture file; and why there are none."""
-    from vcm_plugin.sequences import open_test_set  # torch, which packages do without
+    from vcm_plugin.testsets.open import open_test_set  # torch, which packages do without
 
     path = run.folder / "condition.yaml"
     if not path.is_file():

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vcm_plugin.metrics import BdRate, BitsAt
+from vcm_plugin.metrics.bd_rate import BdRate, BitsAt
 from vcm_plugin.report import human
 from vcm_plugin.report.document import Column, Table
 from vcm_plugin.report.layout import bd_rate_cell, near_lossless_cell, point_rows
-from vcm_plugin.tables import Report
+from vcm_plugin.report.tables import Report
 
 TASK_NAMES = {"box": "Detection", "mask": "Instance segmentation"}
 TITLES = {

@@ -13,9 +13,9 @@ from plotly.offline import get_plotlyjs
 from vcm_plugin.report import human, views
 from vcm_plugin.report.layout import point_rows
 from vcm_plugin.report.plots import STYLES
+from vcm_plugin.report.tables import Report
 from vcm_plugin.report.text_files import html_table
 from vcm_plugin.report.viewer import ViewerOptions, viewer_data
-from vcm_plugin.tables import Report
 
 PAGE = Path(__file__).with_name("web.html")
 SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond",

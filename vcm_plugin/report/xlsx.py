@@ -22,7 +22,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 from vcm_plugin.report import views
 from vcm_plugin.report.document import Column, Table
 from vcm_plugin.report.plots import STYLES
-from vcm_plugin.tables import Comparison, Curve, Report
+from vcm_plugin.report.tables import Comparison, Curve, Report
 
 FORMULAS = "BD-rate formulas"
 TASK_SHEETS = {**views.TASK_NAMES, "": "Other"}

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.features import SPLIT_POINTS, FeaturePyramid
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.split_points import SPLIT_POINTS
 
 SIZE_DIVISIBILITY = 32
 
@@ -58,7 +59,7 @@ def check_picture(picture: np.ndarray) -> None:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
         raise InputError(
             f"picture: expected uint8 RGB samples of shape (H, W, 3), found {picture.dtype} "
-            f"{picture.shape}; convert it with vcm_plugin.datasets.read_picture"
+            f"{picture.shape}; convert it with vcm_plugin.testsets.pictures.read_picture"
         )
 
 

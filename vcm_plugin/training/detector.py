@@ -22,11 +22,12 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection.image_list import ImageList
 
-from vcm_plugin.datasets import CocoDataset, read_picture
 from vcm_plugin.split.checkpoint import read_checkpoint
 from vcm_plugin.split.config import DetectorConfig
 from vcm_plugin.split.names import detectron2_name, from_detectron2_weight
 from vcm_plugin.split.torchvision import build_rcnn, to_detectron2_state_dict
+from vcm_plugin.testsets.coco import CocoDataset
+from vcm_plugin.testsets.pictures import read_picture
 
 MIN_REMAINING_SHARE = 0.3  # objects of which a crop leaves less are dropped
 MIN_REMAINING_PIXELS = 32

@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
-from vcm_plugin import ivn
-from vcm_plugin.features import SPLIT_POINTS
+from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.split.backbone import with_p6
+from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.loop import Schedule
 

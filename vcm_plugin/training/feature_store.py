@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from vcm_plugin.datasets import CocoDataset, read_picture
 from vcm_plugin.errors import InputError
-from vcm_plugin.features import SPLIT_POINTS
-from vcm_plugin.results import read_json, write_json
+from vcm_plugin.files import read_json, write_json
 from vcm_plugin.split.geometry import network_input_size, padded_size
 from vcm_plugin.split.torchvision import TorchvisionDetector
+from vcm_plugin.split_points import SPLIT_POINTS
+from vcm_plugin.testsets.coco import CocoDataset
+from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.training.detector import annotation_mask, tight_boxes
 
 Size = tuple[int, int]

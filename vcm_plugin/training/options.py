@@ -21,11 +21,12 @@ from vcm_plugin.conditions import (
     model_path,
     override,
 )
-from vcm_plugin.datasets import load_coco, open_dataset
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.torchvision import TorchvisionDetector
+from vcm_plugin.testsets.coco import load_coco
+from vcm_plugin.testsets.open import open_test_set
 from vcm_plugin.training.feature_store import FeatureStore
 
 
@@ -98,7 +99,7 @@ def open_store(options: argparse.Namespace) -> tuple[TorchvisionDetector, Featur
     if options.images:
         dataset = load_coco(options.images, options.annotations)
     else:
-        dataset = open_dataset(override(load_condition("minictc"), {"minictc": "train"}))
+        dataset = open_test_set(override(load_condition("minictc"), {"minictc": "train"}))
     return detector, FeatureStore(detector, dataset, options.cache)
 
 

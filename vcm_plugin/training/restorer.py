@@ -16,11 +16,11 @@ import piq
 import torch
 from accelerate import Accelerator
 
-from anchors.vvc_remote import RGB_OF_LEVELS
+from vcm_plugin.diff_fchm.human.restorer import MULTIPLE, Restorer, RestorerConfig, to_planes
 from vcm_plugin.errors import InputError
-from vcm_plugin.human.restorer import MULTIPLE, Restorer, RestorerConfig, to_planes
 from vcm_plugin.training.loop import Schedule, Terms, fit
 from vcm_plugin.training.restorer_samples import RestorerStore
+from vcm_plugin.vvc.planes import RGB_OF_LEVELS
 from vcm_plugin.weights_file import write_weights
 
 MS_SSIM_CROP = 176  # pixels: five scales of an 11 x 11 window

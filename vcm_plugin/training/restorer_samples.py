@@ -18,14 +18,15 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from anchors.vvc import TOGETHER, VVenC
-from anchors.vvc_remote import coded_size, resample_planes, to_picture, to_planes
-from anchors.vvc_stream import access_units
+from vcm_plugin.diff_fchm.human.geometry import Geometry
+from vcm_plugin.diff_fchm.human.restorer import LAYERS, MULTIPLE, on_picture_grids, padded
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
-from vcm_plugin.human.geometry import Geometry
-from vcm_plugin.human.restorer import LAYERS, MULTIPLE, on_picture_grids, padded
-from vcm_plugin.machine_codec import MachineCodec
 from vcm_plugin.split.torchvision import TorchvisionDetector
+from vcm_plugin.vvc.choice import coded_size
+from vcm_plugin.vvc.planes import resample_planes, to_picture, to_planes
+from vcm_plugin.vvc.stream import access_units
+from vcm_plugin.vvc.vvenc import TOGETHER, VVenC
 
 BLOCK = 24  # pictures that are coded together where they have one size
 PLANE_STEPS = 32  # of a 10-bit level: planes are resampled to fractions of it

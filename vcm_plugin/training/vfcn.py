@@ -22,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vcm_plugin import ivn
+from vcm_plugin.diff_fchm.machine import ivn
+from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 from vcm_plugin.errors import InputError
 from vcm_plugin.training import loop
 from vcm_plugin.training.feature_loss import draw_batch, feature_statistics, task_loss, weighted_mse
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.loop import Schedule, Terms, fit, start
-from vcm_plugin.vfcn import Vfcn, VfcnConfig
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ class VcmPluginSearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if "compressai_vision" not in sys.modules:
             return
-        from vcm_plugin import harness
+        from vcm_plugin import compressai_vision
 
         try:
-            harness.register()
+            compressai_vision.register()
         except InputError as error:
             logging.getLogger("vcm_plugin").warning("vcm-plugin: %s", error)
             return

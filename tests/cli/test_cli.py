@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Does the command do what its help says, and end bad input in one line and exit code 2?"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vcm_plugin.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("own_cache")
+COMMANDS = (
+    "demo", "run", "report", "proposal", "package", "crosscheck", "encode", "decode", "info",
+    "doctor",
+)  # fmt: skip
+
+
+@pytest.fixture
+def typed(capsys, monkeypatch, tmp_path):
+    """Runs a command line in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words) -> tuple[int, str, str]:
+        code = main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    smooth = np.add.outer(np.arange(64), np.arange(96))[..., None] + np.array([0, 40, 80])
+    Image.fromarray(smooth.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_text(capsys, command):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert len(capsys.readouterr().out) > 80
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from vcm_plugin.cli.main import main\ntry: main(['--help'])\n"
+    code += "except SystemExit: print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert done.stdout.decode().endswith("False\n")
+
+
+def test_run_prints_its_points(typed, tiny_condition, tmp_path):
+    words = ("run", tiny_condition, "--codec", "vvc_feature", "-o", tmp_path / "run")
+    code, out, _ = typed(*words, "--qps", 42, "--limit", 1, "--tasks", "box")
+    assert code == 0 and "uncompressed" in out and str(tmp_path / "run" / "result.json") in out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [point["rate_point"] for point in result["points"]] == ["42"]
+    assert result["dataset"]["pictures"] == 1 and result["condition"] == "tiny-changed"
+    assert "mask_ap" not in result["uncompressed"]["accuracy"]
+
+
+def test_demo_runs_anchors_and_proposal_and_reports(typed, tiny_condition, tmp_path):
+    code, out, _ = typed("demo", "--condition", tiny_condition, "-o", tmp_path, "--jobs", 1)
+    assert code == 0 and "BD-rate" in out and str(tmp_path / "report" / "rd_box_ap.png") in out
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert {"report.json", "rd.csv", "rd_box_ap.png", "rd_box_ap.svg"} <= written
+    code, again, _ = typed(
+        "report", *(tmp_path / codec for codec in ("vvc_feature", "vvc_remote", "diff_fchm")),
+        "--anchor", "vvc_feature", "--anchor", "vvc_remote",
+        "-o", tmp_path / "again", "--format", "csv", "json",
+    )  # fmt: skip
+    assert code == 0 and "BD-rate" in again
+    for name in ("report.json", "rd.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "report" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("codec", "rate_point"), [("vvc_feature", "37"), ("vvc_remote", "37@50"), ("diff_fchm", "1")]
+)
+def test_encode_info_decode(typed, tiny_condition, picture, tmp_path, codec, rate_point):
+    file, found = tmp_path / "coded", tmp_path / "found.json"
+    condition = ("--condition", tiny_condition)
+    words = ("encode", picture, "-o", file, "--codec", codec, "--rate-point", rate_point)
+    code, out, _ = typed(*words, *condition)
+    assert code == 0 and f"{8 * file.stat().st_size} bits" in out
+    code, out, _ = typed("info", file)
+    assert code == 0 and "64 x 96" in out
+    kept = tmp_path / "features.npz"
+    code, out, _ = typed("decode", file, "-o", found, "--features", kept, *condition)
+    assert code == 0 and f"{len(json.loads(found.read_text()))} detections" in out
+    with np.load(kept) as features:
+        assert list(features["source_size"]) == [64, 96]
+        assert {"p2", "p3", "p4", "p5"} <= set(features.files)
+    shown = tmp_path / "shown.png"
+    code, _, err = typed("decode", file, "--picture", shown, *condition)
+    if codec == "vvc_remote":
+        assert code == 0 and Image.open(shown).size == (96, 64)
+    else:
+        assert code == 2 and "leave out --picture" in err
+
+
+def test_doctor_fits_one_screen(typed):
+    code, out, _ = typed("doctor")
+    assert code == 0 and len(out.splitlines()) <= 24
+    for name in ("torch", "Detectron2", "VVC in FFmpeg", "VMAF", "VTM", "weights", "cache"):
+        assert name in out
+    assert "has not been run by us" in out
+
+
+BAD_LINES = {
+    "unknown condition": ("run nope --codec vvc_feature", "expected one of .*minictc"),
+    "unknown codec": ("run {condition} --codec hevc", "expected one of diff_fchm, vvc_feature"),
+    "codec without its program": ("run {condition} --codec vtm_remote", "VCM_VTM_ENCODER"),
+    "missing checkpoint": (
+        "run {condition} --codec vvc_feature --weights gone.pth -o {folder}",
+        "gone.pth",
+    ),
+    "no such device": ("run {condition} --codec vvc_feature --device cuda:77", "device cuda:77"),
+    "output is a file": ("run {condition} --codec vvc_feature -o {picture}", "picture.png"),
+    "a QP twice": ("run {condition} --codec vvc_feature --qps 32 32", "each value once"),
+    "bad rate point": (
+        "encode {picture} -o x --codec vvc_remote --rate-point 99",
+        "QP from 0 to 63",
+    ),
+    "no picture": ("encode gone.png -o x --codec vvc_remote --rate-point 32", "gone.png"),
+    "no bitstream": ("info gone.fcm", "gone.fcm"),
+    "foreign bitstream": ("info {picture}", "expected an .fcm file or a VVC"),
+    "foreign bitstream to decode": ("decode {picture} --condition {condition}", "expected an .fcm"),
+    "no run": ("report gone --anchor vvc_remote -o {folder}/report", "gone.*no folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_bad_input_is_one_line_and_exit_code_2(typed, tiny_condition, picture, tmp_path, case):
+    words, message = BAD_LINES[case]
+    names = {"condition": tiny_condition, "picture": picture, "folder": tmp_path / "run"}
+    code, _, err = typed(*[word.format(**names) for word in words.split()])
+    assert code == 2
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("vcm-plugin: error: ")
+    assert re.search(message, lines[0]), lines[0]
+
+
+def test_a_damaged_bitstream_is_refused_everywhere(typed, tiny_condition, picture, tmp_path):
+    file = tmp_path / "coded.fcm"
+    words = ("encode", picture, "-o", file, "--codec", "vvc_feature", "--rate-point", 42)
+    assert typed(*words, "--condition", tiny_condition)[0] == 0
+    data = file.read_bytes()
+    for damaged in (b"", data[:20], data[:-1], data[:30] + b"\xff" + data[31:]):
+        file.write_bytes(damaged)
+        for command in (("info", file), ("decode", file, "--condition", tiny_condition)):
+            code, _, err = typed(*command)
+            assert code == 2 and len(err.strip().splitlines()) == 1, err

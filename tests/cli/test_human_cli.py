@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Do `encode --human` and `decode --human` do what their help says?"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hvcn_tiny import picture, tiny_folder
+from PIL import Image
+
+from vcm_plugin.cli.main import main
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_condition) -> Path:
+    """A human layer on the machine layer of the tiny condition."""
+    place = tiny_condition.parent / "hvcn"
+    return tiny_folder(place, MachineCodec(tiny_condition.parent / "tiny.safetensors"))
+
+
+@pytest.fixture
+def typed(capsys, monkeypatch, tmp_path, tiny_condition):
+    """Runs a command line on the tiny condition; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(picture((70, 90))).save("picture.png")
+
+    def run(*words) -> tuple[int, str, str]:
+        code = main([*map(str, words), "--condition", str(tiny_condition)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_encode_and_decode_a_human_layer(typed, folder, tmp_path):
+    weights = ("--human-weights", folder)
+    words = ("encode", "picture.png", "-o", "both.fcm", "--rate-point", 1, "--human")
+    code, out, _ = typed(*words, *weights, "--human-rate-point", 2, "--human-steps", 2)
+    assert code == 0 and "human layer" in out
+    assert typed("encode", "picture.png", "-o", "machine.fcm", "--rate-point", 1)[0] == 0
+    both, machine = (Path(name).read_bytes() for name in ("both.fcm", "machine.fcm"))
+    assert both.startswith(machine) and len(both) > len(machine)
+    assert typed("decode", "machine.fcm", "-o", "machine.json")[0] == 0
+    for name in ("first", "again"):
+        found = ("-o", f"{name}.json", "--human", f"{name}.png")
+        assert typed("decode", "both.fcm", *found, *weights)[0] == 0
+        assert Path(f"{name}.json").read_bytes() == Path("machine.json").read_bytes()
+    painted = [np.asarray(Image.open(f"{name}.png")) for name in ("first", "again")]
+    assert painted[0].shape == (70, 90, 3) and np.array_equal(*painted)
+
+
+BAD_LINES = {
+    "no human layer in the file": ("decode machine.fcm --human x.png {weights}", "encode with"),
+    "no human weights": ("decode machine.fcm --human x.png", "train_hvcn.py and name their folder"),
+    "missing human weights": (
+        "encode picture.png -o x --rate-point 1 --human --human-weights gone",
+        "gone: expected the weights of a human layer",
+    ),
+    "missing prior": (
+        "decode machine.fcm --human x.png {weights} --human-prior gone",
+        "gone: expected a prior with the folders vae, unet and scheduler",
+    ),
+    "another codec": (
+        "encode picture.png -o x --rate-point 37 --human --codec vvc_remote",
+        "vvc_remote: leave out --human, which is for diff_fchm",
+    ),
+    "too many steps": (
+        "encode picture.png -o x --rate-point 1 --human --human-steps 51 {weights}",
+        "1 to 50 sampling steps",
+    ),
+    "bad rate": (
+        "encode picture.png -o x --rate-point 1 --human --human-rate-point 0 {weights}",
+        "rate point: expected a scale",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_bad_input_is_one_line_and_exit_code_2(typed, folder, case):
+    assert typed("encode", "picture.png", "-o", "machine.fcm", "--rate-point", 1)[0] == 0
+    words, message = BAD_LINES[case]
+    code, _, err = typed(*words.format(weights=f"--human-weights {folder}").split())
+    assert code == 2 and message in err and len(err.strip().splitlines()) == 1, err

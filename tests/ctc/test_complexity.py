@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Does the count of the arithmetic hold against torch's own, and say what it cannot count?"""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hvcn_tiny import picture, tiny_codec
+from torch.utils.flop_counter import FlopCounterMode
+from vfcn_tiny import pyramid, tiny_weights
+
+from anchors.msfc import Msfc, MsfcCodec, MsfcConfig, export
+from anchors.vvc_feature import VvcFeatureCodec
+from vcm_plugin.ctc import complexity
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+
+PRODUCTS = ("conv", "matmul", "linear", "addmm", "bmm")
+
+
+def machine(folder):
+    return MachineCodec(tiny_weights(folder)), (pyramid((61, 90)), "1")
+
+
+def odd_size(folder):
+    return MachineCodec(tiny_weights(folder)), (pyramid((64, 33)), "2")
+
+
+def human(folder):
+    return tiny_codec(folder), (picture(), pyramid(), "1", "1")
+
+
+def msfc(folder):
+    torch.manual_seed(0)
+    path = export(Msfc(MsfcConfig(channels=8)), "0" * 64, {}, folder / "tiny.safetensors")
+    return MsfcCodec(path), (pyramid(), "37")
+
+
+@pytest.mark.parametrize("make", (machine, odd_size, human, msfc))
+def test_products_are_those_that_torch_counts_as_they_run(tmp_path, make):
+    codec, arguments = make(tmp_path)
+    data = codec.encode(*arguments)
+    for function, given in ((codec.encode, arguments), (codec.decode, (data,))):
+        macs = complexity.count(function, *given)
+        with FlopCounterMode(display=False) as counter:
+            function(*given)
+        products = sum(macs.by_operation.get(name, 0) for name in PRODUCTS)
+        assert products == counter.get_total_flops() / 2 > 0  # torch counts 2 for a multiply-add
+        assert not macs.unknown and 0 < macs.total - products < products
+    assert codec.encode(*arguments) == data  # counting leaves the codec as it was
+
+
+def test_matrix_products_count_every_matrix_of_a_batch():
+    macs = complexity.count(torch.matmul, torch.ones(5, 7), torch.ones(2, 3, 7, 4))
+    assert macs.by_operation == {"matmul": 2 * 3 * 5 * 7 * 4}
+
+
+def test_what_leaves_torch_is_counted():
+    def function(x):
+        return int(np.sum((2 * x).numpy()))
+
+    assert complexity.count(function, torch.ones(2, 3)).by_operation == {"mul": 6}
+
+
+def test_an_operation_without_a_count_is_named_and_not_zero(tmp_path):
+    class Odd(MachineCodec):
+        def decode(self, data):
+            return torch.cumsum(torch.ones(2, 3), 1) * 2
+
+    macs = complexity.count(Odd(tiny_weights(tmp_path)).decode, b"")
+    assert macs.unknown == {"aten::cumsum": 1} and math.isnan(macs.total)
+    assert macs.by_operation["mul"] == 6
+    cost = complexity.measure(Odd(tiny_weights(tmp_path)), (pyramid(), "1"), "1", 100)
+    assert cost["decode_kmac"] == "n/a: no count of aten::cumsum"
+    assert cost["encode_kmac"] > 0
+
+
+def test_without_fvcore_the_cost_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fvcore.nn", None)
+    codec, arguments = machine(tmp_path)
+    cost = complexity.measure(codec, arguments, "1", 100)
+    assert cost["encode_kmac"] == cost["decode_kmac"] == "n/a: pip install fvcore"
+    assert cost["parameters"] == codec.parameters and cost["peak_memory_bytes"] > 1 << 20
+
+
+def test_a_codec_without_networks_has_no_count():
+    cost = complexity.measure(VvcFeatureCodec("faster"), (pyramid(), "37"), "37", 100)
+    assert cost["encode_kmac"] is cost["decode_kmac"] is cost["parameters"] is None

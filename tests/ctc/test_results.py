@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Does a run folder survive kills and refuse to mix tests; do conditions and the cache hold?"""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from vcm_plugin.conditions import load_condition, override
+from vcm_plugin.ctc.feature_cache import FeatureCache
+from vcm_plugin.ctc.results import Journal, bitstream_path, claim, load_result, read_predictions
+from vcm_plugin.errors import InputError
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.files import locked, read_json, write_bytes, write_json
+
+# --- the run folder -------------------------------------------------------------------------
+
+
+def line(image_id: int, bits: int = 80) -> dict:
+    return {"image_id": image_id, "bits": bits, "predictions": [{"image_id": image_id}]}
+
+
+@pytest.mark.parametrize("torn", range(1, len(json.dumps(line(2), separators=(",", ":"))) + 1))
+def test_a_torn_last_line_is_dropped_and_written_over(tmp_path, torn):
+    journal = Journal(tmp_path)
+    journal.append(line(1))
+    journal.append(line(2))
+    data = journal.path.read_bytes()
+    journal.path.write_bytes(data[:-torn])
+    again = Journal(tmp_path)
+    assert list(again.records) == [1]
+    again.append(line(2))
+    assert journal.path.read_bytes() == data
+    assert read_predictions(tmp_path, [2, 1]) == [{"image_id": 2}, {"image_id": 1}]
+    assert "predictions" not in again.records[1]
+
+
+def test_a_line_counts_only_with_its_bitstream(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append(line(1))
+    file = bitstream_path(tmp_path, 1, "feature")
+    assert file.name == "1.fcm" and not journal.has(1, "feature")
+    write_bytes(file, bytes(10))
+    assert journal.has(1, "feature") and not journal.has(2, "feature")
+    write_bytes(file, bytes(9))
+    assert not journal.has(1, "feature")
+
+
+def test_writing_is_atomic(tmp_path):
+    path = tmp_path / "deep" / "file.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(path, {"a": float("nan")})
+    assert read_json(path) == {"a": 1}
+    assert [item.name for item in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_folder_belongs_to_one_test(tmp_path):
+    claim(tmp_path, {"codec": {"name": "a", "preset": "faster"}, "x": 1})
+    claim(tmp_path, {"x": 1, "codec": {"preset": "faster", "name": "a"}})
+    (tmp_path / "32").mkdir()
+    (tmp_path / "32" / ".5.fcm.1234").write_bytes(b"torn")
+    with pytest.raises(InputError, match="codec.preset is faster there and slow now.*--overwrite"):
+        claim(tmp_path, {"codec": {"name": "a", "preset": "slow"}, "x": 1})
+    claim(tmp_path, {"x": 2}, overwrite=True)
+    assert [item.name for item in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="other files"):
+            claim(tmp_path, {"x": 1}, overwrite)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(InputError, match="another run works in this folder"):
+            with locked(tmp_path):
+                pass
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "not complete"), ("{", "not readable"), ("[]", "found None"), ("{}", "found")],
+)
+def test_load_result_refuses_what_is_none(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_result(tmp_path)
+
+
+# --- test conditions ------------------------------------------------------------------------
+
+MINIMAL = "name: x\nmodel: m\nclass_names: [a, b]\ntasks: [box]\n"
+
+
+def write_condition(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_condition_is_read_and_its_sources_are_notes(tmp_path):
+    text = MINIMAL + "vvc_feature_range: [-2, 3.5]\nvvc_feature_range_source: val\nlimit: null\n"
+    condition = load_condition(write_condition(tmp_path, text))
+    assert condition.class_names == ("a", "b") and condition.limit is None
+    assert condition.vvc_feature_range == (-2.0, 3.5)
+    assert all(type(value) is float for value in condition.vvc_feature_range)
+    with pytest.raises(InputError, match="expected the key vvc_feature_qps, found none"):
+        condition.require("vvc_feature_qps")
+
+
+BAD_CONDITIONS = {
+    "unknown key": (
+        MINIMAL + "vvc_feature_qp: [22]\n",
+        "vvc_feature_qp; did you mean vvc_feature_qps",
+    ),
+    "missing key": ("name: x\n", "expected the key model"),
+    "text for number": (MINIMAL + "threads_per_job: one\n", "threads_per_job: expected int"),
+    "bool for number": (MINIMAL + "threads_per_job: true\n", "threads_per_job: expected int"),
+    "number for list": (MINIMAL + "vvc_feature_qps: 22\n", r"expected list\[int\], found 22"),
+    "float in list": (MINIMAL + "vvc_feature_qps: [22.5]\n", r"expected list\[int\]"),
+    "no mapping": ("- a\n", "expected a YAML of keys"),
+    "no YAML": ("a: [\n", "not a readable test condition"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONDITIONS)
+def test_bad_conditions_are_refused(tmp_path, case):
+    text, message = BAD_CONDITIONS[case]
+    with pytest.raises(InputError, match=message):
+        load_condition(write_condition(tmp_path, text))
+
+
+def test_unknown_condition_names_the_known_ones():
+    with pytest.raises(InputError, match="expected one of .*minictc"):
+        load_condition("minictk")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "cfg/ctc").glob("*.yaml")))
+def test_every_condition_of_cfg_is_valid(path):
+    condition = load_condition(path)
+    assert condition.name == path.stem
+    assert Path(condition.model_path()).is_file()
+
+
+def test_another_test_has_no_expected_accuracy(tmp_path):
+    text = MINIMAL + "minictc: test\nexpected_box_ap: 70\nexpected_tolerance: 0.5\n"
+    condition = load_condition(write_condition(tmp_path, text))
+    assert override(condition, {"limit": None}).expected() == {"box_ap": 70.0}
+    assert override(condition, {"limit": 3}).expected() == {}
+    assert override(condition, {"limit": 3}).name == "x-changed"
+    assert override(condition, {"images": "a", "annotations": "b"}).minictc is None
+
+
+# --- feature cache --------------------------------------------------------------------------
+
+
+def pyramid(value: float) -> FeaturePyramid:
+    layer = torch.full((2, 4, 8), value)
+    return FeaturePyramid({"r2": layer}, (15, 31), (16, 32))
+
+
+def test_the_cache_returns_equal_features_and_stays_bounded(tmp_path):
+    cache = FeatureCache(tmp_path / "cache", limit_bytes=1000)
+    assert cache.get("a") is None
+    for name, value in (("a", 1.5), ("b", 2.5), ("c", 3.5)):
+        cache.put(name, pyramid(value), 0.5)
+        time.sleep(0.01)
+    files = list((tmp_path / "cache").iterdir())
+    assert sum(file.stat().st_size for file in files) <= 1000
+    found, seconds = cache.get("c")
+    assert seconds == 0.5
+    assert torch.equal(found.layers["r2"], pyramid(3.5).layers["r2"])
+    assert (found.source_size, found.input_size) == ((15, 31), (16, 32))
+
+
+def test_the_cache_drops_what_was_not_used_for_longest(tmp_path):
+    cache = FeatureCache(tmp_path, limit_bytes=1100)  # room for two
+    for number, name in enumerate("ab"):
+        cache.put(name, pyramid(1.0), 0.5)
+        os.utime(tmp_path / f"{name}.safetensors", (number, number))
+    assert cache.get("a") is not None
+    cache.put("c", pyramid(1.0), 0.5)
+    assert cache.get("b") is None and cache.get("a") is not None
+
+
+def test_a_damaged_cache_file_is_as_good_as_none(tmp_path):
+    cache = FeatureCache(tmp_path, limit_bytes=10000)
+    cache.put("a", pyramid(1.0), 0.5)
+    (tmp_path / "a.safetensors").write_bytes(b"damaged")
+    assert cache.get("a") is None

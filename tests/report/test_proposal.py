@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Does a proposal hold the tables, say what is not filled in, and refuse bad templates?"""
+
+import json
+import re
+import shutil
+import subprocess
+
+import docx
+import pytest
+import yaml
+from test_tables import edited, runs  # noqa: F401 (runs is a fixture)
+
+from vcm_plugin import bitstream
+from vcm_plugin.cli.main import main
+from vcm_plugin.environment import cfg_folder
+from vcm_plugin.errors import InputError
+from vcm_plugin.report import tables
+from vcm_plugin.report.document import MISSING, Figure, Paragraph, Table
+from vcm_plugin.report.proposal import to_document, write_proposal
+from vcm_plugin.report.proposal.config import load_config
+from vcm_plugin.report.text_files import BREAK, FLUSH_LEFT, latex_text
+
+
+def config(folder, runs, **changes):  # noqa: F811
+    values = {
+        "number": "m1", "title": "A codec", "source": ["A & B_C"], "date": "2026-01-31",
+        "run": str(runs[0]), "anchors": [str(runs[1])], "description": ["100 % of it."],
+        **changes,
+    }  # fmt: skip
+    path = folder / "proposal.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def written(runs, tmp_path_factory):  # noqa: F811
+    folder = tmp_path_factory.mktemp("proposal")
+    path = config(folder, runs)
+    for name in ("docx", "md", "tex"):
+        unfilled = write_proposal(path, folder / f"proposal.{name}")
+    loaded = load_config(path)
+    report = tables.build_report([loaded.run, *loaded.anchors], ["vvc_remote"])
+    document, again = to_document(loaded, report)
+    assert unfilled == again
+    return folder, document, report, unfilled
+
+
+def test_every_table_read_back_from_docx_equals_the_tables(written):
+    folder, document, *_ = written
+    file = docx.Document(folder / "proposal.docx")
+    blocks = [block for block in document.blocks if isinstance(block, Table)]
+    assert len(file.tables) == len(blocks) > 6
+    for grid, table in zip(file.tables, blocks, strict=True):
+        found = [[cell.text for cell in row.cells] for row in grid.rows]
+        head = [[column.title for column in table.columns]] if table.title else []
+        assert found == [*head, *table.texts()], table.title
+    figures = [block for block in document.blocks if isinstance(block, Figure)]
+    assert len(file.inline_shapes) == len(figures) == 3
+
+
+def test_the_headline_is_a_cell_of_the_table(written):
+    folder, _, report, _ = written
+    text = "\n".join(p.text for p in docx.Document(folder / "proposal.docx").paragraphs)
+    for found in report.comparisons:
+        if found.test == "vvc_feature" and found.metric in ("box_ap", "mask_ap"):
+            shown = found.raw.reason or f"{found.raw.percent:+.2f} %"
+            assert shown in text
+
+
+def test_markdown_and_latex_hold_the_same_numbers(written):
+    folder, document, *_ = written
+    markdown, latex = ((folder / f"proposal.{n}").read_text() for n in ("md", "tex"))
+    for setting in (BREAK, FLUSH_LEFT):
+        latex = latex.replace(setting, "")
+    for table in (block for block in document.blocks if isinstance(block, Table)):
+        for row in table.texts():
+            flat = [" ".join(cell.split()).replace("|", "\\|") for cell in row]
+            assert f"| {' | '.join(flat)} |" in markdown
+            assert " & ".join(latex_text(cell) for cell in row) + r" \\" in latex
+    assert r"A \& B\_C" in latex and r"100 \% of it." in latex
+    assert (folder / "rd_box_ap.png").is_file() and (folder / "architecture.png").is_file()
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_compiles_and_nothing_leaves_the_page(written, tmp_path):
+    folder = written[0]
+    command = ["pdflatex", "-interaction=nonstopmode", f"-output-directory={tmp_path}"]
+    for _ in range(2):  # the second time with the widths of the tables
+        done = subprocess.run(
+            [*command, "proposal.tex"], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout[-2000:]
+    too_wide = [float(n) for n in re.findall(r"Overfull \\hbox \(([\d.]+)pt", done.stdout)]
+    assert not [n for n in too_wide if n > 1.0], done.stdout[-2000:]
+    assert (tmp_path / "proposal.pdf").stat().st_size > 10_000
+
+
+def test_what_is_not_filled_in_is_listed(written, runs, tmp_path):  # noqa: F811
+    folder, document, _, unfilled = written
+    assert {"authors", "contact", "status", "crosscheck", "references"} <= set(unfilled)
+    assert not {"number", "title", "date", "source"} & set(unfilled)
+    text = "\n".join(p.text for p in docx.Document(folder / "proposal.docx").paragraphs)
+    for key in unfilled:
+        assert f"{key}: not filled in" in text
+    path = config(tmp_path, runs, contact="YOUR E-MAIL ADDRESS")
+    assert "contact" in write_proposal(path, tmp_path / "p.md")
+    assert MISSING in (tmp_path / "p.md").read_text()
+
+
+def test_the_syntax_tables_are_those_of_the_bitstream(runs, tmp_path):  # noqa: F811
+    def learned(result):
+        result["codec"] = "diff_fchm"
+
+    run = edited(runs[0], tmp_path / "learned", learned)
+    write_proposal(config(tmp_path, (run, runs[1])), tmp_path / "p.md")
+    text = (tmp_path / "p.md").read_text()
+    for elements in bitstream.SYNTAX.values():
+        for element in elements:
+            assert f"| {' | '.join(bitstream.syntax_row(element))} |" in text
+
+
+def test_a_cross_check_is_quoted_only_where_it_is_of_this_run(runs, tmp_path):  # noqa: F811
+    found = {"format": "vcm-plugin cross-check", "verdict": "confirmed", "key": "00"}
+    found |= {"environment": {"device": "cpu"}, "findings": [{"status": "ok", "step": "data"}]}
+    path = tmp_path / "crosscheck.json"
+    path.write_text(json.dumps(found))
+    loaded = load_config(config(tmp_path, runs, crosscheck=str(path)))
+    report = tables.build_report([loaded.run, *loaded.anchors], ["vvc_remote"])
+    document, _ = to_document(loaded, report)
+    assert Paragraph("Cross-check: confirmed, on cpu. Steps, ok: data.") in document.blocks
+    path.write_text(json.dumps({**found, "key": "other"}))
+    with pytest.raises(InputError, match="of other results"):
+        to_document(loaded, report)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    (
+        ({"title": 3}, "title: expected a text, found 3"),
+        ({"source": "one"}, "source: expected a list of texts, found 'one'"),
+        ({"references": [1]}, r"references: expected a list of texts, found \[1\]"),
+        ({"titel": "x"}, "unknown key titel; did you mean title?"),
+        ({"run": None}, "expected the key run, found none"),
+        ({"run": "nowhere"}, "expected a run folder with result.json"),
+    ),
+)
+def test_bad_templates_end_in_one_line(runs, tmp_path, capsys, changes, message):  # noqa: F811
+    path = config(tmp_path, runs, **changes)
+    assert main(["proposal", str(path), "-o", str(tmp_path / "p.docx")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and not (tmp_path / "p.docx").exists()
+
+    assert re.search(message.replace("?", r"\?"), error), error
+
+
+def test_another_suffix_is_refused(runs, tmp_path):  # noqa: F811
+    with pytest.raises(InputError, match=r"ends in .docx, .md, .tex"):
+        write_proposal(config(tmp_path, runs), tmp_path / "p.pdf")
+
+
+def test_the_shipped_example_says_your_organisation():
+    path = cfg_folder() / "proposal" / "example.yaml"
+    assert load_config(path).source == ("YOUR ORGANISATION",)
+    assert {"source", "authors", "date", "crosscheck"} <= set(load_config(path).unfilled())
+
+
+@pytest.mark.skipif(not shutil.which("soffice"), reason="no LibreOffice here to render it with")
+def test_it_renders_to_pdf(written, tmp_path):
+    folder = written[0]
+    command = ["soffice", "--headless", f"-env:UserInstallation={tmp_path.as_uri()}/profile"]
+    command += ["--convert-to", "pdf", "--outdir", str(tmp_path), str(folder / "proposal.docx")]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "proposal.pdf").read_bytes().startswith(b"%PDF")

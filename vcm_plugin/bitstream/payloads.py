@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the payload of a unit says, and its bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vcm_plugin.bitstream.bits import read_elements, write_elements
+from vcm_plugin.bitstream.syntax import HUMAN_PAYLOAD, MACHINE_PAYLOAD
+from vcm_plugin.errors import BitstreamError
+
+
+@dataclass(frozen=True)
+class MachinePayload:
+    """Payload of a machine unit; its floats must be 16-bit floats already (round_float)."""
+
+    value_range: tuple[float, float]
+    rate_point: float
+    checksum: int
+    data: bytes
+
+    def to_bytes(self) -> bytes:
+        low, high = self.value_range
+        if not low < high:
+            raise BitstreamError(f"expected a range low < high, found {self.value_range}")
+        values = {"range_low": low, "range_high": high, "rate_point": self.rate_point}
+        return write_elements(
+            MACHINE_PAYLOAD, values | {"checksum": self.checksum, "data": self.data}
+        )
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> MachinePayload:
+        values, _ = read_elements(MACHINE_PAYLOAD, payload, 0, "the payload of a machine unit")
+        low, high = values["range_low"], values["range_high"]
+        if not low < high:
+            raise BitstreamError(f"expected a range low < high, found {(low, high)}")
+        return cls((low, high), values["rate_point"], values["checksum"], values["data"])
+
+
+@dataclass(frozen=True)
+class HumanPayload:
+    """Payload of a human unit: how its picture is sampled, and its entropy-coded data.
+
+    step must be a 16-bit float above zero already (round_float).
+    """
+
+    weights_id: int
+    step: float
+    seed: int
+    steps: int
+    start: int
+    checksum: int
+    data: bytes
+    sampler: int = 0
+
+    def to_bytes(self) -> bytes:
+        self._check()
+        return write_elements(HUMAN_PAYLOAD, vars(self))
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> HumanPayload:
+        found = cls(**read_elements(HUMAN_PAYLOAD, payload, 0, "the payload of a human unit")[0])
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        if not self.step > 0.0:
+            raise BitstreamError(f"expected a quantiser step above 0, found {self.step}")
+        if self.steps > self.start:
+            raise BitstreamError(
+                f"expected at most as many sampling steps as time steps, found {self.steps} steps "
+                f"from {self.start}"
+            )

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which elements follow which in an .fcm file? The one table: reader, writer and page follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vcm_plugin.errors import BitstreamError
+from vcm_plugin.split_points import INPUT_PADDING, SPLIT_POINTS
+
+VERSION = 1
+MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
+MAGIC = int.from_bytes(b"FCM", "big")
+PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc"}
+PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
+UNIT_TYPES = {1: "machine", 2: "human", 3: "private"}
+SAMPLERS = {0: "deterministic (no noise added after the start)"}
+# Unit types of each profile, in file order; every one comes once per frame, frames in order.
+# Only the first must be there: a file may end after the last unit of either type.
+UNITS_OF_PROFILE = {
+    "diff_fchm": ("machine", "human"),
+    "vvc_feature": ("private",),
+    "msfc": ("private",),
+}
+SPLIT_CODES = dict(enumerate(SPLIT_POINTS, start=1))
+MAX_SAMPLES = 1 << 30  # over all layers of a frame
+
+
+@dataclass(frozen=True)
+class Element:
+    """One row of the syntax: drives the writer, the reader and the documentation."""
+
+    name: str
+    descriptor: str
+    meaning: str
+    low: int = 0
+    high: int = (1 << 32) - 1
+    codes: Mapping[int, str] | None = None  # the values that are known
+    # There only where each of these has this value, or one of these.
+    when: tuple[tuple[str, int | tuple[int, ...]], ...] = ()
+    times: str = ""  # the element that says how often this one comes
+
+
+SIZE = (1, 65535)
+CRC = Element("crc_32", "u(32)", "CRC-32 (zlib) of every byte of this structure before it")
+SEQUENCE_HEADER = (
+    Element("magic", "u(24)", "0x46434D, the letters FCM"),
+    Element("version", "u(8)", f"{VERSION}"),
+    Element("profile", "u(4)", "what the units hold", codes=PROFILES),
+    Element("split_point", "u(4)", "names the layers and their strides", codes=SPLIT_CODES),
+    Element("picture_flag", "u(1)", "1: one frame, without a rate"),
+    Element("weights_flag", "u(1)", "1: weights_id follows"),
+    Element("detector_flag", "u(1)", "1: detector_id follows; 0: it follows from weights_id"),
+    Element("grid_flag", "u(1)", "1: the grid of the first layer follows; 0: it is that of the "
+            f"network input, padded to multiples of {INPUT_PADDING}, at the layer's stride"),
+    Element("channel_counts", "u(3)", "0: the channels follow from weights_id; 1: one count for "
+            "all layers; else one count per layer", high=7),
+    Element("exact_range_flag", "u(1)", "1: the range has 32-bit floats, 0: 16-bit floats"),
+    Element("source_height", "ue(v)", "of the picture, in pixels", *SIZE),
+    Element("source_width", "ue(v)", "of the picture, in pixels", *SIZE),
+    Element("input_height", "ue(v)", "of the network input, before its padding", *SIZE),
+    Element("input_width", "ue(v)", "of the network input, before its padding", *SIZE),
+    Element("frame_count", "ue(v)", "", 1, 1 << 24, when=(("picture_flag", 0),)),
+    Element("rate_numerator", "ue(v)", "frames per rate_denominator seconds", 1, 1 << 24,
+            when=(("picture_flag", 0),)),
+    Element("rate_denominator", "ue(v)", "in seconds", 1, 1 << 24, when=(("picture_flag", 0),)),
+    Element("weights_id", "u(32)", "first 32 bits of the SHA-256 of the codec's weights",
+            when=(("weights_flag", 1),)),
+    Element("detector_id", "u(32)", "first 32 bits of the SHA-256 of the detector's weights",
+            when=(("detector_flag", 1),)),
+    Element("grid_height", "ue(v)", "of the first layer; a later layer has ceil(grid * first "
+            "stride / its stride)", *SIZE, when=(("grid_flag", 1),)),
+    Element("grid_width", "ue(v)", "of the first layer", *SIZE, when=(("grid_flag", 1),)),
+    Element("layer_channels", "ue(v)", "channels of a layer", *SIZE, times="channel_counts"),
+    Element("range_low", "f(16)", "value of sample 0",
+            when=(("profile", PACKED), ("exact_range_flag", 0))),
+    Element("range_high", "f(16)", "value of sample 1023",
+            when=(("profile", PACKED), ("exact_range_flag", 0))),
+    Element("exact_range_low", "f(32)", "value of sample 0",
+            when=(("profile", PACKED), ("exact_range_flag", 1))),
+    Element("exact_range_high", "f(32)", "value of sample 1023",
+            when=(("profile", PACKED), ("exact_range_flag", 1))),
+    CRC,
+)  # fmt: skip
+UNIT = (
+    Element("unit_type", "u(8)", "", codes=UNIT_TYPES),
+    Element("frame", "ue(v)", "number of the frame, from 0", high=(1 << 24) - 1),
+    Element("length", "ue(v)", "of the payload, in bytes"),
+    Element("payload", "b(length)", "as the next tables say, by unit type"),
+    CRC,
+)
+UNIT_HEAD = UNIT[:3]
+CRC_BYTES = 4
+MACHINE_PAYLOAD = (
+    Element("range_low", "f(16)", "IVN: feature value that is normalised to 0"),
+    Element("range_high", "f(16)", "IVN: feature value that is normalised to 1"),
+    Element("rate_point", "f(16)", "scale s of the range; only the human layer uses it"),
+    Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
+    Element("data", "b(v)", "entropy-coded latents"),
+)
+HUMAN_PAYLOAD = (
+    Element("weights_id", "u(32)", "first 32 bits of the SHA-256 of the human layer's weights"),
+    Element("step", "f(16)", "q, the step of the quantiser of the auxiliary latents"),
+    Element("seed", "u(32)", "of the CPU generator that draws the noise"),
+    Element("sampler", "u(8)", "", codes=SAMPLERS),
+    Element("steps", "u(8)", "of the sampler", 1, 50),
+    Element("start", "u(16)", "time step of the first step", 1, 999),
+    Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
+    Element("data", "b(v)", "entropy-coded latents"),
+)
+SYNTAX = {
+    "sequence_header": SEQUENCE_HEADER,
+    "unit": UNIT,
+    "payload of a machine unit": MACHINE_PAYLOAD,
+    "payload of a human unit": HUMAN_PAYLOAD,
+}
+
+
+def is_present(element: Element, values: Mapping) -> bool:
+    return all(values[name] in accepted(value) for name, value in element.when)
+
+
+def accepted(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def code_of(codes: Mapping[int, str], name: str) -> int:
+    for code, known in codes.items():
+        if known == name:
+            return code
+    raise BitstreamError(f"expected one of {', '.join(codes.values())}; found {name!r}")

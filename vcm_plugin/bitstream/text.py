@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a file holds, and what the syntax is, in words: `vcm-plugin info`, docs/bitstream.md."""
+
+from __future__ import annotations
+
+from vcm_plugin.bitstream.file import Unit, read
+from vcm_plugin.bitstream.payloads import HumanPayload, MachinePayload
+from vcm_plugin.bitstream.syntax import (
+    SYNTAX,
+    VERSION,
+    Element,
+    accepted,
+)
+
+
+def describe(data: bytes) -> list[str]:
+    """What a file holds, in words: one line for each fact."""
+    stream = read(data)
+    header = stream.header
+    size = " x ".join(str(n) for n in header.source_size)
+    net = " x ".join(str(n) for n in header.input_size)
+    lines = [
+        f".fcm version {VERSION}, profile {header.profile}, split point {header.split_point}",
+        f"source {size}, network input {net} (height x width)",
+    ]
+    if header.frame_rate:
+        numerator, denominator = header.frame_rate
+        lines.append(f"{header.frames} frames at {numerator / denominator:g} per second")
+    else:
+        lines.append("one picture")
+    for name, (count, height, width) in header.shapes(0).items():
+        channels = count or "channels of the weights"
+        lines.append(f"layer {name}: {channels} x {height} x {width} (channels x height x width)")
+    for name in ("weights_id", "detector_id"):
+        if getattr(header, name) is not None:
+            lines.append(f"{name.replace('_', ' ')} {getattr(header, name):08x}")
+    if header.value_range:
+        lines.append("samples 0 .. 1023 stand for {:g} .. {:g}".format(*header.value_range))
+    lines += [_describe_unit(unit) for unit in stream.units]
+    lines.append(f"machine bits {8 * stream.machine_bytes}, total bits {8 * len(data)}")
+    return lines
+
+
+def _describe_unit(unit: Unit) -> str:
+    line = f"{unit.type} unit of frame {unit.frame}: {len(unit.payload)} bytes"
+    if unit.type == "machine":
+        payload = MachinePayload.from_bytes(unit.payload)
+        low, high = payload.value_range
+        return (
+            f"{line}, rate point {payload.rate_point:.4g}, range {low:g} .. {high:g}, "
+            f"checksum {payload.checksum:08x}, {len(payload.data)} bytes of latents"
+        )
+    if unit.type == "human":
+        payload = HumanPayload.from_bytes(unit.payload)
+        return (
+            f"{line}, step {payload.step:.4g}, weights {payload.weights_id:08x}, seed "
+            f"{payload.seed}, {payload.steps} sampling steps from {payload.start}, "
+            f"checksum {payload.checksum:08x}, {len(payload.data)} bytes of latents"
+        )
+    return line
+
+
+DESCRIPTORS = """\
+Descriptors: u(n): n-bit unsigned integer, most significant bit first. ue(v): unsigned LEB128, 7 bits in a byte,
+least significant group first, top bit set in all bytes but the last, shortest form, at most 5 bytes. f(n): IEEE 754
+float of n bits, big-endian, finite. b(n): n bytes; b(v): the bytes up to the end of the payload."""  # noqa: E501
+
+
+def syntax() -> str:
+    """The syntax tables in Markdown, made from the tables that the writer and reader follow."""
+    parts = [DESCRIPTORS]
+    for title, elements in SYNTAX.items():
+        rows = "\n".join(f"| {' | '.join(syntax_row(element))} |" for element in elements)
+        parts.append(
+            f"### {title}\n\n| element | descriptor | present | meaning |\n"
+            f"| --- | --- | --- | --- |\n{rows}"
+        )
+    return "\n\n".join(parts)
+
+
+def syntax_row(element: Element) -> tuple[str, str, str, str]:
+    """One row of a syntax table: element, descriptor, when it is present, what it means."""
+    conditions = (
+        f"{name} = {' or '.join(map(str, accepted(value)))}" for name, value in element.when
+    )
+    present = ", ".join(conditions) or "always"
+    if element.times:
+        present = f"{element.times} times"
+    meaning = element.meaning
+    if element.codes:
+        codes = ", ".join(f"{code}: {name}" for code, name in element.codes.items())
+        meaning = f"{meaning}; {codes}" if meaning else codes
+    if element.low or element.high != (1 << 32) - 1:
+        limits = f"{element.low} .. {element.high}"
+        meaning = f"{meaning}; {limits}" if meaning else limits
+    return element.name, element.descriptor, present, meaning
+
+
+RULES = """\
+A file is a sequence_header and then units up to its end. Profile diff_fchm: one machine unit for
+every frame, in the order of the frames, then either nothing or one human unit for every frame in
+the same order. A file may be cut after the last machine unit: what is left is a valid file.
+Profiles vvc_feature and msfc: one private unit for every frame, which holds a VVC byte stream
+(Annex B) of the packed 10-bit picture of that frame: the layers (vvc_feature), or one layer of
+reduced channels on the grid of the last layer (msfc; weights_id says how many there are, and which
+network restores the layers). Of a sequence (vvc_feature), the payloads one after the other are one
+VVC byte stream: unit n holds its n-th access unit in decoding order. Where unit 1 is an intra
+picture all are, so that unit n is frame n, which is decoded with the parameter sets of unit 0.
+Machine bits are the bytes up to the end of the last machine (vvc_feature, msfc: private) unit;
+total bits are the size of the file. A reader refuses a value that is not in the tables, a length
+beyond the end of the file, a wrong CRC-32, a float that is not finite and a byte after the last
+unit."""
+
+
+def document() -> str:
+    """The text of docs/bitstream.md."""
+    return (
+        f"# The .fcm bitstream, version {VERSION}\n\n{RULES}\n\n{syntax()}\n\n"
+        "This page is made by `vcm_plugin.bitstream.document()`; a test holds that it agrees.\n"
+    )

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What do several commands do alike? Conditions and detectors from options, progress, tables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vcm_plugin.conditions import TestCondition, load_condition, override
+from vcm_plugin.errors import BitstreamError, InputError
+
+# torch, and all that needs it, is imported where it is used: info and report do without.
+
+
+def run_test(condition: TestCondition, codec: str, folder: Path, options: Namespace) -> dict:
+    """Run a test with progress bars."""
+    from vcm_plugin.ctc.run import RunOptions, run
+
+    run_options = RunOptions(
+        jobs=options.jobs,
+        device=options.device,
+        data_root=data_root_of(options),
+        keep_going=options.keep_going,
+        check_expected=not options.no_expected,
+        overwrite=options.overwrite,
+        feature_cache_bytes=int(options.feature_cache * (1 << 30)),
+    )
+    with progress_bars(f"{codec}: ") as progress:
+        result = run(condition, codec, folder, run_options, progress)
+    for skipped in result["skipped"]:
+        print(f"vcm-plugin: skipped, unreadable: {skipped['file_name']}", file=sys.stderr)
+    return result
+
+
+def data_root_of(options: Namespace) -> Path | None:
+    root = getattr(options, "data_root", None) or os.environ.get("VCM_DATA")
+    return Path(root) if root else None
+
+
+@contextmanager
+def progress_bars(prefix: str = "") -> Iterator:
+    """A function progress(stage, done, total) that draws a bar for each stage."""
+    with _bars() as bars:
+        shown = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in shown:
+                shown[stage] = bars.add_task(f"{prefix}{stage}", total=total)
+            bars.update(shown[stage], completed=done, total=total)
+
+        yield progress
+
+
+def _bars():
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description:<26}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+
+
+def print_report(
+    runs: list[Path], anchors: list[str], output: Path, formats: list[str], viewer=None
+) -> None:
+    from vcm_plugin.report import rd_table_text, write_report
+
+    print(rd_table_text(write_report(runs, anchors, output, formats, viewer=viewer)))
+    print(f"report: {output}")
+    for plot in sorted(output.glob("*.png")) if "png" in formats else []:
+        print(f"plot:   {plot}")
+
+
+def print_points(result: dict) -> None:
+    from vcm_plugin.metrics.rate import bpp
+
+    measured = result["uncompressed"]["accuracy"]
+    names = [n for n in measured if n.endswith(("_ap", "_ap50", "miou"))]
+    seen = [n for n in ("psnr", "ssim", "vmaf") if n in result["points"][0].get("human_vision", {})]
+    rows = [("rate point", "bpp", *(name.replace("_", " ") for name in [*names, *seen]))]
+    for point in [*result["points"], {"rate_point": "uncompressed", **result["uncompressed"]}]:
+        rate = f"{bpp(point['bits'], point['pixels']):.4f}" if "bits" in point else ""
+        values = [point["accuracy"][n] for n in names]
+        values += [point["human_vision"][n] for n in seen if "human_vision" in point]
+        rows.append((point["rate_point"], rate, *(f"{value:.2f}" for value in values)))
+    print(f"{result['condition']}, {result['codec']}: accuracy in percent")
+    for row in rows:
+        print(f"{row[0]:<12}" + "".join(f"{cell:>11}" for cell in row[1:]))
+
+
+def condition_of(options: Namespace) -> TestCondition:
+    """The test condition with the detector that was asked for in place of its own."""
+    changes = {
+        "model": options.model,
+        "weights": options.weights,
+        "class_names": options.classes and tuple(options.classes),
+        "runtime": options.runtime,
+        "diff_fchm_human_weights": getattr(options, "human_weights", None),
+        "diff_fchm_human_prior": getattr(options, "human_prior", None),
+    }
+    return override(load_condition(options.condition), changes)
+
+
+def model_of(condition: TestCondition, options: Namespace):
+    from vcm_plugin.ctc.picture_worker import load_model
+    from vcm_plugin.environment import make_deterministic
+
+    make_deterministic(condition.threads_per_job)
+    return load_model(condition, options.device)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the name of a bitstream before the errors that its bytes cause."""
+    try:
+        yield
+    except BitstreamError as error:
+        raise BitstreamError(f"{path}: {error}") from error
+
+
+def read_bitstream(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: expected a bitstream, found: {error.strerror}") from error

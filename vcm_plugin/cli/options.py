@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which options do several commands share?"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+CODECS = "diff_fchm, diff_fchm_human, vvc_feature, vvc_remote, simulcast or msfc"
+
+
+def command(commands, name: str, summary: str, description: str = "") -> argparse.ArgumentParser:
+    text = description or f"{summary[0].upper()}{summary[1:]}."
+    return commands.add_parser(name, help=summary, description=text)
+
+
+def add_condition(parser: argparse.ArgumentParser, positional: bool = False) -> None:
+    text = "test condition: a name such as minictc or bccd, or a YAML file"
+    if positional:
+        parser.add_argument("condition", metavar="CONDITION", help=text)
+    else:
+        parser.add_argument(
+            "--condition", default="minictc", metavar="NAME", help=f"{text} (minictc)"
+        )
+    group = parser.add_argument_group("detector, in place of that of the test condition")
+    group.add_argument("--model", metavar="YAML", help="Detectron2 configuration")
+    group.add_argument("--weights", metavar="FILE", help="Detectron2 checkpoint")
+    group.add_argument("--classes", nargs="+", metavar="NAME", help="its class names, in order")
+    group.add_argument("--runtime", choices=["auto", "detectron2", "torchvision"])
+    add_device(parser)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("test set, in place of that of the test condition")
+    group.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures")
+    group.add_argument("--annotations", type=Path, metavar="FILE", help="COCO annotations")
+    group.add_argument(
+        "--split", choices=["train", "val", "test"], help="another split of the built-in test set"
+    )
+    add_data_root(group)
+
+
+def add_data_root(parser) -> None:
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="where relative paths of the condition start ($VCM_DATA, else beside its YAML file)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda, cuda:1 ... (cpu)")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how to run")
+    group.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        help="only the first N pictures, or frames of each sequence",
+    )
+    group.add_argument(
+        "--jobs",
+        type=positive,
+        default=parser.get_default("jobs") or 1,
+        metavar="N",
+        help="processes (%(default)s); the result does not depend on it",
+    )
+    group.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="pass over unreadable pictures; the result names them",
+    )
+    group.add_argument(
+        "--no-expected",
+        action="store_true",
+        help="go on where the uncompressed accuracy is not the one that the condition states",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="delete results of another test in the folder"
+    )
+    group.add_argument(
+        "--feature-cache",
+        type=gibibytes,
+        default=4.0,
+        metavar="GIB",
+        help="disk for features that are kept between runs; 0 turns it off (%(default)g)",
+    )
+    if not any(action.dest == "device" for action in parser._actions):
+        add_device(parser)
+
+
+def add_human_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--human-weights", metavar="DIR", help="of the human layer, from scripts/train_hvcn.py"
+    )
+    parser.add_argument(
+        "--human-prior",
+        metavar="DIR",
+        help="its diffusion prior, a folder or hub id, where that is not in --human-weights",
+    )
+
+
+def rate_point(text: str) -> int | float | str:
+    if "+" in text:
+        return text
+    try:
+        return int(text) if text.isdigit() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+
+
+def gibibytes(text: str) -> float:
+    try:
+        if 0.0 <= float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number from 0 on, found {text!r}")
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
+    return int(text)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What does `vcm-plugin run` do? One codec over a test condition."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from vcm_plugin.cli.common import condition_of, print_points, run_test
+from vcm_plugin.cli.options import (
+    CODECS,
+    add_condition,
+    add_data,
+    add_human_weights,
+    add_run_options,
+    command,
+    rate_point,
+)
+from vcm_plugin.conditions import override
+from vcm_plugin.errors import InputError
+
+
+def add(commands) -> None:
+    """The parser of the command."""
+    parser = command(
+        commands,
+        "run",
+        "one codec over a test condition: encode, store, decode, detect, evaluate",
+        "Runs one codec over all pictures and rate points of a test condition. What is in the "
+        "folder already is not done again, so an interrupted run goes on with the same command.",
+    )
+    add_condition(parser, positional=True)
+    parser.add_argument("--codec", required=True, metavar="NAME", help=CODECS)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="RUN",
+        help="the run folder, one per codec (runs/<condition>/<codec>)",
+    )
+    parser.add_argument(
+        "--qps",
+        type=rate_point,
+        nargs="+",
+        metavar="QP",
+        help="instead of the condition's; diff_fchm: scales s such as 0.5 1 2; diff_fchm_human and "
+        "simulcast: pairs such as 2.8+1 or 2.8+37",
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="of VVenC, faster to slower, instead of the condition's"
+    )
+    parser.add_argument(
+        "--random-access",
+        action="store_true",
+        help="VVC anchors on sequences: inter prediction instead of all-intra",
+    )
+    parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
+    add_human_weights(parser)
+    add_data(parser)
+    add_run_options(parser)
+    parser.set_defaults(body=body)
+
+
+def body(options: Namespace) -> None:
+    """One codec over a test condition."""
+    from vcm_plugin.ctc.codecs import codec_entry
+
+    entry = codec_entry(options.codec)
+    if options.preset and not entry.preset:
+        raise InputError(f"codec {options.codec} has no presets: leave out --preset")
+    changes = {
+        "images": options.images and str(options.images.absolute()),
+        "annotations": options.annotations and str(options.annotations.absolute()),
+        "minictc": options.split,
+        "limit": options.limit,
+        "tasks": options.tasks and tuple(options.tasks),
+        entry.qps: options.qps and tuple(options.qps),
+        "vvc_random_access": options.random_access or None,
+    }
+    if options.preset:
+        changes[entry.preset] = options.preset
+    condition = override(condition_of(options), changes)
+    folder = options.output or Path("runs") / condition.name / options.codec
+    result = run_test(condition, options.codec, folder, options)
+    print_points(result)
+    print(f"results: {folder / 'result.json'}")

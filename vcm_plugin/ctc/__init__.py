@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The test: one codec over a test condition, from source to file to decoded to accuracy."""

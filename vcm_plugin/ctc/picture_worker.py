@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What happens to one picture: split inference, remote inference, human vision, and the records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from vcm_plugin import environment
+from vcm_plugin.conditions import TestCondition
+from vcm_plugin.ctc import complexity
+from vcm_plugin.ctc.codecs import Codec, codec_entry, split_rate_point
+from vcm_plugin.ctc.feature_cache import FeatureCache
+from vcm_plugin.ctc.results import (
+    UNCOMPRESSED,
+    Journal,
+    bitstream_path,
+    decoded_path,
+    read_predictions,
+)
+from vcm_plugin.errors import InputError
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.files import sha256_of, write_bytes, writing
+from vcm_plugin.metrics import coco_ap
+from vcm_plugin.metrics.accuracy import judge
+from vcm_plugin.metrics.pictures import embeddings, pair_metrics, picture_measures
+from vcm_plugin.split import Detections, load_split_model
+from vcm_plugin.testsets.coco import CocoDataset, PictureEntry, read_entry
+from vcm_plugin.testsets.pictures import PictureError
+
+if TYPE_CHECKING:
+    from vcm_plugin.split.detectron2 import Detectron2Detector
+    from vcm_plugin.split.torchvision import TorchvisionDetector
+
+    SplitModel = TorchvisionDetector | Detectron2Detector
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a worker process must know."""
+
+    condition: TestCondition
+    codec_name: str
+    folder: Path
+    dataset: CocoDataset
+    device: str = "cpu"
+    keep_going: bool = False
+    feature_cache_bytes: int = 0
+
+
+@dataclass
+class Watch:
+    """Seconds of each stage of one picture or sequence."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.add(stage, time.perf_counter() - started)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count more seconds for a stage."""
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 6)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture, uint8 RGB (H, W, 3), and its features, which picture codecs do without."""
+
+    picture: np.ndarray
+    features: FeaturePyramid | None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What comes out of a file: detections and the features they were made of, the decoded picture
+    where there is one, and the bits that the detections needed, where others are for a person."""
+
+    detections: Detections
+    features: FeaturePyramid
+    picture: np.ndarray | None = None
+    machine_bits: int | None = None
+
+
+def split_inference(codec: Codec, model: SplitModel, file: Path, watch: Watch) -> Seen:
+    """File -> features -> detections."""
+    with watch("decode"):
+        decoded = codec.decode(file.read_bytes())
+    with watch("nn_part2"):
+        return Seen(model.nn_part2(decoded), decoded)
+
+
+def remote_inference(codec: Codec, model: SplitModel, file: Path, watch: Watch) -> Seen:
+    """File -> picture -> the whole network."""
+    with watch("decode"):
+        decoded = codec.decode(file.read_bytes())
+    with watch("nn_part1"):
+        features = model.nn_part1(decoded)
+    with watch("nn_part2"):
+        return Seen(model.nn_part2(features), features, decoded)
+
+
+def human_inference(codec: Any, model: SplitModel, file: Path, watch: Watch) -> Seen:
+    """File -> features to detect in, and a picture to look at."""
+    with watch("decode"):
+        data = file.read_bytes()
+        features, picture = codec.decode(data)
+    with watch("nn_part2"):
+        detections = model.nn_part2(features)
+    return Seen(detections, features, picture, codec.machine_bits(data))
+
+
+INFERENCE = {"feature": split_inference, "picture": remote_inference, "human": human_inference}
+
+
+def coding_arguments(kind: str, source: Source, rate_point: str) -> tuple:
+    """What a codec of this kind is called with to encode."""
+    if kind == "human":
+        return source.picture, source.features, *split_rate_point(rate_point)
+    return (source.features if kind == "feature" else source.picture), rate_point
+
+
+class Worker:
+    """Owns a detector and a codec and does the work of one process; its methods yield records."""
+
+    def __init__(self, plan: Plan):
+        condition = plan.condition
+        environment.make_deterministic(condition.threads_per_job)
+        self.plan = plan
+        self.model = load_model(condition, plan.device)
+        self.codec = codec_entry(plan.codec_name).make(condition)
+        self.versions = environment.describe(plan.device)
+        cache = FeatureCache(environment.cache_folder() / "features", plan.feature_cache_bytes)
+        self.cache = cache if plan.feature_cache_bytes else None
+
+    def identify(self) -> Iterator[dict[str, Any]]:
+        """What every result of this worker depends on, the pictures aside."""
+        condition = self.plan.condition
+        yield {
+            "environment": self.versions,
+            "model": self.model.identity(),
+            "codec": {"kind": self.codec.kind, **self.codec.identity()},
+            "test": {
+                "tasks": list(condition.tasks),
+                "protocol": condition.protocol,
+                "score_threshold": condition.require("score_threshold"),
+                "iou_threshold": condition.require("iou_threshold"),
+                "threads_per_job": condition.threads_per_job,
+                "min_overlap": condition.min_overlap,
+                "near_lossless": condition.near_lossless,
+                "human_vision": condition.human_vision,
+            },
+        }
+
+    def measure(self, entry: PictureEntry) -> Iterator[dict[str, Any]]:
+        """The record of an uncompressed picture."""
+        watch = Watch()
+        try:
+            picture = read_entry(entry)
+        except PictureError as error:
+            if not self.plan.keep_going:
+                raise
+            yield {"image_id": entry.image_id, "unreadable": entry.path.name, "error": str(error)}
+            return
+        features = self._features(picture, watch)
+        with watch("nn_part2"):
+            detections = self.model.nn_part2(features)
+        record = {
+            "image_id": entry.image_id,
+            "picture_sha256": _sha256(picture),
+            "seconds": watch.seconds,
+            "predictions": self._predictions(detections, entry),
+        }
+        if self.plan.condition.human_vision:
+            record["embeddings"] = embeddings(picture, features)
+        yield record
+
+    def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, dict]]:
+        """The records of one picture at some rate points, each with its rate point.
+
+        Between encoder and decoder nothing but the file passes.
+        """
+        source = self._source(entry)
+        for point in points:
+            file = bitstream_path(self.plan.folder / point, entry.image_id, self.codec.kind)
+            watch = Watch()
+            try:
+                with watch("encode"):
+                    write_bytes(file, self._encoded(source, point))
+                seen = INFERENCE[self.codec.kind](self.codec, self.model, file, watch)
+            except InputError as error:
+                raise InputError(f"{entry.path.name} at rate point {point}: {error}") from error
+            if self.plan.condition.human_vision and seen.picture is not None:
+                with writing(decoded_path(file.parents[1], entry.image_id)) as png:
+                    Image.fromarray(seen.picture).save(png, "PNG")
+            record = {"image_id": entry.image_id, "bits": 8 * file.stat().st_size}
+            record["seconds"] = watch.seconds
+            yield point, record | self._described(entry, seen, source.picture)
+
+    def encode(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """The bitstreams of one picture, each with its rate point."""
+        source = self._source(entry)
+        for point in points:
+            yield point, self._encoded(source, point)
+
+    def decode(self, entry: PictureEntry, file: Path, with_source: bool) -> dict[str, Any]:
+        """What the record of a file says of what it decodes to; with_source: and how the decoded
+        picture looks beside the source, which must be there."""
+        seen = INFERENCE[self.codec.kind](self.codec, self.model, file, Watch())
+        return self._described(entry, seen, read_entry(entry) if with_source else None)
+
+    def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
+        """What the codec costs on this picture."""
+        arguments = coding_arguments(self.codec.kind, self._source(entry), point)
+        yield complexity.measure(self.codec, arguments, point, entry.height * entry.width)
+
+    def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
+        """Write the predictions of a point; yields the point, what was measured and the seconds."""
+        started = time.perf_counter()
+        condition, folder = self.plan.condition, self.plan.folder / point
+        dataset = self.plan.dataset.without(skipped)
+        image_ids = [entry.image_id for entry in dataset.entries]
+        predictions = read_predictions(folder, image_ids)
+        write_bytes(folder / "predictions.json", json.dumps(predictions).encode())
+        accuracy, matches = judge(condition, dataset, predictions)
+        if matches:
+            coco_ap.write_matches(folder / "matches.npz", matches)
+        measured: dict[str, Any] = {"accuracy": accuracy}
+        if condition.human_vision and point != UNCOMPRESSED and self._shows_pictures():
+            measured["human_vision"] = self._evaluate_pictures(point, dataset, image_ids)
+        yield point, measured, round(time.perf_counter() - started, 6)
+
+    def _shows_pictures(self) -> bool:
+        return self.codec.kind != "feature"
+
+    def _evaluate_pictures(
+        self, point: str, dataset: CocoDataset, image_ids: list[int]
+    ) -> dict[str, Any]:
+        """The measures of human vision of a point: bits of both layers, means over the pictures,
+        distances of the two sets, and the detector's accuracy on the decoded pictures."""
+        found = Journal(self.plan.folder / point).records
+        sources = Journal(self.plan.folder / UNCOMPRESSED).records
+        measured = picture_measures(
+            [found[image_id] for image_id in image_ids],
+            [sources[image_id] for image_id in image_ids],
+        )
+        painted = read_predictions(self.plan.folder / point, image_ids, "painted")
+        accuracy, _ = judge(self.plan.condition, dataset, painted)
+        return measured | {f"painted_{name}": value for name, value in accuracy.items()}
+
+    def _source(self, entry: PictureEntry) -> Source:
+        picture = read_entry(entry)
+        features = None if self.codec.kind == "picture" else self._features(picture, Watch())
+        return Source(picture, features)
+
+    def _encoded(self, source: Source, point: str) -> bytes:
+        return self.codec.encode(*coding_arguments(self.codec.kind, source, point))
+
+    def _described(
+        self, entry: PictureEntry, seen: Seen, source: np.ndarray | None
+    ) -> dict[str, Any]:
+        """What a record holds of what was decoded, looked at beside the source where a condition
+        measures human vision; painted: the predictions in the decoded picture."""
+        detections, features = seen.detections, seen.features
+        found: dict[str, Any] = {
+            "features": features.statistics(),
+            "predictions": self._predictions(detections, entry),
+        }
+        if not self.plan.condition.human_vision or seen.picture is None or source is None:
+            return found
+        if seen.machine_bits is not None:  # the detections were not made in the picture
+            found["machine_bits"] = seen.machine_bits
+            features = self.model.nn_part1(seen.picture)
+            detections = self.model.nn_part2(features)
+        return found | {
+            "painted": self._predictions(detections, entry),
+            "picture": pair_metrics(source, seen.picture),
+            "embeddings": embeddings(seen.picture, features),
+        }
+
+    def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:
+        """NN-Part1 of a picture, from the cache where it holds it."""
+        if self.cache is None:
+            with watch("nn_part1"):
+                return self.model.nn_part1(picture)
+        made_by = [self.model.identity(), self.versions, self.plan.condition.threads_per_job]
+        key = sha256_of([made_by, picture.shape, _sha256(picture)])
+        found = self.cache.get(key)
+        if found is not None:
+            features, seconds = found
+            watch.add("nn_part1", seconds)
+            return features
+        once = Watch()
+        with once("nn_part1"):
+            features = self.model.nn_part1(picture)
+        watch.add("nn_part1", once.seconds["nn_part1"])
+        self.cache.put(key, features, once.seconds["nn_part1"])
+        return features
+
+    def _predictions(self, detections: Detections, entry: PictureEntry) -> list[dict]:
+        """COCO results; detections of classes that the test set does not know are left out."""
+        found = coco_ap.to_coco(detections, entry.image_id, self.plan.dataset.category_ids)
+        return [prediction for prediction in found if prediction["category_id"] is not None]
+
+
+def load_model(condition: TestCondition, device: str) -> SplitModel:
+    """The detector of a test condition."""
+    environment.require_device(device)
+    model = load_split_model(
+        condition.model_path(),
+        condition.weights_path(),
+        condition.split_point,
+        condition.runtime,
+        device,
+    )
+    if model.num_classes != len(condition.class_names):
+        raise InputError(
+            f"the detector of {condition.name} has {model.num_classes} classes, but "
+            f"{len(condition.class_names)} class names are given; name them all in its order "
+            "(class_names, --classes)"
+        )
+    return model
+
+
+def _sha256(picture: np.ndarray) -> str:
+    return hashlib.sha256(picture.tobytes()).hexdigest()

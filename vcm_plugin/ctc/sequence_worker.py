@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What happens to one sequence: its frames go through one file, one after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from vcm_plugin.bitstream import Timing
+from vcm_plugin.ctc.picture_worker import Plan, Watch, Worker
+from vcm_plugin.ctc.results import bitstream_path
+from vcm_plugin.errors import InputError
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.files import read_json, writing
+from vcm_plugin.metrics import point_miou
+from vcm_plugin.metrics.accuracy import judge_parts
+from vcm_plugin.split import Detections
+from vcm_plugin.testsets.coco import CocoDataset, SequenceEntry
+from vcm_plugin.testsets.points import read_points
+from vcm_plugin.testsets.sequences import read_frames
+
+
+class SequenceWorker(Worker):
+    """A Worker whose entries are sequences; of their frames, one is in memory at a time."""
+
+    def __init__(self, plan: Plan):
+        super().__init__(plan)
+        if not hasattr(self.codec, "encode_frames"):
+            raise InputError(f"codec {plan.codec_name} codes pictures only, no sequences")
+
+    def measure(self, entry: SequenceEntry) -> Iterator[dict[str, Any]]:
+        """The record of an uncompressed sequence."""
+        watch, digest = Watch(), hashlib.sha256()
+
+        def features() -> Iterator[FeaturePyramid]:
+            for picture in read_frames(entry):
+                digest.update(picture.tobytes())
+                yield self._features(picture, watch)
+
+        predictions = self._detect(entry, features(), watch)
+        yield {
+            "image_id": entry.image_id,
+            "picture_sha256": digest.hexdigest(),
+            "seconds": watch.seconds,
+            "predictions": predictions,
+        }
+
+    def code(self, entry: SequenceEntry, points: Sequence[str]) -> Iterator[tuple[str, dict]]:
+        """The records of one sequence at some rate points, each with its rate point."""
+        for point in points:
+            try:
+                yield point, self._coded(entry, point)
+            except InputError as error:
+                raise InputError(f"{entry.name} at rate point {point}: {error}") from error
+
+    def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
+        """As for pictures; the accuracy of each sequence and of each class stands beside it."""
+        dataset = self.plan.dataset
+        for name, found, seconds in super().evaluate(point, skipped):
+            folder, started = self.plan.folder / point, time.perf_counter()
+            predictions = read_json(folder / "predictions.json")
+            found |= judge_parts(self.plan.condition, dataset, predictions)
+            yield name, found, round(seconds + time.perf_counter() - started, 6)
+
+    def _coded(self, entry: SequenceEntry, point: str) -> dict[str, Any]:
+        """Frames -> file -> frames -> predictions; nothing but the file passes between."""
+        watch = Watch()
+        path = bitstream_path(self.plan.folder / point, entry.image_id, self.codec.kind)
+        with writing(path) as file, watch("encode"):
+            sizes = self._encode(entry, point, file, watch)
+        watch.add("encode", -watch.seconds.pop("source"))
+        return {
+            "image_id": entry.image_id,
+            "bits": 8 * path.stat().st_size,
+            "frame_bits": [8 * size for size in sizes],
+            **self._decoded(entry, path, watch),
+            "seconds": watch.seconds,
+        }
+
+    def encode(self, entry: SequenceEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        """The bitstreams of one sequence, each with its rate point."""
+        for point in points:
+            file = io.BytesIO()
+            self._encode(entry, point, file, Watch())
+            yield point, file.getvalue()
+
+    def decode(self, entry: SequenceEntry, file: Path, with_source: bool) -> dict[str, Any]:
+        """What the record of a file says of what it decodes to. Labelled points are part of the
+        source: without it there are no predictions where a condition judges them."""
+        if self.plan.condition.protocol != "semantic" or with_source:
+            return self._decoded(entry, file, Watch())
+        found = self._decoded(dataclasses.replace(entry, points=None), file, Watch())
+        return {"features": found["features"]}
+
+    def _encode(
+        self, entry: SequenceEntry, point: str, file: BinaryIO, watch: Watch
+    ) -> Sequence[int]:
+        """Code a sequence into a file; returns the bytes of each frame."""
+        source: Iterable = read_frames(entry)
+        if self.codec.kind == "feature":
+            source = (self._features(picture, Watch()) for picture in source)
+        timing = Timing(len(entry.frames), entry.frame_rate)
+        return self.codec.encode_frames(_timed(source, watch, "source"), point, timing, file)
+
+    def _decoded(self, entry: SequenceEntry, path: Path, watch: Watch) -> dict[str, Any]:
+        """Statistics of the features in a file, their mean over the frames, and the predictions."""
+        statistics = []
+
+        def noted(frames: Iterable[FeaturePyramid]) -> Iterator[FeaturePyramid]:
+            for features in frames:
+                statistics.append(features.statistics())
+                yield features
+
+        frames = _timed(self.codec.decode_frames(path), watch, "decode")
+        if self.codec.kind == "picture":
+            frames = self._features_of(frames, watch)
+        predictions = self._detect(entry, noted(frames), watch)
+        mean = {
+            name: np.mean([found[name] for found in statistics], axis=0).tolist()
+            for name in statistics[0]
+        }
+        return {"features": mean, "predictions": predictions}
+
+    def _features_of(self, pictures: Iterable[np.ndarray], watch: Watch) -> Iterator:
+        for picture in pictures:
+            with watch("nn_part1"):
+                features = self.model.nn_part1(picture)
+            yield features
+
+    def _detect(
+        self, entry: SequenceEntry, features: Iterable[FeaturePyramid], watch: Watch
+    ) -> list[dict]:
+        """NN-Part2 of every frame."""
+        predictions: list[dict] = []
+        points = read_points(entry) if entry.points else None
+        for number, (frame, layers) in enumerate(zip(entry.frames, features, strict=True)):
+            with watch("nn_part2"):
+                detections = self.model.nn_part2(layers)
+            if points is None:
+                predictions += self._predictions(detections, frame)
+            else:
+                counts = self._confusion(detections, points[number])
+                predictions.append({"image_id": frame.image_id, "confusion": counts})
+        return predictions
+
+    def _confusion(self, detections: Detections, points: np.ndarray) -> list[list[int]]:
+        condition = self.plan.condition
+        if detections.segments is None:
+            raise InputError(
+                f"protocol semantic needs a panoptic detector, {condition.model} finds no segments"
+            )
+        return point_miou.confusion(
+            detections.segments,
+            points,
+            condition.require("semantic_of_class"),
+            condition.require("semantic_of_label"),
+        )
+
+
+def worker_class(dataset: CocoDataset) -> type[Worker]:
+    """The worker that the entries of a test set want: pictures or sequences."""
+    return SequenceWorker if dataset.sequences else Worker
+
+
+def _timed(items: Iterable, watch: Watch, stage: str) -> Iterator:
+    """The items, with the time that each takes to come counted as a stage."""
+    items = iter(items)
+    watch.add(stage, 0.0)
+    while True:
+        with watch(stage):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item

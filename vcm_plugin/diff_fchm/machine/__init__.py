@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The machine layer of Diff-FCHM: VFCN, whose rate IVN varies."""

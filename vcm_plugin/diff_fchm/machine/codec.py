@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How a feature pyramid becomes the machine layer of an .fcm file and comes back: Diff-FCHM.
+
+encode: range, IVN -> g_a -> y -> h_a -> z -> entropy coding -> machine unit
+decode: machine unit -> latents, checked -> g_s -> inverse IVN -> p2..p5
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from vcm_plugin import bitstream
+from vcm_plugin.bitstream import FrameReader, Header, MachinePayload, Timing, Unit
+from vcm_plugin.diff_fchm.machine import ivn
+from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
+from vcm_plugin.entropy.latent_coder import (
+    LATENT_STEPS,
+    LatentCoder,
+    Latents,
+    gaussian_tables,
+    integer_networks,
+    integer_weights,
+)
+from vcm_plugin.entropy.rans import Tables
+from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.stages import stage
+from vcm_plugin.weights_file import read_weights, write_weights
+
+
+@dataclass(frozen=True)
+class MachineLayer:
+    """What a machine unit says once its latents are decoded and checked."""
+
+    header: Header
+    payload: MachinePayload
+    latents: Latents
+
+
+class MachineCodec:
+    """Feature codec diff_fchm with one weights file; a rate point is the scale s of IVN."""
+
+    name = "diff_fchm"
+    kind = "feature"
+
+    def __init__(self, weights: Path, device: str = "cpu", dtype: torch.dtype = torch.float32):
+        """dtype: of g_a and g_s; whatever it is, files decode to the same latents."""
+        data, tensors, self.metadata = read_weights(weights, "vfcn")
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.weights_id = int(self.sha256[:8], 16)
+        self.device, self.dtype = torch.device(device), dtype
+        self.config = _config(self.metadata, weights)
+        floats = {k: v.float() for k, v in tensors.items() if not k.startswith("integer.")}
+        model = Vfcn(self.config)
+        wanted = {k for k in model.state_dict() if not k.startswith(("entropy.", "gaussian."))}
+        if set(floats) != wanted | {"tables"}:
+            odd = sorted(set(floats) ^ (wanted | {"tables"}))[0]
+            raise InputError(f"{weights}: {odd} is missing or unknown; the weights file is damaged")
+        del floats["tables"]
+        self.parameters = sum(x.numel() for k, x in tensors.items() if k != "tables")
+        prefix = "integer."
+        integers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        try:
+            if not all(x.isfinite().all() for x in floats.values()):
+                raise InputError("a weight is NaN or infinite")
+            model.load_state_dict(floats, strict=False)
+            networks = integer_networks(model.entropy, integers).to(self.device)
+            self.coder = LatentCoder(networks, Tables.from_array(tensors["tables"].numpy()))
+            self.typical = ivn.log2_code((0.0, model.typical_width.item()))
+        except (InputError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
+        self.model = model.requires_grad_(False).eval()
+        self.model.to(self.device, dtype, memory_format=torch.channels_last)
+
+    def to(self, device: str) -> MachineCodec:
+        """Return self with its networks on another device; the latents of a file stay the same."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self.coder.networks.to(self.device)
+        return self
+
+    @property
+    def rate_points(self) -> list[str]:
+        """The presets chosen on the validation set, falling rate."""
+        return list(self.metadata["rate_points"])
+
+    def identity(self) -> dict:
+        """What affects the result."""
+        return {
+            "weights_sha256": self.sha256,
+            "variant": self.config.variant,
+            "detector_sha256": self.metadata["detector_sha256"],
+        }
+
+    def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
+        """Features of split point fpn -> an .fcm file with one machine unit."""
+        return self.code(features, rate_point)[0]
+
+    def code(self, features: FeaturePyramid, rate_point: str) -> tuple[bytes, MachineLayer]:
+        """Features -> the file of `encode`, and what it decodes to."""
+        layer = self._code(features, ivn.parse_rate_point(rate_point))
+        unit = Unit("machine", 0, layer.payload.to_bytes())
+        return bitstream.write(layer.header, [unit]), layer
+
+    def encode_frames(
+        self, frames: Iterable[FeaturePyramid], rate_point: str, timing: Timing, file: BinaryIO
+    ) -> list[int]:
+        """Write the .fcm file of a sequence, each frame on its own; the bytes of each frame.
+
+        The header counts with the first frame. No more than one frame is held at a time.
+        """
+        s = ivn.parse_rate_point(rate_point)
+        layers = (self._code(features, s) for features in frames)
+        return bitstream.write_frames(
+            file,
+            ((replace(x.header, **vars(timing)), x.payload.to_bytes()) for x in layers),
+        )
+
+    def decode_frames(self, path: Path) -> Iterator[FeaturePyramid]:
+        """The features of each frame of a file, decoded as they are asked for."""
+        return map(self.synthesise, self.read_layers(path))
+
+    def decode_frame(self, path: Path, frame: int) -> FeaturePyramid:
+        """The features of one frame of a file; no other frame is read."""
+        return self.synthesise(self._read_layer(FrameReader.open(path), frame))
+
+    def read_layers(self, path: Path) -> Iterator[MachineLayer]:
+        """The latents of each frame of a file, as they are asked for; `synthesise` goes on."""
+        reader = FrameReader.open(path)
+        for frame in range(len(reader)):
+            yield self._read_layer(reader, frame)
+
+    def _read_layer(self, reader: FrameReader, frame: int) -> MachineLayer:
+        try:
+            return self._layer(reader.header, reader[frame])
+        except BitstreamError as error:
+            raise BitstreamError(f"frame {frame}: {error}") from error
+
+    @torch.inference_mode()
+    def _code(self, features: FeaturePyramid, s: float) -> MachineLayer:
+        header = self._header(features)
+        value_range = ivn.scaled_range(ivn.feature_range(features.layers, features.input_size), s)
+        layers = {k: v[None].to(self.device, self.dtype) for k, v in features.layers.items()}
+        ranges = self._ranges(value_range)
+        with stage("feature_reduction"):
+            y = self.model.analysis(ivn.normalise(layers, value_range), ranges)
+            z = self.model.h_a(y)
+        data, latents = self.coder.encode(z[0], y[0], self.octaves(value_range))
+        payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
+        return MachineLayer(header, payload, latents)
+
+    def decode(self, data: bytes) -> FeaturePyramid:
+        """An .fcm file -> features; a human layer, where there is one, is not looked at."""
+        return self.synthesise(self.decode_latents(data))
+
+    def decode_latents(self, data: bytes) -> MachineLayer:
+        """An .fcm file -> its latents. Raises BitstreamError unless they match their checksum."""
+        stream = bitstream.read(data)
+        stream.header.require_picture()
+        return self._layer(stream.header, stream.units[0].payload)
+
+    def _layer(self, header: Header, unit: bytes) -> MachineLayer:
+        """The latents of one machine unit."""
+        header.require_weights(self.name, self.weights_id, self.config.channels)
+        payload = MachinePayload.from_bytes(unit)
+        grid = header.shapes(self.config.channels)["p4"][1:]
+        latents = self.coder.decode(payload.data, grid, self.octaves(payload.value_range))
+        latents.require(payload.checksum, "latents")
+        return MachineLayer(header, payload, latents)
+
+    @stage("feature_restoration")
+    @torch.inference_mode()
+    def synthesise(self, layer: MachineLayer) -> FeaturePyramid:
+        """Latents -> features; from here on float arithmetic differs between machines."""
+        value_range = layer.payload.value_range
+        y_hat = torch.from_numpy(layer.latents.y)[None].to(self.device, self.dtype) / LATENT_STEPS
+        decoded = self.model.synthesis(y_hat, self._ranges(value_range))
+        decoded = ivn.invert(decoded, value_range)
+        layers = {
+            name: decoded[name][0, :, :height, :width].float().cpu().contiguous()
+            for name, (_, height, width) in layer.header.shapes(self.config.channels).items()
+        }
+        return FeaturePyramid(layers, layer.header.source_size, layer.header.input_size)
+
+    def _header(self, features: FeaturePyramid) -> Header:
+        if features.split_point != "fpn":
+            raise InputError(
+                f"{self.name} codes the split point fpn, found {features.split_point}; set "
+                "split_point: fpn, or use the codec vvc_feature"
+            )
+        for name, layer in features.layers.items():
+            if layer.shape[0] != self.config.channels:
+                raise InputError(
+                    f"layer {name}: these VFCN weights are for {self.config.channels} channels, "
+                    f"found {layer.shape[0]}; use the weights trained for this detector"
+                )
+        features.require_finite()
+        shapes = {name: tuple(layer.shape) for name, layer in features.layers.items()}
+        grid, _ = bitstream.compact_shapes(shapes, features.input_size)
+        sizes = (features.source_size, features.input_size)
+        header = Header(self.name, "fpn", *sizes, grid=grid, weights_id=self.weights_id)
+        header.require_weights(self.name, self.weights_id, self.config.channels)
+        return header
+
+    def _ranges(self, value_range: tuple[float, float]) -> torch.Tensor:
+        return torch.tensor([value_range], device=self.device, dtype=self.dtype)
+
+    def octaves(self, value_range: tuple[float, float]) -> int:
+        """What the integer networks are told of the range, in 1/256 octaves."""
+        return ivn.log2_code(value_range) - self.typical
+
+
+def export(
+    model: Vfcn, detector_sha256: str, rate_points: list[str], trained: dict, path: Path
+) -> Path:
+    """Write the weights file of a trained model: 16-bit floats, integer networks, tables."""
+    tensors = {
+        name: x.half() if x.ndim > 1 and name not in ("mean", "std", "shrink") else x
+        for name, x in model.state_dict().items()
+        if not name.startswith(("entropy.", "gaussian."))
+    }
+    integers = integer_weights(model.entropy)
+    integer_networks(model.entropy, integers)  # proves that no sum can overflow
+    tensors |= {f"integer.{name}": x for name, x in integers.items()}
+    tensors["tables"] = torch.from_numpy(gaussian_tables().to_array())
+    metadata = {
+        "config": asdict(model.config),
+        "detector_sha256": detector_sha256,
+        "rate_points": rate_points,
+        "trained": trained,
+    }
+    return write_weights(path, "vfcn", tensors, metadata)
+
+
+def _config(metadata: dict, path: Path) -> VfcnConfig:
+    try:
+        metadata["detector_sha256"], metadata["rate_points"]  # both must be there
+        sizes = metadata["config"]
+        return VfcnConfig(**sizes | {"slices": tuple(sizes["slices"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: the description of the networks is wrong: {error}") from error

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The networks of VFCN: normalised FPN features -> latents -> FPN features.
+
+                 p2 --s2--> + --s2--> + --> y --+--> Q --> y_hat --> shrink --> p4, p5 | x2 --> p3
+                            ^         ^         |     ^                               | x4 --> p2
+                            p3     p4, p5      h_a    | mu, sigma
+                                                |     |
+                                                z --> Q --> z_hat --> h_s, contexts
+
+After H-SIMO (Zhang et al., ICIP 2024): one latent, one decoder head per scale; the analysis that
+takes all four scales is L-MSFC's idea. What differs is made for IVN: the analysis g_a has neither
+bias nor divisive normalisation, so g_a(x / s) = g_a(x) / s and the scale s is exactly a
+quantiser step; the synthesis undoes s on y_hat, so that its biases are not multiplied by s, and
+shrinks each channel by a trained function of the range ("robust"), which the decoder knows.
+
+Entropy model: z and y are Gaussian with mean and scale from `EntropyNetworks`: y in channel slices,
+each in the two colours of a checkerboard (He et al., ELIC, CVPR 2022). These networks also exist in
+integers (vcm_plugin.entropy); those and not the ones here select entropy tables in a codec.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from compressai.entropy_models import GaussianConditional
+from torch import nn
+from torch.nn import functional as F
+
+from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.entropy.networks import SCALE_MIN, EntropyNetworks, estimate
+
+LAYERS = ("p2", "p3", "p4", "p5")
+GAIN_OCTAVES = torch.linspace(-2.0, 2.0, 8)  # log2 s at the levels of the variant "gain"
+
+
+class Vfcn(nn.Module):
+    """g_a, g_s, h_a and the entropy networks.
+
+    Tensors are batches (N, C, h, w), normalised by IVN; ranges are (N, 2) tensors of (m', M').
+    Buffers mean and std (4, C): statistics of each channel of p2..p5; typical_width: of M - m.
+    """
+
+    def __init__(self, config: VfcnConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(4, config.channels))
+        self.register_buffer("std", torch.ones(4, config.channels))
+        self.register_buffer("typical_width", torch.ones(()))
+        self.g_a = Analysis(config)
+        self.g_s = Synthesis(config)
+        self.h_a = nn.Sequential(
+            _conv(config.latents, config.hyper_width),
+            nn.LeakyReLU(0.1),
+            _conv(config.hyper_width, config.hyper_width, stride=2),
+            nn.LeakyReLU(0.1),
+            _conv(config.hyper_width, config.hyper_latents, stride=2),
+        )
+        self.entropy = EntropyNetworks(config)
+        self.shrink = nn.Parameter(
+            torch.zeros(2, config.latents), requires_grad=config.variant == "robust"
+        )
+        if config.variant == "gain":
+            start = math.log(2.0) * GAIN_OCTAVES[:, None].expand(-1, config.latents)
+            self.log_gains = nn.Parameter(torch.stack((-start, start)))  # (2, levels, C)
+        self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
+
+    def analysis(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor) -> torch.Tensor:
+        """Normalised p2..p5 -> y, at the grid of p4."""
+        low, width = _columns(ranges)
+        standard = {
+            name: (layers[name] - (mean - low) / width) * (self.typical_width / std)
+            for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
+        }
+        y = self.g_a(standard)
+        if self.config.variant == "gain":
+            y = y * (width / self.typical_width) * self._gain(0, ranges)
+        return y
+
+    def synthesis(self, y_hat: torch.Tensor, ranges: torch.Tensor) -> dict[str, torch.Tensor]:
+        """y_hat -> normalised p2..p5."""
+        low, width = _columns(ranges)
+        octaves = self.octaves(ranges)
+        if self.config.variant == "robust":
+            first, second = (row.view(1, -1, 1, 1) for row in self.shrink)
+            y_hat = y_hat * torch.exp(octaves * (first + second * octaves))
+        undone = (
+            width / self.typical_width if self.config.variant != "gain" else self._gain(1, ranges)
+        )
+        standard = self.g_s(y_hat * undone)
+        return {
+            name: (standard[name] * std + (mean - low)) / width
+            for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
+        }
+
+    def octaves(self, ranges: torch.Tensor) -> torch.Tensor:
+        """(N, 1, 1, 1): what the entropy networks are told of the range, 0 where it is typical."""
+        return log2_linear(_columns(ranges)[1]) - log2_linear(self.typical_width)
+
+    def forward(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor):
+        """Normalised p2..p5 -> (normalised p2..p5 as decoded, bits (N,)), for training."""
+        y = self.analysis(layers, ranges).float()
+        octaves = self.octaves(ranges)
+        with torch.autocast(y.device.type, enabled=False):
+            y_hat, bits = estimate(self.entropy, self.gaussian, self.h_a(y), y, octaves)
+        return self.synthesis(y_hat, ranges), bits
+
+    def _gain(self, which: int, ranges: torch.Tensor) -> torch.Tensor:
+        """(N, C, 1, 1): gains (0) or inverse gains (1) of the level nearest to the range."""
+        distance = (self.octaves(ranges).flatten()[:, None] - GAIN_OCTAVES.to(ranges)).abs()
+        return torch.exp(self.log_gains[which, distance.argmin(dim=1)])[:, :, None, None]
+
+
+class Analysis(nn.Module):
+    """g_a: standardised p2..p5 -> y, homogeneous of degree one.
+
+    `detail` leads past the grid of p4 with its few channels, so that y can hold nearly all of p2.
+    """
+
+    def __init__(self, config: VfcnConfig):
+        super().__init__()
+        c, n8, n16 = config.channels, config.width8, config.width16
+        self.fuse = config.fuse
+        self.p2 = _conv(c, n8, stride=2, bias=False)
+        self.down = _conv(n8, n16, stride=2, bias=False)
+        self.blocks16 = nn.Sequential(
+            ResidualBlock(n16, bias=False), ResidualBlock(n16, bias=False)
+        )
+        self.y = _conv(n16, config.latents, bias=False)
+        self.detail = nn.Conv2d(4 * n8, config.latents, 1, bias=False)
+        if config.fuse:
+            self.p3 = nn.Conv2d(c, n8, 1, bias=False)
+            self.p4 = nn.Conv2d(c, n16, 1, bias=False)
+            self.p5 = nn.Conv2d(c, n16, 1, bias=False)
+
+    def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        h = self.p2(x["p2"])
+        if self.fuse:
+            h = h + self.p3(x["p3"])
+        cells = F.pad(h, (0, h.shape[-1] % 2, 0, h.shape[-2] % 2))
+        detail = self.detail(F.pixel_unshuffle(cells, 2))
+        h = self.down(F.leaky_relu(h, 0.1))
+        if self.fuse:
+            coarse = F.interpolate(self.p5(x["p5"]), scale_factor=2.0)
+            h = h + self.p4(x["p4"]) + coarse[..., : h.shape[-2], : h.shape[-1]]
+        return self.y(self.blocks16(h)) + detail
+
+
+class Synthesis(nn.Module):
+    """g_s: y_hat -> standardised p2..p5."""
+
+    def __init__(self, config: VfcnConfig):
+        super().__init__()
+        c, n8, n16 = config.channels, config.width8, config.width16
+        self.trunk16 = nn.Sequential(
+            _conv(config.latents, n16), ResidualBlock(n16), ResidualBlock(n16)
+        )
+        self.p5 = _conv(n16, c, stride=2)
+        self.p4 = _conv(n16, c)
+        self.up = _conv(n16, 4 * n8)
+        self.detail = nn.Conv2d(config.latents, 4 * n8, 1)
+        self.block8 = ResidualBlock(n8)
+        self.p3 = _conv(n8, c)
+        self.p2 = nn.Sequential(_conv(n8, 4 * c), nn.PixelShuffle(2))
+
+    def forward(self, y_hat: torch.Tensor) -> dict[str, torch.Tensor]:
+        h16 = self.trunk16(y_hat)
+        h8 = self.block8(F.pixel_shuffle(self.up(h16) + self.detail(y_hat), 2))
+        return {"p2": self.p2(h8), "p3": self.p3(h8), "p4": self.p4(h16), "p5": self.p5(h16)}
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(conv(act(x))))."""
+
+    def __init__(self, channels: int, bias: bool = True):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LeakyReLU(0.1),
+            _conv(channels, channels, bias=bias),
+            nn.LeakyReLU(0.1),
+            _conv(channels, channels, bias=bias),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.body(x)
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
+
+
+def log2_linear(x: torch.Tensor) -> torch.Tensor:
+    """log2, linear between powers of two: ivn.log2_code without its rounding."""
+    mantissa, exponent = torch.frexp(x)
+    return exponent + 2.0 * mantissa - 2.0
+
+
+def _columns(ranges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """m' and M' - m' as (N, 1, 1, 1)."""
+    low, high = ranges[:, 0], ranges[:, 1]
+    return low.view(-1, 1, 1, 1), (high - low).view(-1, 1, 1, 1)
+
+
+def _rows(statistics: torch.Tensor) -> list[torch.Tensor]:
+    return [row.view(1, -1, 1, 1) for row in statistics]

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From what is decoded so far to mean and scale of what comes next: hyperprior and contexts."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from compressai.entropy_models import GaussianConditional
+from compressai.ops import LowerBound
+from torch import nn
+
+SCALE_LEVELS = 48
+SCALE_MIN, SCALE_MAX = 0.11, 96.0  # of the first and the last level, in steps of the quantiser
+SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
+LEVEL_START, LEVEL_GAIN = 16, 8  # level = LEVEL_START + LEVEL_GAIN * output of a network
+
+
+class Sizes(Protocol):
+    """What the entropy networks must know of a codec's configuration."""
+
+    slices: tuple[int, ...]  # channels of y, in coding order
+    hyper_width: int
+    hyper_latents: int
+    context_width: int
+
+
+class EntropyNetworks(nn.Module):
+    """From what is decoded so far to mean and scale level of what comes next.
+
+    Only convolutions, ReLU, nearest upsampling and concatenation, so that the same graph runs on
+    integers once its convolutions are (latent_coder.IntegerConv). told: channels of what they are
+    told beside the latents, (N, told, 1 or h, 1 or w) on the grid of z; VFCN tells the octaves.
+    """
+
+    def __init__(self, sizes: Sizes, told: int = 1):
+        super().__init__()
+        n, n_z, context = sizes.hyper_width, sizes.hyper_latents, sizes.context_width
+        self.prior = nn.Sequential(nn.Conv2d(told, 16, 1), nn.ReLU(), nn.Conv2d(16, 2 * n_z, 1))
+        self.h_s = nn.Sequential(
+            _conv(n_z + told, n),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+            _conv(n, n),
+            nn.ReLU(),
+            nn.Upsample(scale_factor=2),
+            _conv(n, n),
+            nn.ReLU(),
+        )
+        self.contexts = nn.ModuleList()
+        start = 0
+        self.slices = []
+        for count in sizes.slices:
+            for known in (start, start + count):  # channels of y_hat that each colour sees
+                first, last = _conv(n + known, context), nn.Conv2d(context, 2 * count, 1)
+                self.contexts.append(nn.Sequential(first, nn.ReLU(), last))
+            self.slices.append(slice(start, start + count))
+            start += count
+
+    def of_z(self, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and raw level of z, (N, C, h, w) or (N, C, 1, 1), as what is told."""
+        return self.prior(told).chunk(2, dim=1)
+
+    def psi(self, z_hat: torch.Tensor, told: torch.Tensor, grid) -> torch.Tensor:
+        """z_hat -> the part of the contexts that all of y shares, on the grid of y."""
+        planes = told.expand(-1, -1, *z_hat.shape[-2:])
+        return self.h_s(torch.cat((z_hat, planes), dim=1))[..., : grid[0], : grid[1]]
+
+    def passes(self, grid, device):
+        """(channels, colour, mask (h, w) of the colour) in coding order."""
+        rows, columns = (torch.arange(n, device=device) for n in grid)
+        odd = (rows[:, None] + columns[None]) % 2
+        for own in self.slices:
+            yield own, 0, 1 - odd
+            yield own, 1, odd
+
+    def of_y(self, psi, y_hat, own: slice, colour: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and raw level of the channels `own` of y, given y_hat as far as it is decoded."""
+        known = y_hat[:, : own.stop if colour else own.start]
+        network = self.contexts[2 * self.slices.index(own) + colour]
+        return network(torch.cat((psi, known), dim=1)).chunk(2, dim=1)
+
+
+def estimate(
+    networks: EntropyNetworks, gaussian: GaussianConditional, z, y, told
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """z and y -> (y_hat, bits (N,)) of coding both, differentiable: what LatentCoder does.
+
+    Bits are those of noisy latents while `gaussian` is in training mode, else of rounded ones.
+    """
+
+    def bits_of(x, mean, level, mask=1.0) -> torch.Tensor:
+        _, likelihood = gaussian(x, scale_of(level).expand_as(x), mean.expand_as(x))
+        return (-torch.log2(likelihood) * mask).sum(dim=(1, 2, 3))
+
+    mean, level = networks.of_z(told)
+    bits = bits_of(z, mean, level)
+    z_hat = _round(z - mean) + mean
+    psi = networks.psi(z_hat, told, y.shape[-2:])
+    y_hat = torch.zeros_like(y)
+    for own, colour, mask in networks.passes(y.shape[-2:], y.device):
+        mean, level = networks.of_y(psi, y_hat, own, colour)
+        y_own = y[:, own]
+        bits = bits + bits_of(y_own, mean, level, mask)
+        y_hat = y_hat.clone()
+        y_hat[:, own] += mask * (_round(y_own - mean) + mean)
+    return y_hat, bits
+
+
+def scale_of(raw_level: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of an output of the entropy networks; differentiable."""
+    level = _at_least_zero(LEVEL_START + LEVEL_GAIN * raw_level).clamp(max=SCALE_LEVELS - 1)
+    return SCALE_MIN * torch.exp(SCALE_STEP * level)
+
+
+def _at_least_zero(x: torch.Tensor) -> torch.Tensor:
+    return LowerBound(0.0).to(x.device)(x)
+
+
+def _round(x: torch.Tensor) -> torch.Tensor:
+    """Rounding whose gradient is that of the identity."""
+    return x + (torch.round(x) - x).detach()
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)

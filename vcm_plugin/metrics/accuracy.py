@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How accurate, by which protocol: the accuracy that a test condition asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vcm_plugin.conditions import TestCondition
+from vcm_plugin.errors import InputError
+from vcm_plugin.metrics import coco_ap, point_miou
+from vcm_plugin.metrics.coco_ap import Matches
+from vcm_plugin.metrics.open_images_ap import evaluate
+from vcm_plugin.testsets.coco import CocoDataset, SequenceEntry
+
+Judgement = tuple[dict[str, float], dict[str, Matches]]
+
+
+def judge(condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]) -> Judgement:
+    """Accuracy in percent, and the matches that it was computed from where COCO's protocol is used.
+
+    Raises InputError for an unknown protocol.
+    """
+    if condition.protocol not in PROTOCOLS:
+        raise InputError(
+            f"test condition {condition.name}: protocol: expected one of {', '.join(PROTOCOLS)}, "
+            f"found {condition.protocol}"
+        )
+    return PROTOCOLS[condition.protocol](condition, dataset, predictions)
+
+
+def judge_parts(
+    condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Accuracy of the frames of each of the "sequences" and of the "classes" alone, by its name.
+
+    It is empty where they hold no object at all. Pictures that are no frames have no parts.
+    """
+
+    def accuracy(entries: list[SequenceEntry]) -> dict[str, float]:
+        part = dataset.of(entries)
+        if condition.protocol == "coco" and not part.coco["annotations"]:
+            return {}
+        kept = {image_id for entry in entries for image_id in entry.image_ids}
+        return judge(condition, part, [p for p in predictions if p["image_id"] in kept])[0]
+
+    sequences = dataset.sequences
+    if not sequences:
+        return {}
+    groups = dict.fromkeys(entry.group for entry in sequences)
+    return {
+        "sequences": {entry.name: accuracy([entry]) for entry in sequences},
+        "classes": {
+            group: accuracy([e for e in sequences if e.group == group]) for group in groups
+        },
+    }
+
+
+def _coco(condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]) -> Judgement:
+    matches = {
+        task: coco_ap.match_pictures(dataset.coco, predictions, task, condition.iou_threshold)
+        for task in condition.tasks
+    }
+    accuracy: dict[str, float] = {}
+    for found in matches.values():
+        accuracy |= coco_ap.accuracy(found, condition.score_threshold)
+    return accuracy, matches
+
+
+def _open_images(
+    condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]
+) -> Judgement:
+    accuracy: dict[str, float] = {}
+    for task in condition.tasks:
+        accuracy |= evaluate(dataset.coco, predictions, task)
+    return accuracy, {}
+
+
+def _semantic(
+    condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]
+) -> Judgement:
+    """The mean over the sequences of what each of them has over all of its frames."""
+    of_picture = {p["image_id"]: np.array(p["confusion"]) for p in predictions}
+    judged = condition.require("semantic_judged")
+    ious = [
+        point_miou.mean_iou(sum(of_picture[i] for i in sequence.image_ids), judged)
+        for sequence in dataset.sequences
+    ]
+    return {"miou": float(np.mean(ious))}, {}
+
+
+PROTOCOLS = {"coco": _coco, "open_images": _open_images, "semantic": _semantic}

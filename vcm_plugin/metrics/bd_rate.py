@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How many bits, how good, and how much better: pure functions on numbers.
+
+A curve is a sequence of (rate, accuracy) points in any order. Order is always (anchor, test);
+a negative BD-rate means fewer bits at equal accuracy. What cannot be computed comes back as
+`None` together with the reason, never as a stand-in value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import nnls
+
+from vcm_plugin.errors import InputError
+
+Curve = Sequence[tuple[float, float]]
+
+MIN_POINTS = 4  # the reporting sheets compare at least four rate points
+METHODS = {"pchip": "pchip", "monotone": "pchip after monotone fit"}  # option -> label
+
+
+@dataclass(frozen=True)
+class BdRate:
+    """One BD-rate; `percent` is None where it was refused, and `reason` then says why."""
+
+    percent: float | None
+    method: str  # a label of METHODS
+    overlap: tuple[float, float] | None = None  # accuracy interval both curves cover
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class BitsAt:
+    """The rate (bits or bpp) at one accuracy, or None and the reason."""
+
+    bits: float | None
+    method: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % bootstrap interval, or None and the reason; `used` of `resamples` had a value."""
+
+    low_high: tuple[float, float] | None
+    used: int
+    resamples: int
+    reason: str | None = None
+
+
+def bd_rate(anchor: Curve, test: Curve, method: str = "pchip", min_overlap: float = 0.0) -> BdRate:
+    """Average rate difference of `test` against `anchor` at equal accuracy, in percent.
+
+    "pchip" interpolates log10(rate) over accuracy piecewise as the JVET reporting sheet does;
+    "monotone" fits both curves with `monotone_fit` first, as the VCM test conditions allow.
+    Refused, with the reason: fewer than four points, equal or falling points, no overlap,
+    an overlap below `min_overlap` accuracy points.
+
+    >>> anchor = [(1, 30), (2, 40), (4, 50), (8, 60)]
+    >>> round(bd_rate(anchor, [(rate / 2, ap) for rate, ap in anchor]).percent, 6)
+    -50.0
+    """
+    label = _label(method)
+    prepared = []
+    for name, curve in (("anchor", anchor), ("test", test)):
+        points, problem = _prepare(curve, method)
+        if problem is not None:
+            return BdRate(None, label, reason=f"{name}: {problem}")
+        prepared.append(points)
+    low = max(points[0, 1] for points in prepared)
+    high = min(points[-1, 1] for points in prepared)
+    if high <= low:
+        ranges = " and ".join(f"{p[0, 1]:.2f} .. {p[-1, 1]:.2f}" for p in prepared)
+        return BdRate(None, label, reason=f"no overlap: the accuracies are {ranges}")
+    overlap = (float(low), float(high))
+    if high - low < min_overlap:
+        reason = f"the overlap {low:.2f} .. {high:.2f} is under {min_overlap:g} accuracy points"
+        return BdRate(None, label, overlap, reason)
+    areas = [_log_rate(points).integrate(low, high) for points in prepared]
+    difference = float(areas[1] - areas[0]) / (high - low)
+    return BdRate(float(100 * (10**difference - 1)), label, overlap)
+
+
+def bits_at(curve: Curve, accuracy: float, method: str = "pchip") -> BitsAt:
+    """The rate at which a curve reaches `accuracy`: PCHIP of log10(rate) over accuracy.
+
+    Used for the near-lossless point (1 AP below uncompressed). Never extrapolates.
+    """
+    label = _label(method)
+    points, problem = _prepare(curve, method)
+    if problem is not None:
+        return BitsAt(None, label, problem)
+    low, high = points[0, 1], points[-1, 1]
+    if not low <= accuracy <= high:
+        side = "below" if accuracy < low else "above"
+        reason = f"{accuracy:.2f} is {side} the measured accuracies {low:.2f} .. {high:.2f}"
+        return BitsAt(None, label, reason)
+    return BitsAt(float(10 ** _log_rate(points)(accuracy)), label)
+
+
+def monotone_fit(curve: Curve) -> list[tuple[float, float]]:
+    """Replace the accuracies of a curve by a rising, concave cubic in log10(rate).
+
+    The constrained fit of the VCM test conditions (Wang et al., PCS 2024): least squares with
+    slope >= 0 and curvature <= 0 at the points, value >= 0 at the lowest and <= 100 at the
+    highest rate. All constraints are linear in the coefficients, so the optimum is unique; it is
+    found exactly as a least-distance problem (Lawson and Hanson, 1974, chapter 23).
+    """
+    points = np.array(sorted(curve), dtype=np.float64).reshape(-1, 2)
+    log_rate, accuracy = np.log10(points[:, 0]), points[:, 1]
+    x = (log_rate - log_rate.mean()) / (log_rate.max() - log_rate.min())
+    zero, one = np.zeros_like(x), np.ones_like(x)
+    cubic = np.stack([x**3, x**2, x, one], axis=1)  # (points, coefficients)
+    slope = np.stack([3 * x**2, 2 * x, one, zero], axis=1)
+    curvature = np.stack([6 * x, 2 * one, zero, zero], axis=1)
+    sides = np.vstack([slope, -curvature, cubic[:1], -cubic[-1:]])  # sides @ b >= bounds
+    bounds = np.zeros(len(sides))
+    bounds[-1] = -100.0
+    q, r = np.linalg.qr(cubic)
+    target = q.T @ accuracy
+    sides_z = np.linalg.solve(r.T, sides.T).T
+    distance = np.vstack([sides_z.T, bounds - sides_z @ target])
+    goal = np.zeros(len(distance))
+    goal[-1] = 1.0
+    weights, _ = nnls(distance, goal)
+    residual = distance @ weights - goal
+    coefficients = np.linalg.solve(r, target - residual[:-1] / residual[-1])
+    fitted = cubic @ coefficients
+    return [(float(rate), float(value)) for rate, value in zip(points[:, 0], fitted, strict=True)]
+
+
+def bootstrap_counts(pictures: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each resample of `pictures` with replacement holds each picture.
+
+    Returns int64 (resamples, pictures); every row sums to `pictures`. The generator and its seed
+    are explicit, so the same seed gives the same resamples for every codec that is compared.
+    """
+    draws = np.random.default_rng(seed).integers(0, pictures, size=(resamples, pictures))
+    return np.stack([np.bincount(draw, minlength=pictures) for draw in draws])
+
+
+def bd_rate_interval(
+    anchors: Sequence[Curve],
+    tests: Sequence[Curve],
+    method: str = "pchip",
+    min_overlap: float = 0.0,
+) -> Interval:
+    """The 95 % interval of the BD-rate over paired resampled curves.
+
+    A resample whose BD-rate is refused has no value; with more than a fifth of those, what is
+    left would be a biased choice and the interval is refused too.
+    """
+    results = [bd_rate(a, t, method, min_overlap) for a, t in zip(anchors, tests, strict=True)]
+    percents = [result.percent for result in results if result.percent is not None]
+    if len(percents) < 0.8 * len(results) or not percents:
+        first = next((result.reason for result in results if result.reason), "no resamples")
+        reason = f"only {len(percents)} of {len(results)} resamples have a BD-rate ({first})"
+        return Interval(None, len(percents), len(results), reason)
+    low, high = np.percentile(percents, [2.5, 97.5])
+    return Interval((float(low), float(high)), len(percents), len(results))
+
+
+def _label(method: str) -> str:
+    if method not in METHODS:
+        raise InputError(f"unknown BD-rate method {method!r}: use one of {', '.join(METHODS)}")
+    return METHODS[method]
+
+
+def _prepare(curve: Curve, method: str) -> tuple[np.ndarray, str | None]:
+    """Points by rising rate, fitted if asked, and what is wrong with them (or None)."""
+    points = np.array(sorted(curve), dtype=np.float64).reshape(-1, 2)
+    problem = _unusable(points)
+    if problem is None and method == "monotone":
+        points = np.array(monotone_fit(curve))
+        if np.any(np.diff(points[:, 1]) <= 1e-9):
+            return points, "the monotone fit is flat: accuracy does not rise with the rate"
+    if problem is None:
+        problem = _not_rising(points)
+    return points, problem
+
+
+def _unusable(points: np.ndarray) -> str | None:
+    if len(points) < MIN_POINTS:
+        return f"{len(points)} points, at least {MIN_POINTS} are needed"
+    if not np.all(np.isfinite(points)) or np.any(points[:, 0] <= 0):
+        return "every point needs a positive rate and a finite accuracy"
+    same = np.flatnonzero(np.diff(points[:, 0]) == 0)
+    if len(same):
+        return f"two points have the same rate {points[same[0], 0]:.6g}"
+    return None
+
+
+def _not_rising(points: np.ndarray) -> str | None:
+    falls = np.flatnonzero(np.diff(points[:, 1]) <= 0)
+    if not len(falls):
+        return None
+    pairs = "; ".join(
+        f"{points[i, 1]:.3f} at {points[i, 0]:.6g} but {points[i + 1, 1]:.3f} at "
+        f"{points[i + 1, 0]:.6g}"
+        for i in falls
+    )
+    return f"not monotone, accuracy does not rise with the rate: {pairs}"
+
+
+def _log_rate(points: np.ndarray) -> PchipInterpolator:
+    return PchipInterpolator(points[:, 1], np.log10(points[:, 0]))

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A few pictures as the human layer paints them, beside VVC at no fewer bits: one picture file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from anchors.vvc_remote import VvcRemoteCodec
+from vcm_plugin.conditions import TestCondition
+from vcm_plugin.ctc.codecs import human_codec, split_rate_point
+from vcm_plugin.ctc.picture_worker import load_model
+from vcm_plugin.environment import make_deterministic
+from vcm_plugin.files import write_bytes
+from vcm_plugin.metrics.pictures import Value, pair_metrics
+from vcm_plugin.report.plots import SETTINGS
+from vcm_plugin.testsets.coco import read_entry
+from vcm_plugin.testsets.open import open_test_set
+
+SHOWN = {"psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.3f}", "vmaf": "VMAF {:.0f}",
+         "haarpsi": "HaarPSI {:.3f}"}  # fmt: skip
+MAX_QP = 63
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One decoded picture: uint8 RGB (H, W, 3), its bits and its measures."""
+
+    title: str
+    picture: np.ndarray
+    bits: int
+    measures: dict[str, Value]
+
+    def caption(self) -> str:
+        found = [text.format(self.measures[name]) for name, text in SHOWN.items()]
+        return f"{self.title}: {self.bits} bits\n" + ", ".join(found)
+
+
+def write_human_demo(
+    condition: TestCondition, rate_point: str, count: int, out: Path, device: str = "cpu"
+) -> Path:
+    """Code the first `count` pictures at one rate point of diff_fchm_human, and by VVC; keep the
+    .fcm files and a figure in `out` and return the path of the figure."""
+    make_deterministic(condition.threads_per_job)
+    model, codec = load_model(condition, device), human_codec(condition, device)
+    vvc = VvcRemoteCodec(condition.require("vvc_remote_preset"), condition.threads_per_job)
+    rows = []
+    for entry in open_test_set(condition).pictures[:count]:
+        picture = read_entry(entry)
+        data = codec.encode(picture, model.nn_part1(picture), *split_rate_point(rate_point))
+        write_bytes(out / f"{entry.image_id}.fcm", data)
+        _, painted = codec.decode(data)
+        bits, machine = 8 * len(data), codec.machine_bits(data)
+        title = f"Diff-FCHM {rate_point}, of which {machine} serve the detector"
+        ours = Shown(title, painted, bits, pair_metrics(picture, painted))
+        rows.append((picture, _vvc_at(vvc, picture, bits), ours))
+    path = out / "side_by_side.png"
+    _draw(rows, path)
+    return path
+
+
+def _vvc_at(codec: VvcRemoteCodec, picture: np.ndarray, bits: int) -> Shown:
+    """VVC at the highest QP that still spends no fewer bits, or at QP 0."""
+    low, high = 0, MAX_QP
+    while low < high:
+        middle = (low + high + 1) // 2
+        if 8 * len(codec.encode(picture, str(middle))) >= bits:
+            low = middle
+        else:
+            high = middle - 1
+    data = codec.encode(picture, str(low))
+    decoded = codec.decode(data)
+    return Shown(f"VVC, QP {low}", decoded, 8 * len(data), pair_metrics(picture, decoded))
+
+
+def _draw(rows: list[tuple[np.ndarray, Shown, Shown]], path: Path) -> None:
+    with rc_context(SETTINGS):
+        height = sum(4.2 * row[0].shape[0] / row[0].shape[1] + 0.7 for row in rows)
+        figure = Figure(figsize=(13.0, height), layout="constrained")
+        grid = figure.subplots(len(rows), 3, squeeze=False)
+        for axes, (source, *decoded) in zip(grid, rows):
+            panels: Iterator = iter(axes)
+            _show(next(panels), source, "original\n")
+            for shown in decoded:
+                _show(next(panels), shown.picture, shown.caption())
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def _show(axes, picture: np.ndarray, title: str) -> None:
+    axes.imshow(picture, interpolation="nearest")
+    axes.set_title(title, fontsize=8.5, loc="left")
+    axes.set_axis_off()

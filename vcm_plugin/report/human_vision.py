@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What do finished runs say about human vision? Measures of the decoded pictures against bits.
+
+A human codec has two rates: its points at one machine rate make one curve over the human rate.
+Every curve is compared with the anchors at an equal value of each measure, in total bits:
+
+    simulcast (MBID)    its curve at the same machine rate, so at equal machine accuracy
+    vvc_remote (SBAR)   one picture for person and detector: the bits at which it has reached both
+                        the value and the accuracy that the detector has with the test's features
+
+On pictures without ground truth the second comparison is with VVC on the picture alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vcm_plugin.metrics.bd_rate import BdRate, bd_rate, bits_at
+from vcm_plugin.metrics.measures import PAIR_METRICS
+from vcm_plugin.metrics.rate import bpp
+
+# What curves are compared on, and whether a higher value is better.
+COMPARED = PAIR_METRICS | {"kid_detector": False, "painted_box_ap": True}
+ACCURACY = "box_ap"  # of equal machine accuracy
+
+
+@dataclass(frozen=True)
+class HumanPoint:
+    """One rate point: bits per pixel in all, and what was measured; "n/a: ..." where nothing was.
+
+    accuracy: box AP of the detector with what the file holds for it, None without ground truth.
+    """
+
+    rate_point: str
+    bpp: float
+    machine_bpp: float | None
+    accuracy: float | None
+    values: Mapping[str, float | str]
+
+
+@dataclass(frozen=True)
+class HumanCurve:
+    """The points of one run at one machine rate, by rising rate; machine: "" where one picture
+    serves both."""
+
+    name: str
+    run: str
+    machine: str
+    points: tuple[HumanPoint, ...]
+
+    def rates(self, metric: str) -> list[tuple[float, float]]:
+        """(bpp, value) where it was measured, negated where lower is better."""
+        sign = 1.0 if COMPARED[metric] else -1.0
+        found = [(point.bpp, point.values.get(metric)) for point in self.points]
+        return [(bpp, sign * value) for bpp, value in found if isinstance(value, float)]
+
+    def accuracies(self) -> list[tuple[float, float]]:
+        """(bpp, box AP) of the points."""
+        return [(p.bpp, p.accuracy) for p in self.points if p.accuracy is not None]
+
+
+@dataclass(frozen=True)
+class EqualValue:
+    """Total bits per pixel of a test point and of an anchor that has the same value of a measure.
+
+    accuracy_bpp: what the anchor needs for equal machine accuracy, where that is more. reason:
+    why there is no figure of the anchor.
+    """
+
+    test: str
+    rate_point: str
+    anchor: str
+    metric: str
+    value: float
+    bpp: float
+    anchor_bpp: float | None
+    accuracy_bpp: float | None
+    reason: str | None
+
+    @property
+    def percent(self) -> float | None:
+        """Bits of the test over those of the anchor, as a difference in percent."""
+        return None if self.anchor_bpp is None else 100 * (self.bpp / self.anchor_bpp - 1)
+
+
+@dataclass(frozen=True)
+class HumanComparison:
+    """BD-rate in total bits of two curves at equal value of a measure."""
+
+    test: str
+    anchor: str
+    metric: str
+    result: BdRate
+
+
+@dataclass(frozen=True)
+class HumanVision:
+    """All that a report says about human vision; empty where no run measured it."""
+
+    curves: tuple[HumanCurve, ...] = ()
+    equal: tuple[EqualValue, ...] = ()
+    comparisons: tuple[HumanComparison, ...] = ()
+
+
+def human_vision(results: Mapping[str, Mapping[str, Any]], anchors: Sequence[str]) -> HumanVision:
+    """Compare the human codecs among the runs {name: result.json} with the anchors among them."""
+    curves = tuple(c for name, result in results.items() for c in _curves(name, result))
+    equal, comparisons = [], []
+    for test in (c for c in curves if c.machine and c.run not in anchors):
+        for anchor in (c for c in curves if c.run in anchors and c.machine in ("", test.machine)):
+            for metric in COMPARED:
+                if len(test.rates(metric)) < len(test.points) or not anchor.rates(metric):
+                    continue
+                equal += [_equal(test, point, anchor, metric) for point in test.points]
+                found = bd_rate(anchor.rates(metric), test.rates(metric))
+                comparisons.append(HumanComparison(test.name, anchor.name, metric, found))
+    return HumanVision(curves, tuple(equal), tuple(comparisons))
+
+
+def _curves(name: str, result: Mapping[str, Any]) -> list[HumanCurve]:
+    by_machine: dict[str, list[HumanPoint]] = {}
+    for stored in result.get("points", ()):
+        if "human_vision" in stored:
+            machine = stored["rate_point"].partition("+")
+            by_machine.setdefault(machine[0] if machine[1] else "", []).append(_point(stored))
+    return [
+        HumanCurve(
+            f"{name} {machine}".strip(), name, machine,
+            tuple(sorted(points, key=lambda point: point.bpp)),
+        )
+        for machine, points in by_machine.items()
+    ]  # fmt: skip
+
+
+def _point(stored: Mapping[str, Any]) -> HumanPoint:
+    values = dict(stored["human_vision"])
+    machine, _ = values.pop("machine_bits", None), values.pop("human_bits", None)
+    return HumanPoint(
+        stored["rate_point"],
+        bpp(stored["bits"], stored["pixels"]),
+        None if machine is None else bpp(machine, stored["pixels"]),
+        stored["accuracy"].get(ACCURACY),
+        values,
+    )
+
+
+def _equal(test: HumanCurve, point: HumanPoint, anchor: HumanCurve, metric: str) -> EqualValue:
+    value = point.values[metric]
+    sign = 1.0 if COMPARED[metric] else -1.0
+    found = bits_at(anchor.rates(metric), sign * value)
+    bits, accuracy_bits, reason = found.bits, None, found.reason
+    if bits is not None and not anchor.machine and point.accuracy is not None:
+        reached = bits_at(anchor.accuracies(), point.accuracy, "monotone")
+        accuracy_bits = reached.bits
+        if reached.bits is None:
+            bits, reason = None, f"equal machine accuracy: {reached.reason}"
+        else:
+            bits = max(bits, reached.bits)
+    return EqualValue(
+        test.name, point.rate_point, anchor.name, metric, value, point.bpp, bits, accuracy_bits,
+        reason,
+    )  # fmt: skip

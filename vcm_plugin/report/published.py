@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which rate points have others published? anchors/reference/*.json, each with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vcm_plugin.environment import PACKAGE
+from vcm_plugin.errors import InputError
+from vcm_plugin.files import read_json
+
+FORMAT, VERSION = "vcm-plugin reference", 1
+FOLDER = PACKAGE.parent / "anchors" / "reference"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Published points of one codec on one test set; nobody ran them here."""
+
+    name: str  # of its file
+    codec: str
+    dataset: str
+    source: str
+    points: tuple[Mapping[str, Any], ...]  # rate_point, bpp, accuracy {metric: value}
+
+
+def load_references(folder: Path = FOLDER) -> list[Reference]:
+    """Every published reference; raises InputError for a file that is none."""
+    return [_load(path) for path in sorted(folder.glob("*.json"))]
+
+
+def references_for(dataset: str, metrics: Collection[str]) -> tuple[Reference, ...]:
+    """Those of exactly this test set that state one of these metrics; others are never mixed in."""
+    return tuple(
+        reference
+        for reference in load_references()
+        if reference.dataset == dataset
+        and any(set(point["accuracy"]) & set(metrics) for point in reference.points)
+    )
+
+
+def _load(path: Path) -> Reference:
+    stored = read_json(path)
+    found = (stored.get("format"), stored.get("version"), stored.get("published"))
+    if found != (FORMAT, VERSION, True) or not stored.get("source"):
+        raise InputError(
+            f"{path}: expected {FORMAT} {VERSION} with published: true and its source, found "
+            f"{found}"
+        )
+    dataset, points = stored["dataset"]["name"], tuple(stored["points"])
+    return Reference(path.stem, stored["codec"], dataset, stored["source"], points)

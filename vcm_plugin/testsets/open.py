@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which test set does a condition name? The one place that opens it: pictures or sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from vcm_plugin.conditions import TestCondition
+from vcm_plugin.environment import cache_folder
+from vcm_plugin.errors import InputError
+from vcm_plugin.testsets import minictc
+from vcm_plugin.testsets.coco import (
+    CocoDataset,
+    load_coco,
+    load_pictures,
+)
+from vcm_plugin.testsets.open_images import expand_hierarchy, read_truth
+from vcm_plugin.testsets.points import load_points
+from vcm_plugin.testsets.sequences import load_sequences
+
+
+def open_test_set(condition: TestCondition, data_root: Path | None = None) -> CocoDataset:
+    """The pictures or sequences of a condition; relative paths start at data_root or its YAML.
+
+    Raises InputError where something is missing or not what the condition needs.
+    """
+    root = data_root or condition.folder
+    if condition.sequences:
+        load = load_points if condition.protocol == "semantic" else load_sequences
+        return load(condition, root)
+    dataset = _open_pictures(condition, root)
+    if condition.protocol == "open_images":
+        coco = dataset.coco
+        read_truth(coco, condition.tasks[0])  # refuses annotations of other sets
+        if condition.label_hierarchy:
+            coco = expand_hierarchy(coco, root / condition.label_hierarchy)
+        dataset = dataclasses.replace(dataset, coco=coco)
+    return dataset
+
+
+def _open_pictures(condition: TestCondition, root: Path) -> CocoDataset:
+    if condition.minictc is not None:
+        folder = drawn_minictc(condition.minictc, condition.limit)
+        images, annotations = folder / "images", folder / "instances.json"
+    else:
+        images = root / Path(condition.require("images")).expanduser()
+        if not condition.tasks and condition.annotations is None:
+            return load_pictures(images, condition.limit, condition.class_names)
+        annotations = root / Path(condition.require("annotations")).expanduser()
+    names, by_position = condition.class_names, condition.classes_by_position
+    return load_coco(images, annotations, condition.limit, names, by_position)
+
+
+def drawn_minictc(split: str, limit: int | None) -> Path:
+    """The folder of a drawn split in the cache; drawn once, its index checked at every use."""
+    version = hashlib.sha256(Path(minictc.__file__).read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / "minictc" / f"{split}-{limit or 'all'}-{version}"
+    index, checksum = folder / "instances.json", folder / "instances.sha256"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
+            drawn = minictc.generate(split, Path(draft) / "set", limit)
+            found = hashlib.sha256(drawn.read_bytes()).hexdigest()
+            (drawn.parent / checksum.name).write_text(found)
+            try:
+                os.rename(drawn.parent, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process has drawn it meanwhile
+                    raise
+    if (
+        not index.is_file()
+        or hashlib.sha256(index.read_bytes()).hexdigest() != checksum.read_text()
+    ):
+        raise InputError(
+            f"{folder}: the drawn test set is damaged; delete this folder to redraw it"
+        )
+    return folder

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""VVC: encoders and decoders, what lies in a stream, and the planes of a picture.
+
+VVenC and Vtm both have encode(planes, qp) -> bytes, decode(bytes) -> planes and
+identity(luma_only); encode_frames and decode_frames do the same for the pictures of a sequence,
+one after the other. Planes are uint16 arrays of 10-bit samples: (luma,) is coded as 4:0:0,
+(luma, cb, cr) as 4:2:0. QP is the QP of the (only, intra) slice. `coded_size` says which sizes can
+be coded.
+"""
+
+from vcm_plugin.vvc.frames import intra_period, parse_qp
+from vcm_plugin.vvc.planes import Planes, check_planes, coded_size
+from vcm_plugin.vvc.vtm import Vtm
+from vcm_plugin.vvc.vvenc import PRESETS, VVenC, vvenc_versions
+
+__all__ = [
+    "PRESETS",
+    "Planes",
+    "VVenC",
+    "Vtm",
+    "check_planes",
+    "coded_size",
+    "intra_period",
+    "parse_qp",
+    "vvenc_versions",
+]

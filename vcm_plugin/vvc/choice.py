@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""At which size and QP is a picture coded? What "QP", "QP@percent" and "auto:Q" stand for.
+
+"auto:Q" codes a picture as at QP Q, but where a smaller size at a lower QP is the better bargain it
+takes that one: the least squared error plus lambda(Q) times bits decides, picture by picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vcm_plugin.errors import InputError
+from vcm_plugin.vvc.frames import parse_qp
+from vcm_plugin.vvc.planes import coded_size as smallest_coded_size
+
+PERCENTS = (100, 75, 50, 25)
+AUTO = "auto:"
+# Size in percent -> how far below Q its QP is tried: where their curves meet on the val split.
+OFFSETS = {100: 0, 75: 4, 50: 10, 25: 18}
+# Squared error of R, G and B together that a bit is worth: the slope of plain VVC's curve at QP Q,
+# fitted on the val split.
+LAMBDA_AT_32, LAMBDA_OCTAVE = 160.0, 3.6
+
+
+@dataclass(frozen=True)
+class Coding:
+    """One way to code a picture: QP of VVC, and size in percent of its height and width."""
+
+    qp: int
+    percent: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A coded picture: its bytes, and a call that gives what they decode to, uint8 (H, W, 3)."""
+
+    data: bytes
+    decode: Callable[[], np.ndarray]
+
+
+def parse_rate_point(text: str) -> tuple[int, int]:
+    """QP and size in percent of "QP" or "QP@percent".
+
+    >>> parse_rate_point("32"), parse_rate_point("27@50")
+    ((32, 100), (27, 50))
+    """
+    qp, at, percent = text.partition("@")
+    if at and percent not in map(str, PERCENTS):
+        raise InputError(
+            f"expected a rate point QP or QP@percent with one of {PERCENTS} percent, found {text!r}"
+        )
+    return parse_qp(qp), int(percent or 100)
+
+
+def codings(rate_point: str) -> list[Coding]:
+    """The ways that a rate point "QP", "QP@percent" or "auto:Q" allows. Raises InputError.
+
+    >>> codings("32@50"), len(codings("auto:42"))
+    ([Coding(qp=32, percent=50)], 4)
+    """
+    if not rate_point.startswith(AUTO):
+        return [Coding(*parse_rate_point(rate_point))]
+    try:
+        nominal = parse_qp(rate_point.removeprefix(AUTO))
+    except InputError as error:
+        raise InputError(f"{rate_point}: after {AUTO} {error}") from error
+    return [
+        Coding(nominal - OFFSETS[percent], percent)
+        for percent in PERCENTS
+        if nominal >= OFFSETS[percent]
+    ]
+
+
+def bit_price(rate_point: str) -> float:
+    """lambda of a rate point: the squared error of R, G, B in 0 .. 255 that one bit is worth."""
+    if rate_point.startswith(AUTO):
+        qp = parse_qp(rate_point.removeprefix(AUTO))
+    else:
+        qp, percent = parse_rate_point(rate_point)
+        qp += OFFSETS[percent]
+    return LAMBDA_AT_32 * 2.0 ** ((qp - 32) / LAMBDA_OCTAVE)
+
+
+def best(picture: np.ndarray, candidates: Iterable[Candidate], price: float) -> bytes:
+    """The bytes with the least squared error plus `price` times bits; a single candidate is not
+    decoded."""
+    candidates = list(candidates)
+    if len(candidates) == 1:
+        return candidates[0].data
+
+    def cost(candidate: Candidate) -> float:
+        error = picture.astype(np.float64) - candidate.decode()
+        return float((error * error).sum()) + price * 8 * len(candidate.data)
+
+    return min(candidates, key=cost).data
+
+
+def coded_size(source: tuple[int, int], percent: int) -> tuple[int, int]:
+    """(height, width) at which a picture is coded: even, and not under the encoder's minimum.
+
+    >>> coded_size((321, 481), 100), coded_size((321, 481), 75)
+    ((322, 482), (240, 360))
+    """
+    if percent == 100:
+        return smallest_coded_size(*source)
+    height, width = (2 * round(n * percent / 200) for n in source)
+    return smallest_coded_size(height, width)
