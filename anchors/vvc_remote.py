@@ -41,7 +41,8 @@ class VvcRemoteCodec:
     """Picture codec on VVenC (`vvc_remote`) or VTM (`vtm_remote`).
 
     The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
-    and width; of a single picture also "auto:Q" (vcm_plugin/vvc/choice.py). preset, threads: of VVenC; VTM has neither. backend: "vvenc" or "vtm".
+    and width; of a single picture also "auto:Q" (vcm_plugin/vvc/choice.py). preset, threads: of
+    VVenC; VTM has neither. backend: "vvenc" or "vtm".
     random_access: of sequences, as in VvcFeatureCodec.
     """
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from vcm_plugin.conditions import bundled_weights, model_path
+from vcm_plugin.diff_fchm.human.auxiliary import export
 from vcm_plugin.diff_fchm.human.restorer import RestorerConfig
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
@@ -27,7 +28,7 @@ from vcm_plugin.testsets.minictc import FIRST_SEED, draw_picture
 from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.training import options as cli
 from vcm_plugin.training.hvcn.samples import picture_paths
-from vcm_plugin.training.restorer import RestorerTraining, export, train
+from vcm_plugin.training.restorer import RestorerTraining, train
 from vcm_plugin.training.restorer_samples import RestorerStore, prepare
 
 

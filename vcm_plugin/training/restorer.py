@@ -8,7 +8,7 @@ Neither the detector nor the features that KID and AP are measured with take par
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.training.loop import Schedule, Terms, fit
 from vcm_plugin.training.restorer_samples import RestorerStore
 from vcm_plugin.vvc.planes import RGB_OF_LEVELS
-from vcm_plugin.weights_file import write_weights
 
 MS_SSIM_CROP = 176  # pixels: five scales of an 11 x 11 window
 LEAST_MSE = 0.5  # of 255^2: crops without any detail do not outweigh the others
@@ -88,12 +87,3 @@ def loss_terms(
         both = (restored.clamp(0, 255) / 255, source / 255)
         terms["ms_ssim"] = schedule.ms_ssim_weight * (1 - piq.multi_scale_ssim(*both))
     return terms
-
-
-def export(model: Restorer, trained: dict, path: Path) -> Path:
-    """Write the weights file of a trained restorer: 16-bit floats, statistics in 32 bits."""
-    tensors = {
-        name: x if name in ("mean", "std") else x.half() for name, x in model.state_dict().items()
-    }
-    about = {"config": asdict(model.config), "trained": trained}
-    return write_weights(path, "restorer", tensors, about)

@@ -25,9 +25,9 @@ class Strength:
     value: int
     blocks: np.ndarray | None = None
 
-    def map_bytes(self) -> bytes:
-        """The map, a bit for each block, row by row; b"" without one."""
-        return b"" if self.blocks is None else np.packbits(self.blocks.ravel()).tobytes()
+    def map_bytes(self) -> bytes | None:
+        """The map, a bit for each block, row by row; None without one."""
+        return None if self.blocks is None else np.packbits(self.blocks.ravel()).tobytes()
 
     def gains(self, size: tuple[int, int]) -> np.ndarray | float:
         """What the residual (H, W, 3) is multiplied by."""
