@@ -10,27 +10,48 @@ the bits are exactly those of the two streams.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
 from vcm_plugin.errors import BitstreamError
-from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.rate_points import PICTURE, SCALE, Grammar, layered
+
+if TYPE_CHECKING:
+    from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.vvc import stream as vvc_stream
+
+
+@dataclass(frozen=True)
+class SimulcastSettings:
+    """What a test condition says of simulcast; its two codecs have their own keys."""
+
+    name: ClassVar[str] = "simulcast"
+    kind: ClassVar[str] = "human"
+    grammar: ClassVar[Grammar] = layered(SCALE, PICTURE)
+    points_key: ClassVar[str] = "simulcast_points"
+    weights_keys: ClassVar[dict[str, str]] = {"diff_fchm_weights": "codec_sha256"}
+    preset_key: ClassVar[str] = "vvc_remote_preset"
+
+    simulcast_points: tuple[str, ...] = ()  # "S+QP", "S+QP@percent" or "S+auto:Q"
+
+    def make(self, context) -> SimulcastCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        return SimulcastCodec(context.codec("diff_fchm"), context.codec("vvc_remote"))
 
 
 @dataclass(frozen=True)
 class SimulcastCodec:
     """Human codec: features by a feature codec whose files are .fcm with one unit, the picture by
-    VVC at a QP, or "QP@percent"."""
+    VVC at "QP", "QP@percent" or "auto:Q"."""
 
     machine: Any
     picture: VvcRemoteCodec
 
-    name = "simulcast"
-    kind = "human"
+    name: ClassVar[str] = "simulcast"
+    kind: ClassVar[str] = "human"
 
     def identity(self) -> dict:
         """What affects the result."""

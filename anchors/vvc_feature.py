@@ -11,21 +11,68 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 import numpy as np
-import torch
 
 from anchors import packing
 from vcm_plugin import bitstream, vvc
 from vcm_plugin.bitstream import FrameReader, Header, Timing, Unit
 from vcm_plugin.errors import BitstreamError, InputError
-from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.rate_points import QP, Grammar, parse_qp
+
+if TYPE_CHECKING:
+    from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.vvc import stream as vvc_stream
 
 # Deblocking would smooth each tile's edge with a neighbour that is another channel.
 # Its encoder-side search goes with it.
 FEATURE_PARAMETERS = (("LoopFilterDisable", 1), ("EncDbOpt", 0))
+
+
+@dataclass(frozen=True)
+class VvcFeatureSettings:
+    """What a test condition says of vvc_feature."""
+
+    name: ClassVar[str] = "vvc_feature"
+    kind: ClassVar[str] = "feature"
+    grammar: ClassVar[Grammar] = QP
+    points_key: ClassVar[str] = "vvc_feature_qps"
+    preset_key: ClassVar[str] = "vvc_feature_preset"
+
+    vvc_feature_qps: tuple[int, ...] = ()
+    vvc_feature_preset: str | None = None
+    vvc_feature_range: str | tuple[float, ...] | None = None  # picture, or [low, high]
+    vvc_random_access: bool = False  # of sequences; all-intra otherwise
+
+    def make(self, context) -> VvcFeatureCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        context.require("vvc_feature_preset", "vvc_feature_range")
+        return VvcFeatureCodec(
+            preset=self.vvc_feature_preset,
+            value_range=_range_of("vvc_feature_range", self.vvc_feature_range),
+            threads=context.threads,
+            random_access=self.vvc_random_access,
+        )
+
+
+@dataclass(frozen=True)
+class VtmFeatureSettings:
+    """What a test condition says of vtm_feature: the same features, coded by VTM."""
+
+    name: ClassVar[str] = "vtm_feature"
+    kind: ClassVar[str] = "feature"
+    grammar: ClassVar[Grammar] = QP
+    points_key: ClassVar[str] = "vtm_feature_qps"
+
+    vtm_feature_qps: tuple[int, ...] = ()
+    vtm_feature_range: str | tuple[float, ...] | None = None
+
+    def make(self, context) -> VvcFeatureCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        context.require("vtm_feature_range")
+        value_range = _range_of("vtm_feature_range", self.vtm_feature_range)
+        return VvcFeatureCodec(value_range=value_range, backend="vtm")
 
 
 @dataclass(frozen=True)
@@ -46,7 +93,7 @@ class VvcFeatureCodec:
     backend: str = "vvenc"
     random_access: bool = False
 
-    kind = "feature"
+    kind: ClassVar[str] = "feature"
 
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
@@ -83,7 +130,7 @@ class VvcFeatureCodec:
 
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
         """The .fcm file of one picture's features."""
-        qp = vvc.parse_qp(rate_point)
+        qp = parse_qp(rate_point)
         header, planes = self._packed(features)
         return bitstream.write(header, [Unit("private", 0, self.encoder.encode(planes, qp))])
 
@@ -94,7 +141,7 @@ class VvcFeatureCodec:
 
         The header counts with the first frame. All-intra, no more than one frame is held at a time.
         """
-        qp = vvc.parse_qp(rate_point)
+        qp = parse_qp(rate_point)
         if self.value_range is None:
             raise InputError(
                 f"{self.name} codes a sequence with one range for all of its frames: set "
@@ -185,6 +232,15 @@ class VvcFeatureCodec:
         return header, _picture(layers, value_range)
 
 
+def _range_of(key: str, value: str | tuple[float, ...]) -> tuple[float, float] | None:
+    """Feature values of the samples 0 and 1023; None where each picture has its own."""
+    if value == "picture":
+        return None
+    if isinstance(value, str) or len(value) != 2:
+        raise InputError(f"{key}: expected picture or [low, high], found {value!r}")
+    return value
+
+
 def picture_range(layers: dict[str, np.ndarray]) -> tuple[float, float]:
     """Smallest and largest value of all layers, rounded outwards to 16-bit floats."""
     low = bitstream.round_float(min(float(x.min()) for x in layers.values()), towards="down")
@@ -211,6 +267,10 @@ def _unpacked(
 
 
 def _pyramid(layers: dict[str, np.ndarray], header: Header) -> FeaturePyramid:
+    import torch  # late, as in every codec: settings and rate points are read without it
+
+    from vcm_plugin.features import FeaturePyramid
+
     tensors = {name: torch.from_numpy(layer) for name, layer in layers.items()}
     return FeaturePyramid(tensors, header.source_size, header.input_size)
 

@@ -14,26 +14,63 @@ import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 
 from vcm_plugin import vvc
 from vcm_plugin.bitstream.header import Timing
 from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.rate_points import SIZED_QP, Grammar, parse_sized_qp
 from vcm_plugin.vvc import stream as vvc_stream
-from vcm_plugin.vvc.choice import (
-    Candidate,
-    Coding,
-    best,
-    bit_price,
-    coded_size,
-    codings,
-    parse_rate_point,
-)
+from vcm_plugin.vvc.choice import Candidate, Coding, best, bit_price, coded_size, codings
 from vcm_plugin.vvc.planes import to_picture, to_planes
 
 MAX_SIZE = 1 << 16
+
+
+@dataclass(frozen=True)
+class VvcRemoteSettings:
+    """What a test condition says of vvc_remote."""
+
+    name: ClassVar[str] = "vvc_remote"
+    kind: ClassVar[str] = "picture"
+    grammar: ClassVar[Grammar] = SIZED_QP
+    points_key: ClassVar[str] = "vvc_remote_qps"
+    sizes_key: ClassVar[str] = "vvc_remote_sizes"
+    preset_key: ClassVar[str] = "vvc_remote_preset"
+
+    vvc_remote_qps: tuple[int, ...] = ()
+    vvc_remote_sizes: tuple[int, ...] = ()  # percent of height and width
+    vvc_remote_preset: str | None = None
+    vvc_random_access: bool = False  # of sequences; all-intra otherwise
+
+    def make(self, context) -> VvcRemoteCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        context.require("vvc_remote_preset")
+        return VvcRemoteCodec(
+            preset=self.vvc_remote_preset,
+            threads=context.threads,
+            random_access=self.vvc_random_access,
+        )
+
+
+@dataclass(frozen=True)
+class VtmRemoteSettings:
+    """What a test condition says of vtm_remote: the same pictures, coded by VTM."""
+
+    name: ClassVar[str] = "vtm_remote"
+    kind: ClassVar[str] = "picture"
+    grammar: ClassVar[Grammar] = SIZED_QP
+    points_key: ClassVar[str] = "vtm_remote_qps"
+    sizes_key: ClassVar[str] = "vtm_remote_sizes"
+
+    vtm_remote_qps: tuple[int, ...] = ()
+    vtm_remote_sizes: tuple[int, ...] = ()
+
+    def make(self, context) -> VvcRemoteCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        return VvcRemoteCodec(backend="vtm")
 
 
 @dataclass(frozen=True)
@@ -51,7 +88,7 @@ class VvcRemoteCodec:
     backend: str = "vvenc"
     random_access: bool = False
 
-    kind = "picture"
+    kind: ClassVar[str] = "picture"
 
     def __post_init__(self):
         if self.backend not in ("vvenc", "vtm"):
@@ -91,7 +128,7 @@ class VvcRemoteCodec:
 
         The raw stream has no place for the frame rate.
         """
-        qp, percent = parse_rate_point(rate_point)
+        qp, percent = parse_sized_qp(rate_point)
         prefixes: list[bytes] = []
 
         def planes() -> Iterator[vvc.Planes]:

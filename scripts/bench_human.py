@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from vcm_plugin import environment
-from vcm_plugin.conditions import load_condition, override
-from vcm_plugin.ctc.codecs import human_codec
+from vcm_plugin.ctc.codecs import load_condition, make_codec, override
 from vcm_plugin.ctc.picture_worker import load_model
 from vcm_plugin.diff_fchm.human.codec import geometry_of
 from vcm_plugin.diff_fchm.human.pipeline import whole_cells
@@ -42,7 +41,9 @@ class Variant:
         inner = folder / "pipeline"
         chosen = str((inner if inner.is_dir() else folder).resolve())
         self.name, self.plain = name, plain
-        self.codec = human_codec(override(condition, {"diff_fchm_human_weights": chosen}))
+        self.codec = make_codec(
+            "diff_fchm_human", override(condition, {"diff_fchm_human_weights": chosen})
+        )
 
     @torch.no_grad()
     def code(self, picture, features, s: str, q: str):

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vcm_plugin.conditions import load_condition, override
+from vcm_plugin.ctc.codecs import codec_rate_points, integer_qp, load_condition, override
+from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.picture_worker import Plan, Worker
 from vcm_plugin.ctc.results import UNCOMPRESSED, Journal
 from vcm_plugin.ctc.run import RunOptions, run
@@ -70,14 +71,12 @@ def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[st
     picture, codec, peaks = read_entry(entry), worker.codec, {}
     with peak_of("nn_part1", peaks):
         features = worker.model.nn_part1(picture)
-    source = features if codec.kind == "feature" else picture
-    rate_point = max(
-        options_points(options, condition), key=lambda point: -int(point.split("@")[0])
-    )
+    points = codec_rate_points(options.codec, condition)
+    rate_point = min(points, key=lambda point: integer_qp(options.codec, point))
     with peak_of("encode", peaks):
-        data = codec.encode(source, rate_point)
+        data = encode(codec, Source(picture, features), rate_point)
     with peak_of("decode", peaks):
-        codec.decode(data)
+        decode(codec, data)
     with peak_of("nn_part2", peaks):
         worker.model.nn_part2(features)
     journal = Journal(folder / UNCOMPRESSED)
@@ -87,13 +86,6 @@ def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[st
     with peak_of("evaluation", peaks):
         list(worker.evaluate(UNCOMPRESSED, []))
     return peaks
-
-
-def options_points(options: argparse.Namespace, condition) -> list[str]:
-    """The rate points of the codec."""
-    from vcm_plugin.ctc.codecs import codec_entry
-
-    return codec_entry(options.codec).rate_points(condition)
 
 
 @contextlib.contextmanager

@@ -24,9 +24,9 @@ import torch
 import yaml
 from PIL import Image
 
-from vcm_plugin.conditions import load_condition, model_path, override
+from vcm_plugin.conditions import model_path
 from vcm_plugin.ctc import complexity
-from vcm_plugin.ctc.codecs import CODECS
+from vcm_plugin.ctc.codecs import codec_rate_points, load_condition, make_codec, override
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, export
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.diff_fchm.machine.vfcn import LAYERS, Vfcn
@@ -58,7 +58,7 @@ def main() -> None:
         codec, scales = random_codec(features[0]), LARGE_SCALES
     else:
         features = trained_features(condition, options.pictures)
-        codec, scales = CODECS["diff_fchm"].make(condition), condition.diff_fchm_scales
+        codec, scales = make_codec("diff_fchm", condition), condition.require("diff_fchm_scales")
     pixels = int(np.prod(features[0].input_size))
     print(f"{len(features)} pictures, network input {features[0].input_size}, "
           f"{codec.config.channels} channels, {options.threads} threads")  # fmt: skip
@@ -67,12 +67,13 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
     print_arithmetic(codec, features[0])
     print(f"peak memory of the process, detector included: {peak:.2f} GiB")
-    anchor = CODECS["vvc_feature"].make(condition)
+    anchor = make_codec("vvc_feature", condition)
     theirs = sum(
-        timed_point(anchor, features, f"{qp:g}", pixels) for qp in condition.vvc_feature_qps
+        timed_point(anchor, features, f"{qp:g}", pixels)
+        for qp in condition.require("vvc_feature_qps")
     )
     print(f"sum over {len(scales)} rate points of diff_fchm: {ours:.3f} s; over "
-          f"{len(condition.vvc_feature_qps)} of vvc_feature ({condition.vvc_feature_preset}): "
+          f"{len(codec_rate_points('vvc_feature', condition))} of vvc_feature ({anchor.preset}): "
           f"{theirs:.3f} s; {theirs / ours:.2f} times as long")  # fmt: skip
 
 

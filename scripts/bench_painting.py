@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from vcm_plugin import environment
-from vcm_plugin.conditions import load_condition, override
-from vcm_plugin.ctc.codecs import human_codec, split_rate_point
+from vcm_plugin.ctc.codecs import load_condition, make_codec, override
+from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.picture_worker import load_model
 from vcm_plugin.metrics.psnr import psnr
 from vcm_plugin.testsets.open import open_test_set
@@ -40,7 +40,7 @@ def main() -> None:
     environment.make_deterministic(options.threads)
     changes = {"diff_fchm_human_weights": options.human_weights}
     condition = override(load_condition("minictc_human"), changes)
-    model, codec = load_model(condition, "cpu"), human_codec(condition)
+    model, codec = load_model(condition, "cpu"), make_codec("diff_fchm_human", condition)
     path = options.picture or open_test_set(override(condition, {"limit": 2})).pictures[0].path
     source = read_picture(path)
     print(f"{path.name}, {options.rate_point}, {options.threads} threads, median of {options.runs}")
@@ -52,9 +52,9 @@ def main() -> None:
         seconds = {"nn_part1": [], "encode": [], "decode": []}
         for _ in range(options.runs):
             features = timed(seconds["nn_part1"], model.nn_part1, picture)
-            parts = split_rate_point(options.rate_point)
-            data = timed(seconds["encode"], codec.encode, picture, features, *parts)
-            _, painted = timed(seconds["decode"], codec.decode, data)
+            source = Source(picture, features)
+            data = timed(seconds["encode"], encode, codec, source, options.rate_point)
+            painted = timed(seconds["decode"], decode, codec, data).picture
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         cells = [statistics.median(values) for values in seconds.values()]
         bpp, quality = 8 * len(data) / (height * width), psnr(picture, painted)

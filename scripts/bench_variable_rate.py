@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from vcm_plugin.conditions import TestCondition, load_condition, model_path, override
-from vcm_plugin.ctc.codecs import CODECS
+from vcm_plugin.conditions import TestCondition, model_path
+from vcm_plugin.ctc.codecs import load_condition, make_codec, override
 from vcm_plugin.diff_fchm.machine.vfcn import GAIN_OCTAVES
 from vcm_plugin.files import read_json, write_json
 from vcm_plugin.metrics import coco_ap
@@ -99,7 +99,7 @@ def measured(condition: TestCondition, folder: Path) -> dict[str, list[dict]]:
     features = [model.nn_part1(read_picture(p.path)) for p in dataset.pictures]
     curves = {name: [] for name in CURVES}
     for name in (*TRAINED, "msfc"):
-        codec = make_codec(condition, folder, name)
+        codec = trained_codec(condition, folder, name)
         curve = name.split("_")[0] if name.startswith("lambda_") else name
         points = QPS if name == "msfc" else (1,) if curve == "lambda" else SCALES
         for point in points:
@@ -109,13 +109,13 @@ def measured(condition: TestCondition, folder: Path) -> dict[str, list[dict]]:
     return {name: sorted(found, key=lambda point: point["bpp"]) for name, found in curves.items()}
 
 
-def make_codec(condition: TestCondition, folder: Path, name: str):
+def trained_codec(condition: TestCondition, folder: Path, name: str):
     if name == "msfc":
         changes = {"msfc_weights": str((folder / "msfc" / "msfc.safetensors").absolute())}
-        changes |= {"msfc_preset": condition.vvc_feature_preset}
-        return CODECS["msfc"].make(override(condition, changes))
+        changes |= {"msfc_preset": condition.require("vvc_feature_preset")}
+        return make_codec("msfc", override(condition, changes))
     weights = str((folder / name / "vfcn.safetensors").absolute())
-    return CODECS["diff_fchm"].make(override(condition, {"diff_fchm_weights": weights}))
+    return make_codec("diff_fchm", override(condition, {"diff_fchm_weights": weights}))
 
 
 def measure(codec, rate_point: str, model, features: list, dataset: CocoDataset) -> dict:

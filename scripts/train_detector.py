@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from vcm_plugin.conditions import load_condition, model_path, override
+from vcm_plugin.conditions import model_path
+from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.split.config import load_config
 from vcm_plugin.testsets.coco import load_coco
 from vcm_plugin.testsets.open import open_test_set

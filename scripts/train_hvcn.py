@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from vcm_plugin.conditions import bundled_weights, load_condition, model_path, override
+from vcm_plugin.conditions import bundled_weights, model_path
+from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.diff_fchm.human.config import HvcnConfig
 from vcm_plugin.diff_fchm.human.prior import SmallPrior
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec

@@ -10,7 +10,7 @@ uses several GPUs or machines. Every key of a recipe is also an option that over
 
 from dataclasses import asdict
 
-from anchors.msfc import MsfcConfig, export
+from anchors.msfc_networks import MsfcConfig, export
 from vcm_plugin.training import options as cli
 from vcm_plugin.training.msfc import MsfcTraining, train
 

@@ -13,9 +13,9 @@ uses several GPUs or machines. Every key of a recipe is also an option that over
 from dataclasses import asdict
 from pathlib import Path
 
-from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.codec import export
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.rate_points import parse_scale
 from vcm_plugin.training import options as cli
 from vcm_plugin.training.vfcn import VfcnTraining, read_average, train
 
@@ -29,7 +29,7 @@ def main() -> None:
     )  # fmt: skip
     options = cli.parse(parser)
     for rate_point in options.rate_points:
-        ivn.parse_rate_point(rate_point)
+        parse_scale(rate_point)
     detector, store = cli.open_store(options)
     config, schedule = cli.chosen(VfcnConfig, options), cli.chosen(VfcnTraining, options)
     init = read_average(options.init)[1] if options.init else None

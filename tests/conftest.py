@@ -74,7 +74,7 @@ def sfu(shared_cache, tmp_path_factory) -> Path:
     """A run of diff_fchm on three drawn sequences of two frames, beside their data."""
     from drawn_runs import drawn_sfu
 
-    from vcm_plugin.conditions import load_condition
+    from vcm_plugin.ctc.codecs import load_condition
 
     names = load_condition("sfu_hw").sequences
     chosen = tuple(name for name in names if "RaceHorses" in name or "BQSquare" in name)
@@ -86,11 +86,10 @@ def sfu(shared_cache, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def human_runs(tiny_condition, shared_cache, tmp_path_factory):
     """Real runs of three codecs over two pictures, what they returned, and their report."""
-    from dataclasses import replace
-
+    from changed import changed
     from hvcn_tiny import tiny_folder
 
-    from vcm_plugin.conditions import load_condition
+    from vcm_plugin.ctc.codecs import load_condition
     from vcm_plugin.ctc.run import RunOptions, run
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
     from vcm_plugin.report import write_report
@@ -98,7 +97,7 @@ def human_runs(tiny_condition, shared_cache, tmp_path_factory):
     tiny_folder(
         tiny_condition.parent / "painter", MachineCodec(tiny_condition.parent / "tiny.safetensors")
     )
-    condition = replace(
+    condition = changed(
         load_condition(tiny_condition), human_vision=True, diff_fchm_human_weights="painter",
         diff_fchm_human_points=("1+0.5", "1+2"), simulcast_points=("1+42", "1+47"),
         vvc_remote_qps=(37, 47), vvc_remote_sizes=(100,),

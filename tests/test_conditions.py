@@ -4,8 +4,10 @@
 from dataclasses import replace
 
 import pytest
+from changed import changed
 
-from vcm_plugin.conditions import KEYS, load_condition, write_condition
+from vcm_plugin.conditions import KEYS, write_condition
+from vcm_plugin.ctc.codecs import load_condition
 
 
 def kept(condition, folder):
@@ -32,8 +34,8 @@ def test_a_bundled_condition_is_kept_as_it_is(tmp_path, name):
 )
 def test_absolute_paths_are_not_kept(tmp_path, images, annotations, expected):
     condition = load_condition("minictc")
-    condition = replace(condition, minictc=None, images=images, annotations=annotations, tasks=())
-    condition = replace(condition, weights="/home/me/w.pth", diff_fchm_human_prior="/home/me/p")
+    condition = changed(condition, minictc=None, images=images, annotations=annotations, tasks=())
+    condition = changed(condition, weights="/home/me/w.pth", diff_fchm_human_prior="/home/me/p")
     again, text = kept(condition, tmp_path)
     assert (again.images, again.annotations) == expected
     assert again.dataset_name() == condition.dataset_name()

@@ -11,8 +11,8 @@ from vfcn_tiny import pyramid, tiny_weights
 from anchors.vvc_feature import VvcFeatureCodec
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import stages
-from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+from vcm_plugin.rate_points import parse_scale, qp_of_scale, scale_of_qp
 from vcm_plugin.stages import collected
 
 
@@ -55,10 +55,10 @@ def test_stages_add_up_and_need_no_collector():
 
 @pytest.mark.parametrize("qp", range(8, 57))
 def test_integers_stand_for_scales_and_back(qp):
-    assert ivn.qp_of_scale(float(ivn.scale_of_qp(qp))) == qp
-    ivn.parse_rate_point(ivn.scale_of_qp(qp))
+    assert qp_of_scale(float(scale_of_qp(qp))) == qp
+    parse_scale(scale_of_qp(qp))
 
 
 def test_rising_integers_are_rising_scales():
     scales = [0.35, 0.7, 1.4, 2.8, 4, 5.6]
-    assert [ivn.qp_of_scale(s) for s in scales] == [23, 29, 35, 41, 44, 47]
+    assert [qp_of_scale(s) for s in scales] == [23, 29, 35, 41, 44, 47]

@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a test condition says: one flat YAML file -> TestCondition."""
+"""What a test condition says: one flat YAML file -> TestCondition.
+
+The keys of codecs are kept as they are written: ctc/codecs.py, which knows the codecs, checks them
+against the Settings of each.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from vcm_plugin import settings
 from vcm_plugin.environment import PACKAGE, cfg_folder
 from vcm_plugin.errors import InputError
+from vcm_plugin.files import sha256_of_file
+
+T = typing.TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,37 +63,36 @@ class TestCondition:
     min_overlap: float = 0.0  # accuracy points that two curves share, for a BD-rate
     near_lossless: float | None = None  # accuracy points below uncompressed
     human_vision: bool = False  # also measure the decoded pictures
-    diff_fchm_weights: str | None = None
-    diff_fchm_scales: tuple[float, ...] = ()
-    diff_fchm_other_detector: bool = False
-    diff_fchm_human_weights: str | None = None  # a folder that scripts/train_hvcn.py wrote
-    diff_fchm_human_prior: str | None = None  # folder or hub id, where it is not in that folder
-    diff_fchm_human_points: tuple[str, ...] = ()  # "S+Q": scale s and the step of the human layer
-    simulcast_points: tuple[str, ...] = ()  # "S+QP" or "S+QP@percent"
-    vvc_random_access: bool = False  # of sequences; all-intra otherwise
-    vvc_feature_qps: tuple[int, ...] = ()
-    vvc_feature_preset: str | None = None
-    vvc_feature_range: str | tuple[float, ...] | None = None
-    msfc_weights: str | None = None
-    msfc_qps: tuple[int, ...] = ()
-    msfc_preset: str | None = None
-    vvc_remote_qps: tuple[int, ...] = ()
-    vvc_remote_sizes: tuple[int, ...] = ()
-    vvc_remote_preset: str | None = None
-    vtm_feature_qps: tuple[int, ...] = ()
-    vtm_feature_range: str | tuple[float, ...] | None = None
-    vtm_remote_qps: tuple[int, ...] = ()
-    vtm_remote_sizes: tuple[int, ...] = ()
-    folder: Path = dataclasses.field(default=Path("."), compare=False)
+    codec_keys: Mapping[str, typing.Any] = dataclasses.field(
+        default_factory=dict, metadata={"key": False}
+    )
+    folder: Path = dataclasses.field(default=Path("."), compare=False, metadata={"key": False})
+
+    def value(self, key: str) -> typing.Any:
+        """Of any key, of the condition itself or of a codec; None where it is not set."""
+        return getattr(self, key) if key in KEYS else self.codec_keys.get(key)
 
     def require(self, key: str) -> typing.Any:
         """The value of a key that a command needs; raises InputError where it is not set."""
-        value = getattr(self, key)
-        if value is None or value == ():
+        value = self.value(key)
+        if value is None or value in ((), []):
             raise InputError(
                 f"test condition {self.name}: expected the key {key}, found none; add it"
             )
         return value
+
+    def settings_of(self, cls: type[T]) -> T:
+        """What the condition says of one codec: the keys that its Settings have."""
+        known = settings.types_of(cls)
+        values = {key: value for key, value in self.codec_keys.items() if key in known}
+        return settings.build(cls, values, f"test condition {self.name}")
+
+    def detector_sha256(self) -> str | None:
+        """sha256 of the detector's weights, where they are a file that is here."""
+        weights = self.weights_path()
+        if weights is None or not Path(weights).is_file():
+            return None
+        return sha256_of_file(Path(weights))
 
     def model_path(self) -> str:
         """The Detectron2 YAML of the detector: a name of cfg/models, a path or a model-zoo name."""
@@ -122,8 +128,7 @@ class TestCondition:
         return str(beside) if beside.exists() else name
 
 
-_TYPES = typing.get_type_hints(TestCondition)
-KEYS = tuple(field.name for field in dataclasses.fields(TestCondition) if field.name != "folder")
+KEYS = tuple(settings.types_of(TestCondition))
 
 
 def model_path(name: str) -> str:
@@ -138,20 +143,10 @@ def bundled_weights(name: str) -> str:
     return str(bundled) if bundled.exists() else name
 
 
-def load_condition(name: str | Path) -> TestCondition:
-    """Read a test condition: a name of cfg/ctc (such as `minictc`) or a path to a YAML file."""
+def read_condition(name: str | Path) -> TestCondition:
+    """A test condition whose codec keys nobody has checked; ctc.codecs.load_condition does."""
     path = _find(name)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable test condition: {reason}") from error
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{path}: expected a YAML of keys such as name and model, found {values!r}"
-        )
-    values = {key: value for key, value in values.items() if not str(key).endswith("_source")}
-    return build(values, path)
+    return build(settings.without_sources(settings.read_yaml(path, "a test condition")), path)
 
 
 def write_condition(condition: TestCondition, folder: Path) -> None:
@@ -164,15 +159,16 @@ def write_condition(condition: TestCondition, folder: Path) -> None:
     values = {key: getattr(condition, key) for key in KEYS}
     defaults = {field.name: field.default for field in dataclasses.fields(TestCondition)}
     values = {key: value for key, value in values.items() if value != defaults[key]}
+    values |= condition.codec_keys
     model = Path(condition.model_path())
     if model.is_file() and model.parent != cfg_folder() / "models":
         values["model"] = "model.yaml"
         (folder / "model.yaml").write_bytes(model.read_bytes())
-    for key in ("weights", "diff_fchm_weights", "diff_fchm_human_weights", "msfc_weights"):
-        if key in values and "://" not in values[key]:
-            values[key] = Path(values[key]).name
-    if Path(values.get("diff_fchm_human_prior", "")).is_absolute():  # else a name, or a hub id
-        values["diff_fchm_human_prior"] = Path(values["diff_fchm_human_prior"]).name
+    for key, value in values.items():
+        if key.endswith("weights") and "://" not in value:
+            values[key] = Path(value).name
+        elif key.endswith("_prior") and Path(value).is_absolute():  # else a name, or a hub id
+            values[key] = Path(value).name
     values |= _relative_paths({k: values[k] for k in ("images", "annotations") if k in values})
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
     (folder / "condition.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
@@ -204,7 +200,15 @@ def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCo
         changes |= {"name": condition.name.removesuffix("-changed") + "-changed"}
     if {"images", "annotations"} & set(changes):
         changes |= {"minictc": None}
-    return dataclasses.replace(condition, **changes)
+    return with_values(condition, changes)
+
+
+def with_values(condition: TestCondition, values: Mapping[str, typing.Any]) -> TestCondition:
+    """The condition with other values of its own keys and of those of codecs; still the same test
+    by its name."""
+    own = {key: value for key, value in values.items() if key in KEYS}
+    codec_keys = {key: value for key, value in values.items() if key not in KEYS}
+    return dataclasses.replace(condition, **own, codec_keys=condition.codec_keys | codec_keys)
 
 
 def _find(name: str | Path) -> Path:
@@ -218,36 +222,9 @@ def _find(name: str | Path) -> Path:
     raise InputError(f"test condition {name}: expected one of {known}, or a path to a YAML file")
 
 
-def build(values: dict[str, typing.Any], path: Path) -> TestCondition:
-    """The condition of these keys; raises InputError, naming `path`, where one is none of KEYS."""
-    for key in values:
-        if key not in KEYS:
-            nearest = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)[0]
-            raise InputError(f"{path}: unknown key {key}; did you mean {nearest}?")
-    for field in dataclasses.fields(TestCondition):
-        required = field.default is dataclasses.MISSING
-        if required and field.name not in values:
-            raise InputError(f"{path}: expected the key {field.name}, found none; add it")
-    checked = {key: _checked(key, value, _TYPES[key], path) for key, value in values.items()}
-    return TestCondition(**checked, folder=path.parent)
-
-
-def _checked(key: str, value: typing.Any, kind: typing.Any, path: Path) -> typing.Any:
-    """The value as the type of its field; a list becomes a tuple, a float may be an integer."""
-    for option in typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
-        if typing.get_origin(option) is tuple:
-            item = typing.get_args(option)[0]
-            if isinstance(value, list) and all(is_of_kind(v, item) for v in value):
-                return tuple(item(v) for v in value)
-        elif is_of_kind(value, option):
-            return option(value) if option is not types.NoneType else None
-    wanted = kind.__name__ if isinstance(kind, type) else str(kind)
-    wanted = wanted.replace("tuple[", "list[").replace(", ...", "").replace("None", "null")
-    raise InputError(f"{path}: {key}: expected {wanted}, found {value!r}")
-
-
-def is_of_kind(value: typing.Any, kind: type) -> bool:
-    """Whether a value of a YAML file can stand for a field of this type."""
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+def build(values: Mapping[str, typing.Any], where: Path) -> TestCondition:
+    """The condition of these keys; those that are none of KEYS are kept as those of codecs."""
+    own = {key: value for key, value in values.items() if key in KEYS}
+    condition = settings.build(TestCondition, own, where)
+    codec_keys = {key: value for key, value in values.items() if key not in KEYS}
+    return dataclasses.replace(condition, codec_keys=codec_keys, folder=where.parent)

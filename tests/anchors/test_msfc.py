@@ -6,13 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from changed import changed
 from vfcn_tiny import pyramid
 
-from anchors.msfc import Msfc, MsfcCodec, MsfcConfig, export, relative_step
+from anchors.msfc import MsfcCodec
+from anchors.msfc_networks import Msfc, MsfcConfig, export, relative_step
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import MAX_INPUT_PIXELS, Unit
-from vcm_plugin.conditions import load_condition
-from vcm_plugin.ctc.codecs import CODECS, codec_of, describe_bitstream
+from vcm_plugin.ctc.codecs import (
+    codec_of,
+    codec_rate_points,
+    describe_bitstream,
+    load_condition,
+    make_codec,
+)
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.testsets.pictures import read_picture
@@ -177,14 +184,13 @@ def test_weights_of_other_networks(tmp_path):
 
 def test_a_condition_names_the_weights(tiny_condition, weights):
     condition = load_condition(tiny_condition)
-    make = CODECS["msfc"].make
     with pytest.raises(InputError, match="name them in the key msfc_weights"):
-        make(condition)
-    named = replace(condition, msfc_weights=str(weights), msfc_qps=(22, 37), msfc_preset="fast")
+        make_codec("msfc", condition)
+    named = changed(condition, msfc_weights=str(weights), msfc_qps=(22, 37), msfc_preset="fast")
     with pytest.raises(InputError, match="trained for a detector with the SHA-256 000000000000"):
-        make(named)
-    assert make(replace(named, weights=None)).inner.preset == "fast"
-    assert CODECS["msfc"].rate_points(named) == ["22", "37"]
+        make_codec("msfc", named)
+    assert make_codec("msfc", changed(named, weights=None)).inner.preset == "fast"
+    assert codec_rate_points("msfc", named) == ["22", "37"]
 
 
 # --- training -------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchors.vvc_remote import VvcRemoteCodec, coded_size, parse_rate_point, source_size_nal
+from anchors.vvc_remote import VvcRemoteCodec, coded_size, source_size_nal
 from vcm_plugin import vvc
 from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.rate_points import parse_sized_qp
 from vcm_plugin.vvc import stream as vvc_stream
 from vcm_plugin.vvc.planes import to_picture, to_planes
 
@@ -132,7 +133,7 @@ def test_truncated_foreign_and_inconsistent_streams():
 @pytest.mark.parametrize("text", ["", "64", "32@", "32@60", "32@100@50", "a@50", "0.5"])
 def test_rate_points_that_are_none(text):
     with pytest.raises(InputError, match="expected a (QP|rate point)"):
-        parse_rate_point(text)
+        parse_sized_qp(text)
 
 
 def test_pictures_that_are_none():

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from vcm_plugin.ctc import complexity
-from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.errors import InputError
+from vcm_plugin.rate_points import qp_of_scale
 
 MISSING = [n for n in ("compressai_vision", "detectron2") if importlib.util.find_spec(n) is None]
 pytestmark = [
@@ -218,7 +218,7 @@ def test_pictures_of_the_proposal_and_its_macs(scenes):
         own = point(result, f"{s:g}")
         options = (f"++codec.encoder_config.rate_point={s}", *OURS, MD5, MAC)
         folder = scenes.run_harness("diff_fchm", *options)
-        assert folder.name == f"qp{qp}" == f"qp{ivn.qp_of_scale(s)}"
+        assert folder.name == f"qp{qp}" == f"qp{qp_of_scale(s)}"
         ours = files(run / f"{s:g}" / "bitstreams", "*.fcm")
         assert files(folder / "codec_output", "*.bin") == ours and len(ours) == 3
         dumped = files(folder / "features_pre_nn_part2", "*.md5")

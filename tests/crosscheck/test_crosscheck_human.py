@@ -3,9 +3,9 @@
 
 import json
 import zipfile
-from dataclasses import replace
 
 import pytest
+from changed import changed
 from hvcn_tiny import picture
 from PIL import Image
 from test_crosscheck import cache, edit, edit_lines, tampered  # noqa: F401 (cache: a fixture)
@@ -13,10 +13,10 @@ from test_crosscheck import cache, edit, edit_lines, tampered  # noqa: F401 (cac
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import write_unit
 from vcm_plugin.cli.main import main
-from vcm_plugin.conditions import load_condition
 from vcm_plugin.crosscheck import CheckOptions, crosscheck, write_crosscheck
 from vcm_plugin.crosscheck.findings import CONFIRMED, NOT_CONFIRMED, SKIPPED, WITH_REMARKS
 from vcm_plugin.crosscheck.package import make_package
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.files import read_json
 from vcm_plugin.metrics.pictures import picture_measures
@@ -185,7 +185,7 @@ def test_pictures_without_ground_truth(tiny_condition, weights, tmp_path):
     (tmp_path / "pictures").mkdir()
     for number in (1, 2):
         Image.fromarray(picture((70, 90), number)).save(tmp_path / f"pictures/{number}.png")
-    condition = replace(
+    condition = changed(
         load_condition(tiny_condition), minictc=None, images="pictures", tasks=(),
         human_vision=True, simulcast_points=("1+47",),
     )  # fmt: skip

@@ -11,7 +11,8 @@ from hvcn_tiny import picture, tiny_codec
 from torch.utils.flop_counter import FlopCounterMode
 from vfcn_tiny import pyramid, tiny_weights
 
-from anchors.msfc import Msfc, MsfcCodec, MsfcConfig, export
+from anchors.msfc import MsfcCodec
+from anchors.msfc_networks import Msfc, MsfcConfig, export
 from anchors.vvc_feature import VvcFeatureCodec
 from vcm_plugin.ctc import complexity
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from changed import changed
 
-from vcm_plugin.conditions import load_condition
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.results import load_result
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
@@ -140,7 +141,7 @@ def test_more_rate_points_go_into_the_same_folder(calm, tiny_condition, tmp_path
     folder = tmp_path / "run"
     shutil.copytree(calm / "vvc_feature", folder)
     kept = (folder / "42" / "pictures.jsonl").read_bytes()
-    more = replace(load_condition(tiny_condition), vvc_feature_qps=(42, 47))
+    more = changed(load_condition(tiny_condition), vvc_feature_qps=(42, 47))
     result = run(more, "vvc_feature", folder, RunOptions())
     assert [point["rate_point"] for point in result["points"]] == ["42", "47"]
     assert (folder / "42" / "pictures.jsonl").read_bytes() == kept
@@ -150,7 +151,7 @@ def test_the_folder_of_another_test_is_refused(calm, tiny_condition, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(calm / "vvc_feature", folder)
     before = _contents(folder)
-    other = replace(load_condition(tiny_condition), vvc_feature_preset="fast", iou_threshold=0.6)
+    other = changed(load_condition(tiny_condition), vvc_feature_preset="fast", iou_threshold=0.6)
     with pytest.raises(InputError, match="inner_codec.preset is faster there and fast now"):
         run(other, "vvc_feature", folder, RunOptions())
     assert _contents(folder) == before

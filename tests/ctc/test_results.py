@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vcm_plugin.conditions import load_condition, override
+from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.ctc.feature_cache import FeatureCache
 from vcm_plugin.ctc.results import Journal, bitstream_path, claim, load_result, read_predictions
 from vcm_plugin.errors import InputError

@@ -8,7 +8,7 @@ from drawn_runs import drawn_oiv6, drawn_sfu
 from table_script import assert_same_rows, rows_of, script_rows
 
 from vcm_plugin.cli.main import main
-from vcm_plugin.conditions import load_condition
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.results import load_result
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Human vision: the measures, simulcast, runs that judge decoded pictures, and their tables."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from changed import changed
 from hvcn_tiny import picture
 from PIL import Image
 from vfcn_tiny import pyramid, tiny_weights
@@ -15,8 +15,8 @@ from anchors import simulcast
 from anchors.simulcast import SimulcastCodec
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin.cli.main import main
-from vcm_plugin.conditions import load_condition
 from vcm_plugin.ctc import codecs
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.results import decoded_path
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
@@ -141,7 +141,7 @@ def test_half_a_simulcast_is_refused(codec):
 @pytest.mark.parametrize("text", ["2.8", "2.8+", "+37", "x+37", "2.8+99"])
 def test_rate_points_of_both(text):
     with pytest.raises(InputError):
-        codecs.CODECS["simulcast"].check(text)
+        codecs.CODECS["simulcast"].grammar.parse(text)
 
 
 # --- runs and reports -----------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_a_run_goes_on_where_it_stopped(human_runs, tiny_condition):
     before = (folder / "simulcast" / "result.json").read_bytes()
     (folder / "simulcast" / "1+47" / "point.json").unlink()
     (folder / "simulcast" / "result.json").unlink()
-    condition = replace(
+    condition = changed(
         load_condition(tiny_condition), human_vision=True, diff_fchm_human_weights="painter",
         simulcast_points=("1+42", "1+47"), vvc_remote_qps=(37, 47), vvc_remote_sizes=(100,),
     )  # fmt: skip
@@ -212,7 +212,7 @@ def test_pictures_without_ground_truth(tiny_condition, own_cache, tmp_path):
     (tmp_path / "pictures").mkdir()
     for number in (1, 2):
         Image.fromarray(picture((170, 200), number)).save(tmp_path / f"pictures/{number}.png")
-    condition = replace(
+    condition = changed(
         load_condition(tiny_condition), minictc=None, images="pictures", tasks=(),
         human_vision=True, simulcast_points=("1+47",),
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 from test_report import QUICK
 from test_tables import edited, runs  # noqa: F401 (runs is a fixture)
 
-from vcm_plugin.conditions import load_condition
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import plots, tables, views
 from vcm_plugin.report.published import load_references, references_for

@@ -2,17 +2,17 @@
 """Is mIoU of labelled points what it should be, and is a panoptic detector cut without a change?"""
 
 import warnings
-from dataclasses import replace
 
 import drawn_sets
 import numpy as np
 import pytest
+from changed import changed
 from table_script import assert_same_rows, rows_of, script_rows
 
-from vcm_plugin.conditions import load_condition
 from vcm_plugin.crosscheck import CheckOptions, crosscheck
 from vcm_plugin.crosscheck.findings import CONFIRMED, WITH_REMARKS
 from vcm_plugin.crosscheck.package import make_package
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics.point_miou import confusion, mean_iou
@@ -36,7 +36,7 @@ def drawn_condition(**changes):
         "vvc_feature_qps": (22, 37),
         "weights": None,
     }
-    return replace(load_condition("pandaset"), **(values | changes))
+    return changed(load_condition("pandaset"), **(values | changes))
 
 
 @pytest.fixture(scope="module")

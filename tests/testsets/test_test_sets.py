@@ -9,9 +9,10 @@ from pathlib import Path
 import drawn_sets
 import numpy as np
 import pytest
+from changed import changed
 
 from vcm_plugin.cli.main import main
-from vcm_plugin.conditions import load_condition
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.results import load_result
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
@@ -44,7 +45,7 @@ def sfu_condition(**changes):
         "vvc_remote_qps": (22, 32),
         "vvc_remote_sizes": (100,),
     }
-    return replace(load_condition("minictc"), **(values | changes))
+    return changed(load_condition("minictc"), **(values | changes))
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +127,11 @@ def test_accuracy_of_classes_is_pooled_over_their_sequences(calm, sfu):
 def test_features_and_files_are_those_of_single_pictures(calm, sfu):
     """The machine units of a sequence are what the codec writes for its frames as pictures."""
     from vcm_plugin import bitstream
-    from vcm_plugin.ctc.codecs import codec_entry
+    from vcm_plugin.ctc.codecs import make_codec
     from vcm_plugin.ctc.picture_worker import load_model
 
     condition = sfu_condition()
-    codec, model = codec_entry("diff_fchm").make(condition), load_model(condition, "cpu")
+    codec, model = make_codec("diff_fchm", condition), load_model(condition, "cpu")
     stream = bitstream.read((calm / "diff_fchm/0.7/bitstreams/1.fcm").read_bytes())
     entry = load_sequences(condition, sfu).sequences[0]
     for unit, picture in zip(stream.units, read_frames(entry), strict=True):
@@ -161,8 +162,11 @@ def test_codecs_of_pictures_say_so(sfu, tmp_path, monkeypatch):
     class Pictures:
         name, kind = "vvc_remote", "picture"
 
-    entry = replace(codecs.CODECS["vvc_remote"], make=lambda _: Pictures())
-    monkeypatch.setitem(codecs.CODECS, "vvc_remote", entry)
+    class Settings(codecs.CODECS["vvc_remote"]):
+        def make(self, context):
+            return Pictures()
+
+    monkeypatch.setitem(codecs.CODECS, "vvc_remote", Settings)
     with pytest.raises(InputError, match="codes pictures only"):
         run(sfu_condition(), "vvc_remote", tmp_path / "run", RunOptions(data_root=sfu))
 
@@ -311,7 +315,7 @@ def test_check_data_on_the_conditions_of_cfg(name, tmp_path, capsys):
 
 def test_a_run_by_the_protocol_of_open_images(tmp_path):
     drawn_sets.draw_open_images(tmp_path, pictures=2)
-    condition = replace(
+    condition = changed(
         load_condition("mpeg_oiv6_segmentation"),
         name="drawn_oiv6",
         classes_by_position=False,

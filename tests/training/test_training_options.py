@@ -3,7 +3,7 @@
 
 import pytest
 
-from anchors.msfc import MsfcConfig
+from anchors.msfc_networks import MsfcConfig
 from vcm_plugin.conditions import model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig

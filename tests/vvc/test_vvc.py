@@ -10,7 +10,8 @@ import pytest
 
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.process import ProcessError, run
-from vcm_plugin.vvc import Vtm, VVenC, coded_size, parse_qp
+from vcm_plugin.rate_points import parse_qp
+from vcm_plugin.vvc import Vtm, VVenC, coded_size
 from vcm_plugin.vvc.stream import PictureFormat, nal_unit, nal_units, read_format
 
 

@@ -7,7 +7,6 @@ from argparse import Namespace
 
 from vcm_plugin.cli.common import data_root_of
 from vcm_plugin.cli.options import add_data_root, command
-from vcm_plugin.conditions import load_condition
 from vcm_plugin.errors import InputError
 
 
@@ -27,6 +26,7 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """What of a condition's data is missing; raises InputError where something is."""
+    from vcm_plugin.ctc.codecs import load_condition
     from vcm_plugin.testsets.check import missing_data
 
     condition = load_condition(options.condition)

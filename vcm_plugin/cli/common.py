@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vcm_plugin.conditions import TestCondition, load_condition, override
+from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import BitstreamError, InputError
 
 # torch, and all that needs it, is imported where it is used: info and report do without.
@@ -100,13 +100,29 @@ def print_points(result: dict) -> None:
         print(f"{row[0]:<12}" + "".join(f"{cell:>11}" for cell in row[1:]))
 
 
+def refuse_overwriting(output: Path | None, *inputs: Path | None) -> None:
+    """Raise InputError where an output is one of the inputs, or lies in a folder that is one."""
+    for given in inputs:
+        if output is None or given is None:
+            continue
+        where, source = output.resolve(), given.resolve()
+        if where == source or (source.is_dir() and source in where.parents):
+            raise InputError(
+                f"{output}: expected another place than the input {given}, which it would "
+                "overwrite; give another output"
+            )
+
+
 def condition_of(options: Namespace) -> TestCondition:
     """The test condition with the detector that was asked for in place of its own."""
+    from vcm_plugin.ctc.codecs import load_condition, override
+
     changes = {
         "model": options.model,
         "weights": options.weights,
         "class_names": options.classes and tuple(options.classes),
         "runtime": options.runtime,
+        "diff_fchm_restorer_weights": getattr(options, "restorer", None),
         "diff_fchm_human_weights": getattr(options, "human_weights", None),
         "diff_fchm_human_prior": getattr(options, "human_prior", None),
     }

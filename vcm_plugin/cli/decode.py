@@ -6,7 +6,13 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from vcm_plugin.cli.common import condition_of, model_of, naming, read_bitstream
+from vcm_plugin.cli.common import (
+    condition_of,
+    model_of,
+    naming,
+    read_bitstream,
+    refuse_overwriting,
+)
 from vcm_plugin.cli.options import add_condition, add_human_weights, command
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
@@ -23,7 +29,7 @@ def add(commands) -> None:
     parser.add_argument("--features", type=Path, metavar="NPZ", help="also keep decoded features")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also keep the decoded picture")
     parser.add_argument(
-        "--human", type=Path, metavar="PNG", help="also paint the picture of the human layer"
+        "--human", type=Path, metavar="PNG", help="also show the picture that the file holds"
     )
     add_human_weights(parser)
     add_condition(parser)
@@ -32,59 +38,62 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """One bitstream -> the detections in its picture."""
-    from PIL import Image
-
-    from vcm_plugin.ctc.codecs import codec_entry, codec_of, human_codec
+    from vcm_plugin.ctc.codecs import codec_of, human_codec_of, make_codec
+    from vcm_plugin.ctc.coding import kind_of
     from vcm_plugin.environment import make_deterministic
     from vcm_plugin.files import write_json
 
+    _check_outputs(options)
     data = read_bitstream(options.bitstream)
     condition = condition_of(options)
     with naming(options.bitstream):
         name = codec_of(data)
     if options.human and name != "diff_fchm":
         raise InputError(f"{options.bitstream} is of codec {name}: leave out --human")
-    human = human_codec(condition, options.device) if options.human else None
-    codec = human.machine if human else codec_entry(name).make(condition)
-    if options.picture and codec.kind == "feature":
+    name = human_codec_of(data) if options.human else name
+    codec = make_codec(name, condition, options.device)
+    if options.picture and not (options.human or kind_of(codec).gives_picture):
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
     make_deterministic(condition.threads_per_job)  # the same features with a picture and without
     with naming(options.bitstream):
-        if options.frame is not None:
-            features, picture = _pair(codec, _decoded_frame(codec, options))
-        else:
-            decoder = human or codec
-            features, picture = _pair(decoder, decoder.decode(data))
+        decoded = _decoded(codec, data, options)
     model = model_of(condition, options)
-    features = model.nn_part1(picture) if features is None else features
+    features = decoded.features
+    features = model.nn_part1(decoded.picture) if features is None else features
     detections = model.nn_part2(features)
     if options.output:
         write_json(options.output, _named(detections, condition))
     if options.features:
         _write_features(options.features, features)
-    if options.picture:
-        Image.fromarray(picture).save(options.picture, format="PNG")
-    if human:
-        Image.fromarray(picture).save(options.human, format="PNG")
+    for path in filter(None, (options.picture, options.human)):
+        _write_picture(path, decoded.picture)
     print(f"{options.bitstream}: {len(detections)} detections")
 
 
-def _pair(codec, found) -> tuple:
-    """Features and picture of what a codec decoded, None for the one that it does not give."""
-    if codec.kind == "human":
-        return found
-    return (found, None) if codec.kind == "feature" else (None, found)
+def _check_outputs(options: Namespace) -> None:
+    """Raise InputError where an output is the bitstream, or another output."""
+    outputs = (options.output, options.features, options.picture, options.human)
+    for number, output in enumerate(outputs):
+        refuse_overwriting(output, options.bitstream, *outputs[:number])
 
 
-def _decoded_frame(codec, options: Namespace):
-    """The features of one frame of a sequence."""
-    if not hasattr(codec, "decode_frame"):
-        raise InputError(f"--frame: expected an .fcm file of diff_fchm or vvc_feature, {codec.name}"
-                         " has no random access by frame")  # fmt: skip
-    try:
-        return codec.decode_frame(options.bitstream, options.frame)
-    except IndexError as error:
-        raise InputError(f"{options.bitstream}: --frame: {error}") from error
+def _decoded(codec, data: bytes, options: Namespace):
+    from vcm_plugin.ctc.coding import decode, decode_frame
+
+    if options.frame is None:
+        return decode(codec, data)
+    if options.human:
+        raise InputError("--frame: expected no --human, which is for single pictures")
+    return decode_frame(codec, options.bitstream, options.frame)
+
+
+def _write_picture(path: Path, picture) -> None:
+    from PIL import Image
+
+    from vcm_plugin.files import writing
+
+    with writing(path) as file:
+        Image.fromarray(picture).save(file, "PNG")
 
 
 def _named(detections, condition: TestCondition) -> list[dict]:

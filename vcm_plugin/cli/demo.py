@@ -9,7 +9,6 @@ from pathlib import Path
 
 from vcm_plugin.cli.common import print_report, run_test
 from vcm_plugin.cli.options import add_run_options, command
-from vcm_plugin.conditions import load_condition, override
 
 DEMO_ANCHORS = ("vvc_feature", "vvc_remote")
 DEMO_PROPOSAL = "diff_fchm"
@@ -43,9 +42,11 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """Both anchors and the proposal on the built-in test set, then the report."""
+    from vcm_plugin.ctc.codecs import load_condition, override
+
     condition = override(load_condition(options.condition), {"limit": options.limit})
     codecs = DEMO_ANCHORS
-    if condition.diff_fchm_weights:
+    if condition.codec_keys.get("diff_fchm_weights"):
         codecs += (DEMO_PROPOSAL,)
     else:
         print(f"{condition.name}: no diff_fchm_weights, so only the anchors are run")

@@ -6,9 +6,13 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from vcm_plugin.cli.common import condition_of, model_of
+from vcm_plugin.cli.common import condition_of, model_of, refuse_overwriting
 from vcm_plugin.cli.options import CODECS, add_condition, add_human_weights, command, positive
 from vcm_plugin.errors import InputError
+
+
+# What is typed -> the codec, and its rate point where none is typed.
+HUMAN_KINDS = {"picture": ("diff_fchm_picture", "auto:37"), "latent": ("diff_fchm_human", "1")}
 
 
 def add(commands) -> None:
@@ -21,29 +25,35 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--rate-point",
-        required=True,
         metavar="R",
-        help="diff_fchm: the scale s of its range, such as 0.5 (more bits) or 2 (fewer); "
+        help="(the middle one of the presets); diff_fchm: the scale s of its range, such as 0.5 "
+        "(more bits) or 2 (fewer); "
         "anchors: the QP, such as 32; vvc_remote: 32@50 codes at half the size",
     )
     parser.add_argument(
-        "--human", action="store_true", help="diff_fchm: also a layer that paints the picture"
+        "--human", action="store_true", help="diff_fchm: also a layer that shows the picture"
+    )
+    parser.add_argument(
+        "--human-kind",
+        choices=list(HUMAN_KINDS),
+        help="picture: VVC beside the features, restored with them; latent: painted by a diffusion "
+        "prior (picture, where the condition names a restorer)",
     )
     parser.add_argument(
         "--human-rate-point",
-        default="1",
-        metavar="Q",
-        help="step of its quantiser, such as 0.5 (more bits) or 2 (fewer) (%(default)s)",
+        metavar="R",
+        help="picture: QP, QP@percent or auto:Q (auto:37); latent: step of its quantiser, such as "
+        "0.5 (more bits) or 2 (fewer) (1)",
     )
     parser.add_argument(
         "--human-steps",
         type=positive,
         default=4,
         metavar="N",
-        help="sampling steps of its decoder, 1 to 50 (%(default)s)",
+        help="latent: sampling steps of its decoder, 1 to 50 (%(default)s)",
     )
     parser.add_argument(
-        "--human-seed", type=int, default=0, metavar="N", help="of its noise (%(default)s)"
+        "--human-seed", type=int, default=0, metavar="N", help="latent: of its noise (%(default)s)"
     )
     add_human_weights(parser)
     add_condition(parser)
@@ -52,38 +62,49 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """One picture -> one bitstream."""
-    from vcm_plugin.ctc.codecs import codec_entry, human_codec, split_rate_point
+    from vcm_plugin.ctc.codecs import default_rate_point, make_codec
+    from vcm_plugin.ctc.coding import Source, encode, kind_of
     from vcm_plugin.files import write_bytes
     from vcm_plugin.metrics.rate import bpp
     from vcm_plugin.testsets.pictures import read_picture
 
-    condition = condition_of(options)
+    refuse_overwriting(options.output, options.picture)
     if options.human and options.codec != "diff_fchm":
         raise InputError(f"codec {options.codec}: leave out --human, which is for diff_fchm")
-    human = human_codec(condition, options.device) if options.human else None
-    codec = human.machine if human else codec_entry(options.codec).make(condition)
-    source = picture = read_picture(options.picture)
-    pixels = source.shape[0] * source.shape[1]
-    if codec.kind != "picture":
-        source = model_of(condition, options).nn_part1(source)
-    if human:
-        data = _encode_human(human, picture, source, options)
-    elif codec.kind == "human":
-        data = codec.encode(picture, source, *split_rate_point(options.rate_point))
-    else:
-        data = codec.encode(source, options.rate_point)
+    condition = condition_of(options)
+    name = _human_codec(condition, options) if options.human else options.codec
+    codec = make_codec(name, condition, options.device)
+    point = options.rate_point
+    if point is None:
+        point = default_rate_point(options.codec, codec, condition)
+        print(f"rate point {point}: --rate-point chooses another")
+    if options.human:
+        point = f"{point}+{options.human_rate_point or dict(HUMAN_KINDS.values())[name]}"
+    if name == "diff_fchm_human":
+        codec.sampling = _sampling(options)
+    picture = read_picture(options.picture)
+    features = None
+    if kind_of(codec).takes_features:
+        features = model_of(condition, options).nn_part1(picture)
+    data = encode(codec, Source(picture, features), point)
     write_bytes(options.output, data)
     bits = 8 * len(data)
+    if options.human:
+        machine = codec.machine_bits(data)
+        print(f"machine layer {machine} bits, human layer {bits - machine} bits")
+    pixels = picture.shape[0] * picture.shape[1]
     print(f"{options.output}: {bits} bits, {bpp(bits, pixels):.4f} bits per pixel")
 
 
-def _encode_human(codec, picture, features, options: Namespace) -> bytes:
-    """A file with both layers, and a line about their sizes."""
-    from vcm_plugin.bitstream import machine_bits
+def _human_codec(condition, options: Namespace) -> str:
+    from vcm_plugin.ctc.codecs import default_human_codec
+
+    if options.human_kind is None:
+        return default_human_codec(condition)
+    return HUMAN_KINDS[options.human_kind][0]
+
+
+def _sampling(options: Namespace):
     from vcm_plugin.diff_fchm.human.codec import Sampling
 
-    sampling = Sampling(steps=options.human_steps, seed=options.human_seed)
-    data = codec.encode(picture, features, options.rate_point, options.human_rate_point, sampling)
-    machine = machine_bits(data)
-    print(f"machine layer {machine} bits, human layer {8 * len(data) - machine} bits")
-    return data
+    return Sampling(steps=options.human_steps, seed=options.human_seed)

@@ -7,7 +7,13 @@ import argparse
 import math
 from pathlib import Path
 
-CODECS = "diff_fchm, diff_fchm_human, vvc_feature, vvc_remote, simulcast or msfc"
+from vcm_plugin.environment import cfg_folder
+
+# Every codec of ctc.codecs.CODECS (a test holds that): the parser does without importing them.
+CODECS = (
+    "diff_fchm, vvc_feature, vvc_remote, diff_fchm_picture, diff_fchm_human, simulcast, msfc, "
+    "vtm_feature, vtm_remote"
+)
 
 
 def command(commands, name: str, summary: str, description: str = "") -> argparse.ArgumentParser:
@@ -16,7 +22,8 @@ def command(commands, name: str, summary: str, description: str = "") -> argpars
 
 
 def add_condition(parser: argparse.ArgumentParser, positional: bool = False) -> None:
-    text = "test condition: a name such as minictc or bccd, or a YAML file"
+    names = ", ".join(sorted(path.stem for path in (cfg_folder() / "ctc").glob("*.yaml")))
+    text = f"test condition: {names}, or a YAML file"
     if positional:
         parser.add_argument("condition", metavar="CONDITION", help=text)
     else:
@@ -95,7 +102,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def add_human_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--human-weights", metavar="DIR", help="of the human layer, from scripts/train_hvcn.py"
+        "--restorer", metavar="FILE", help="of auxiliary pictures, from scripts/train_restorer.py"
+    )
+    parser.add_argument(
+        "--human-weights", metavar="DIR", help="of a latent layer, from scripts/train_hvcn.py"
     )
     parser.add_argument(
         "--human-prior",
@@ -105,12 +115,11 @@ def add_human_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def rate_point(text: str) -> int | float | str:
-    if "+" in text:
-        return text
+    """A rate point as a test condition lists it: a number, or the text of one of two layers."""
     try:
         return int(text) if text.isdigit() else float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+        return text
 
 
 def gibibytes(text: str) -> float:

@@ -16,7 +16,6 @@ from vcm_plugin.cli.options import (
     command,
     rate_point,
 )
-from vcm_plugin.conditions import override
 from vcm_plugin.errors import InputError
 
 
@@ -39,12 +38,12 @@ def add(commands) -> None:
         help="the run folder, one per codec (runs/<condition>/<codec>)",
     )
     parser.add_argument(
-        "--qps",
+        "--rate-points",
         type=rate_point,
         nargs="+",
-        metavar="QP",
-        help="instead of the condition's; diff_fchm: scales s such as 0.5 1 2; diff_fchm_human and "
-        "simulcast: pairs such as 2.8+1 or 2.8+37",
+        metavar="R",
+        help="instead of the condition's; VVC: QPs such as 22 32; diff_fchm: scales s such as "
+        "0.5 1 2; diff_fchm_picture, simulcast and diff_fchm_human: pairs such as 2.8+37 or 2.8+1",
     )
     parser.add_argument(
         "--preset", metavar="NAME", help="of VVenC, faster to slower, instead of the condition's"
@@ -63,10 +62,11 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """One codec over a test condition."""
-    from vcm_plugin.ctc.codecs import codec_entry
+    from vcm_plugin.ctc.codecs import override, settings_class
 
-    entry = codec_entry(options.codec)
-    if options.preset and not entry.preset:
+    codec = settings_class(options.codec)
+    preset_key = getattr(codec, "preset_key", "")
+    if options.preset and not preset_key:
         raise InputError(f"codec {options.codec} has no presets: leave out --preset")
     changes = {
         "images": options.images and str(options.images.absolute()),
@@ -74,11 +74,11 @@ def body(options: Namespace) -> None:
         "minictc": options.split,
         "limit": options.limit,
         "tasks": options.tasks and tuple(options.tasks),
-        entry.qps: options.qps and tuple(options.qps),
+        codec.points_key: options.rate_points and tuple(options.rate_points),
         "vvc_random_access": options.random_access or None,
     }
     if options.preset:
-        changes[entry.preset] = options.preset
+        changes[preset_key] = options.preset
     condition = override(condition_of(options), changes)
     folder = options.output or Path("runs") / condition.name / options.codec
     result = run_test(condition, options.codec, folder, options)

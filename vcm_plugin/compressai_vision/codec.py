@@ -28,6 +28,7 @@ from vcm_plugin.ctc.complexity import Macs
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import write_bytes
+from vcm_plugin.rate_points import show
 from vcm_plugin.stages import collected, stage
 from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.testsets.sequences import read_seqinfo
@@ -71,8 +72,8 @@ class HarnessCodec:
         rate_point, qp = (encoder_config.get(key) for key in RATE_KEYS[:2])
         self.rate_point = named_rate_point(name, rate_point, qp)
         self.qp_value = folder_qp(name, rate_point, qp)
-        if encoder_config.get("size", 100) != 100:
-            self.rate_point += f"@{encoder_config['size']}"
+        self.rate_point = show(self.rate_point, encoder_config.get("size", 100))
+        codecs.settings_class(name).grammar.parse(self.rate_point)
         self.codec = _codec(name, encoder_config, detector)
         if name == "diff_fchm":
             environment.require_device(device)
@@ -311,8 +312,9 @@ def _codec(name: str, encoder_config: Mapping[str, Any], detector: str | None) -
             detector = str(root / detector.removeprefix("default/"))
         settings["weights"] = detector
     required = {"name": "codec.encoder_config", "model": "", "class_names": [], "tasks": []}
-    condition = conditions.build(required | settings, Path("codec.encoder_config"))
-    return codecs.codec_entry(name).make(condition)
+    where = "codec.encoder_config"
+    condition = codecs.check_keys(conditions.build(required | settings, Path(where)), where)
+    return codecs.make_codec(name, condition)
 
 
 def _counted(function: Callable, arguments: tuple) -> Macs:

@@ -10,8 +10,8 @@ from typing import Any
 
 from vcm_plugin import environment
 from vcm_plugin.ctc import codecs
-from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.errors import InputError
+from vcm_plugin.rate_points import SCALE
 
 KNOWN_VERSION = "1.1.14"  # of CompressAI-Vision, that this file was tested with
 # What its pipelines hand to a codec, read off the functions that do it.
@@ -52,10 +52,9 @@ def check_contract() -> None:
 def folder_qp(codec: str, rate_point: Any, qp: Any) -> int:
     """The integer that the harness names a folder by; the higher, the fewer bits.
 
-    It is the QP of VVC; for diff_fchm 32 + 6 log2 s (ivn.qp_of_scale).
+    It is the QP of VVC; for diff_fchm 32 + 6 log2 s (rate_points.qp_of_scale).
     """
-    point = named_rate_point(codec, rate_point, qp)
-    return ivn.qp_of_scale(float(point)) if codec == "diff_fchm" else int(point)
+    return codecs.integer_qp(codec, named_rate_point(codec, rate_point, qp))
 
 
 def named_rate_point(codec: str, rate_point: Any, qp: Any) -> str:
@@ -67,11 +66,11 @@ def named_rate_point(codec: str, rate_point: Any, qp: Any) -> str:
             "++codec.encoder_config.rate_point=..."
         )
     given = qp if rate_point is None else rate_point
-    scale = codec == "diff_fchm" and qp is None
-    if not scale and not isinstance(given, int):
+    grammar = codecs.settings_class(codec).grammar
+    if (qp is not None or grammar is not SCALE) and not isinstance(given, int):
         raise InputError(f"codec.encoder_config: expected an integer QP, found {given!r}")
-    point = ivn.scale_of_qp(qp) if codec == "diff_fchm" and not scale else str(given)
-    codecs.codec_entry(codec).check(point)
+    point = str(given) if qp is None else grammar.named(qp)
+    grammar.parse(point)
     return point
 
 

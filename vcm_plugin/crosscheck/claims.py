@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcm_plugin.conditions import KEYS, TestCondition, load_condition
+from vcm_plugin.conditions import KEYS, TestCondition
 from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
 from vcm_plugin.crosscheck.package import Package, weights_of
+from vcm_plugin.ctc.codecs import load_condition
+from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import UNCOMPRESSED, bitstream_path, load_result
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
@@ -114,11 +116,11 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
     stated = {"condition": result["condition"], "data set": result["dataset"]["name"]}
     stated |= {"tasks": result["test"]["tasks"], "rate points": list(claims.points)}
     stated |= {key: result["test"].get(key) for key in STATED_BY_RESULT}
-    from vcm_plugin.ctc.codecs import codec_entry
+    from vcm_plugin.ctc.codecs import codec_rate_points
 
     ours = {"condition": condition.name, "data set": condition.dataset_name()}
     ours |= {"tasks": list(condition.tasks)}
-    ours |= {"rate points": codec_entry(result["codec"]).rate_points(condition)}
+    ours |= {"rate points": codec_rate_points(result["codec"], condition)}
     ours |= {key: getattr(condition, key) for key in STATED_BY_RESULT}
     for key, claimed, found in differences(stated, ours):
         problems.append(f"{key} is {claimed} in result.json and {found} in condition.yaml")
@@ -141,7 +143,7 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
 def check_files(claims: Claims) -> Iterator[Finding]:
     """Every picture has its line and its file at every rate point, of the claimed size."""
     wanted = claims.entry_ids
-    kind = claims.result["codec_identity"]["kind"]
+    suffix = KINDS[claims.result["codec_identity"]["kind"]].suffix
     for point in (UNCOMPRESSED, *claims.points):
         records, problems = claims.records[point], []
         missing = [str(i) for i in wanted if i not in records]
@@ -150,7 +152,7 @@ def check_files(claims: Claims) -> Iterator[Finding]:
         elif set(records) != set(wanted):
             problems.append("pictures.jsonl has lines of pictures that are not in the ground truth")
         elif point != UNCOMPRESSED:
-            problems += _sizes(claims, point, kind)
+            problems += _sizes(claims, point, suffix)
         text = f"{len(wanted)} lines and files, sizes as claimed"
         yield finding("bitstreams", problems, text, claims.name, shown(point))
 
@@ -225,12 +227,12 @@ def _read_lines(path: Path) -> dict[int, dict[str, Any]]:
     return {line["image_id"]: line for line in lines}
 
 
-def _sizes(claims: Claims, point: str, kind: str) -> Iterator[str]:
+def _sizes(claims: Claims, point: str, suffix: str) -> Iterator[str]:
     stored, records = claims.points[point], claims.records[point]
     listed = dict(zip(*(stored["per_picture"][key] for key in ("image_id", "bits")), strict=False))
     for entry in claims.dataset.entries:
         name, record = entry.image_id, records[entry.image_id]
-        path = bitstream_path(claims.folder / point, name, kind)
+        path = bitstream_path(claims.folder / point, name, suffix)
         if not path.is_file():
             yield f"the bitstream of picture {name} is missing"
             continue
@@ -263,7 +265,8 @@ def _compare_with_bundled(claims: Claims) -> Iterator[Finding]:
         yield Finding("config", NOT_APPLICABLE, text, claims.name)
         return
     ours = load_condition(path)
-    differing = [k for k in KEYS if getattr(ours, k) != getattr(claims.condition, k)]
+    keys = (*KEYS, *(ours.codec_keys | claims.condition.codec_keys))
+    differing = [k for k in keys if ours.value(k) != claims.condition.value(k)]
     if differing:
         text = f"condition {ours.name} says otherwise here: {', '.join(differing)}"
         yield Finding("config", REMARK, text, claims.name)

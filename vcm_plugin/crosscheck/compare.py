@@ -12,6 +12,7 @@ from vcm_plugin.crosscheck.decoding import feature_deviation, unmatched
 from vcm_plugin.crosscheck.findings import FAILED, OK, SKIPPED, Finding
 from vcm_plugin.crosscheck.human import compare_human_vision
 from vcm_plugin.crosscheck.package import Limits
+from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import UNCOMPRESSED, bitstream_path
 from vcm_plugin.report.tables import AP_METRICS
 
@@ -51,8 +52,8 @@ def compare_point(
 
 def bits_of(claims: Claims, point: str) -> int:
     """The sizes of the bitstreams of a rate point, in bits."""
-    kind = claims.result["codec_identity"]["kind"]
-    files = (bitstream_path(claims.folder / point, i, kind) for i in claims.entry_ids)
+    suffix = KINDS[claims.result["codec_identity"]["kind"]].suffix
+    files = (bitstream_path(claims.folder / point, i, suffix) for i in claims.entry_ids)
     return sum(8 * file.stat().st_size for file in files)
 
 

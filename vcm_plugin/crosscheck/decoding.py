@@ -46,7 +46,7 @@ class Decoder:
 
     def decode(self, point: str, entry_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """A bitstream -> what a line of pictures.jsonl says of it, without seconds; or why not."""
-        file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.codec.kind)
+        file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.kind.suffix)
         try:
             found = self.worker.decode(self.entries[entry_id], file, self.plan.with_sources)
             found["bits"] = 8 * file.stat().st_size
@@ -64,7 +64,7 @@ class Decoder:
     ) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """An entry of the test set here -> its bitstreams again: size, and whether identical."""
         for point, data in self.worker.encode(self.entries[entry_id], points):
-            file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.codec.kind)
+            file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.kind.suffix)
             same = data == file.read_bytes()
             yield point, entry_id, {"bits": 8 * len(data), "identical": same}
 

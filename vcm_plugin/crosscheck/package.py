@@ -155,12 +155,14 @@ def open_package(package: Path, folder: Path, limits: Limits) -> Package:
 
 def weights_of(result: Mapping) -> dict[str, str | None]:
     """What identifies the weights of a result: of the detector, of the codec's features, and of
-    the human layer, whose weights are a folder and which names the prior that it needs."""
+    the human layer, whose weights are a folder and which names the prior that it needs, and of the
+    restorer of auxiliary pictures."""
     codec = result["codec_identity"]
     return {
         "detector_sha256": result["model_identity"].get("weights_sha256"),
         "codec_sha256": codec.get("machine", codec).get("weights_sha256"),  # "machine": simulcast
         "human_sha256": codec.get("human_weights_sha256"),
+        "restorer_sha256": codec.get("restorer_weights_sha256"),
     }
 
 

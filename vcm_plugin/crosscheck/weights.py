@@ -3,28 +3,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import HumanPayload
-from vcm_plugin.conditions import TestCondition
+from vcm_plugin.bitstream import AuxiliaryPicturePayload, HumanPayload
+from vcm_plugin.conditions import TestCondition, with_values
 from vcm_plugin.crosscheck.claims import Claims
 from vcm_plugin.crosscheck.findings import FAILED, SKIPPED, Finding
 from vcm_plugin.crosscheck.package import weights_of
+from vcm_plugin.ctc.codecs import settings_class
 from vcm_plugin.ctc.results import bitstream_path
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
 
 DETECTOR, HUMAN, PRIOR = "weights", "diff_fchm_human_weights", "diff_fchm_human_prior"
-# Codec -> the key of a test condition that names the weights of its features.
-CODEC_KEYS = {
-    "diff_fchm": "diff_fchm_weights",
-    "diff_fchm_human": "diff_fchm_weights",
-    "simulcast": "diff_fchm_weights",
-    "msfc": "msfc_weights",
-}
 
 
 def with_weights(claims: Claims, given: Sequence[Path]) -> TestCondition | Finding:
@@ -35,7 +28,7 @@ def with_weights(claims: Claims, given: Sequence[Path]) -> TestCondition | Findi
     condition = claims.condition
     known = {sha256_of(path): path for path in given}
     for key, sha256 in _wanted(claims).items():
-        name = getattr(condition, key)
+        name = condition.value(key)
         path = known.get(sha256) or Path(condition.bundled_path(name or ""))
         if not name or not path.exists():
             kind = "folder of a human layer" if key == HUMAN else "file"
@@ -45,16 +38,16 @@ def with_weights(claims: Claims, given: Sequence[Path]) -> TestCondition | Findi
         if found != sha256:
             text = f"{key}: {name} has the sha256 {found} here, claimed is {sha256}"
             return Finding("config", FAILED, text, claims.name)
-        condition = dataclasses.replace(condition, **{key: str(path.absolute())})
-    if claims.name != "diff_fchm_human" or condition.diff_fchm_human_prior is None:
+        condition = with_values(condition, {key: str(path.absolute())})
+    if claims.name != "diff_fchm_human" or condition.value(PRIOR) is None:
         return condition
     priors = [path for path in given if (path / "unet").is_dir() and not (path / "hvcn").is_dir()]
-    prior = Path(condition.bundled_path(condition.diff_fchm_human_prior))
+    prior = Path(condition.bundled_path(condition.value(PRIOR)))
     path = priors[0] if priors else prior
     if not path.is_dir():  # a hub id of a package is not asked for: nothing is downloaded
         text = f"{PRIOR}: no folder of the prior {prior}: give it with --weights"
         return Finding("config", SKIPPED, text, claims.name)
-    return dataclasses.replace(condition, diff_fchm_human_prior=str(path.absolute()))
+    return with_values(condition, {PRIOR: str(path.absolute())})
 
 
 def sha256_of(path: Path) -> str:
@@ -71,10 +64,10 @@ def sha256_of(path: Path) -> str:
 def check_weights_ids(claims: Claims) -> Iterator[Finding]:
     """The bitstreams name the weights that are claimed."""
     claimed = weights_of(claims.result)
-    named: dict[tuple[str, int | None], str] = {}
+    named: dict[tuple[str, str | None], str] = {}
     for point in claims.points:
         for image_id in claims.entry_ids:
-            path = bitstream_path(claims.folder / point, image_id, "feature")
+            path = bitstream_path(claims.folder / point, image_id, "fcm")
             try:
                 found = _weights_ids(path.read_bytes(), claims.name) if path.is_file() else {}
             except InputError:
@@ -82,29 +75,30 @@ def check_weights_ids(claims: Claims) -> Iterator[Finding]:
             named |= dict.fromkeys(found.items(), f"{point}/{image_id}")
     for (part, weights_id), where in named.items():
         sha256 = claimed.get(part)
-        if None not in (sha256, weights_id) and weights_id != int(sha256[:8], 16):
-            text = f"bitstream {where} was made with the weights {weights_id:08x}, claimed are "
+        if None not in (sha256, weights_id) and not sha256.startswith(weights_id):
+            text = f"bitstream {where} was made with the weights {weights_id}, claimed are "
             yield Finding("config", FAILED, text + sha256[:8], claims.name)
 
 
 def _wanted(claims: Claims) -> dict[str, str]:
     """Key of the condition -> the claimed sha256."""
     claimed = weights_of(claims.result)
-    wanted = {DETECTOR: claimed["detector_sha256"]}
-    if claims.name in CODEC_KEYS:
-        wanted[CODEC_KEYS[claims.name]] = claimed["codec_sha256"]
-    if claims.name == "diff_fchm_human":
-        wanted[HUMAN] = claimed["human_sha256"]
-    return wanted
+    keys = getattr(settings_class(claims.name), "weights_keys", {})
+    return {DETECTOR: claimed["detector_sha256"]} | {k: claimed[part] for k, part in keys.items()}
 
 
-def _weights_ids(data: bytes, codec: str) -> Mapping[str, int | None]:
-    """Part of `weights_of` -> the id that an .fcm file names; none for a raw VVC stream."""
+def _weights_ids(data: bytes, codec: str) -> Mapping[str, str | None]:
+    """Part of `weights_of` -> the first digits that an .fcm file names; none for raw VVC."""
     if not data.startswith(b"FCM"):
         return {}
-    found = {"codec_sha256": bitstream.read_header(data)[0].weights_id}
-    if codec == "diff_fchm_human":
-        for unit in bitstream.read(data).units:
-            if unit.type == "human":
-                found["human_sha256"] = HumanPayload.from_bytes(unit.payload).weights_id
+    weights_id = bitstream.read_header(data)[0].weights_id
+    found = {"codec_sha256": None if weights_id is None else f"{weights_id:08x}"}
+    if codec not in ("diff_fchm_human", "diff_fchm_picture"):
+        return found
+    for unit in bitstream.read(data).units:
+        if unit.type == "human":
+            found["human_sha256"] = f"{HumanPayload.from_bytes(unit.payload).weights_id:08x}"
+        elif unit.type == "auxiliary_picture":
+            payload = AuxiliaryPicturePayload.from_bytes(unit.payload)
+            found["restorer_sha256"] = f"{payload.weights_id:04x}" if payload.strength else None
     return found

@@ -1,37 +1,39 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which codecs there are by name."""
+"""Which codecs there are by name, and how a test condition makes them.
+
+A codec is one class with its Settings beside it: the keys that it reads from a condition, its
+name, its kind, the grammar of its rate points, and `make`. Nothing about it stands elsewhere but
+its line in CODECS. Settings are read without torch, and so without the networks.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from anchors.msfc import MsfcCodec
-from anchors.simulcast import SimulcastCodec, is_simulcast
+from anchors.msfc import MsfcSettings
+from anchors.simulcast import SimulcastSettings, is_simulcast
 from anchors.simulcast import split as split_simulcast
-from anchors.vvc_feature import VvcFeatureCodec
-from anchors.vvc_remote import VvcRemoteCodec, source_size
-from vcm_plugin import bitstream
-from vcm_plugin.conditions import TestCondition
-from vcm_plugin.diff_fchm.machine.ivn import parse_rate_point
+from anchors.vvc_feature import VtmFeatureSettings, VvcFeatureSettings
+from anchors.vvc_remote import VtmRemoteSettings, VvcRemoteSettings, source_size
+from vcm_plugin import bitstream, rate_points, settings
+from vcm_plugin.conditions import KEYS, TestCondition, read_condition
+from vcm_plugin.conditions import override as override_unchecked
+from vcm_plugin.diff_fchm.human.config import HumanSettings, PictureSettings
+from vcm_plugin.diff_fchm.machine.config import MachineSettings
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.metrics.rate import bpp
-from vcm_plugin.vvc.choice import codings as picture_codings
+from vcm_plugin.rate_points import Grammar
 from vcm_plugin.vvc.stream import START_CODES, access_units, read_format
-
-if TYPE_CHECKING:
-    from vcm_plugin.diff_fchm.human.codec import HumanCodec
-    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
 
 class Codec(Protocol):
     """Features (kind "feature") or a picture (kind "picture") -> bytes -> the same kind again.
 
     Codecs of kind "human" take both, and two rate points: encode(picture, features, rate_point,
-    human_rate_point), decode(bytes) -> (features, picture).
+    human_rate_point), decode(bytes) -> (features, picture). ctc/coding.py calls all three kinds.
 
     A codec of sequences also has encode_frames(frames, rate_point, timing, file) -> bytes of each
     frame, and decode_frames(path), which decodes one frame after the other.
@@ -50,69 +52,151 @@ class Codec(Protocol):
         """Features or a picture from the bytes alone."""
 
 
+class Settings(Protocol):
+    """A frozen dataclass whose fields are the keys that a codec reads from a test condition.
+
+    points_key: the key of its rate points; sizes_key, preset_key: of sizes in percent and of the
+    encoder's preset; weights_keys: of weights, with the part of crosscheck.package.weights_of that
+    identifies them. The last three are left out where a codec has none.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[str]
+    grammar: ClassVar[Grammar]
+    points_key: ClassVar[str]
+
+    def make(self, context: Context) -> Codec:
+        """The codec. Raises InputError where the condition does not say what it needs."""
+
+
+CODECS: dict[str, type[Settings]] = {
+    "diff_fchm": MachineSettings,
+    "vvc_feature": VvcFeatureSettings,
+    "vvc_remote": VvcRemoteSettings,
+    "diff_fchm_picture": PictureSettings,
+    "diff_fchm_human": HumanSettings,
+    "simulcast": SimulcastSettings,
+    "msfc": MsfcSettings,
+    "vtm_feature": VtmFeatureSettings,
+    "vtm_remote": VtmRemoteSettings,
+}
+
+
 @dataclass(frozen=True)
-class CodecEntry:
-    """How a test condition makes a codec, and under which keys a condition lists its settings."""
+class Context:
+    """What Settings.make may ask of the condition that makes a codec."""
 
-    make: Callable[[TestCondition], Codec]
-    qps: str  # or scales s
-    sizes: str | None = None  # in percent of height and width
-    preset: str | None = None  # of the encoder
-    check: Callable[[str], Any] = str  # raises InputError for a rate point out of range
+    condition: TestCondition
+    device: str = "cpu"
 
-    def rate_points(self, condition: TestCondition) -> list[str]:
-        """ "32" is QP 32 at full size, "32@50" the same at half the height and width; "2.8+37" of
-        a human codec is the scale 2.8 for the machine and 37 for the person."""
-        sizes = condition.require(self.sizes) if self.sizes else (100,)
-        values = condition.require(self.qps)
-        qps = [value if isinstance(value, str) else f"{value:g}" for value in values]
-        points = [qp if size == 100 else f"{qp}@{size}" for size in sizes for qp in qps]
-        if len(set(points)) < len(points):
-            raise InputError(f"test condition {condition.name}: {self.qps}: name each value once")
-        for point in points:
-            self.check(point)
-        return points
+    @property
+    def name(self) -> str:
+        """Of the condition."""
+        return self.condition.name
+
+    @property
+    def threads(self) -> int:
+        """Of torch and of an encoder, in one process."""
+        return self.condition.threads_per_job
+
+    def codec(self, name: str) -> Codec:
+        """Another codec of the same condition."""
+        return make_codec(name, self.condition, self.device)
+
+    def path(self, name: str) -> Path:
+        """A weights file or folder: bundled, beside the condition's file, or as it is."""
+        return Path(self.condition.bundled_path(name))
+
+    def require(self, *keys: str) -> None:
+        """Raise InputError where the condition does not have these keys."""
+        for key in keys:
+            self.condition.require(key)
+
+    def require_detector(self, weights: str, trained_for: str, way_out: str = "") -> None:
+        """Raise InputError where the condition's detector is not the one of a codec's training.
+
+        weights: of the codec. trained_for: sha256 of the detector's weights.
+        """
+        sha256 = self.condition.detector_sha256()
+        if sha256 not in (None, trained_for):
+            raise InputError(
+                f"{weights} was trained for a detector with the SHA-256 {trained_for[:12]}, "
+                f"{Path(self.condition.weights_path()).name} has {sha256[:12]}; name the weights "
+                f"of this detector{way_out}"
+            )
 
 
-def codec_entry(name: str) -> CodecEntry:
-    """The entry of CODECS of this name; raises InputError where there is none."""
+def settings_class(name: str) -> type[Settings]:
+    """The Settings of a codec; raises InputError where there is none of this name."""
     if name not in CODECS:
         raise InputError(f"codec {name}: expected one of {', '.join(CODECS)}")
     return CODECS[name]
 
 
-def split_rate_point(text: str) -> tuple[str, str]:
-    """The machine's and the person's part of a human codec's rate point; raises InputError.
+def make_codec(name: str, condition: TestCondition, device: str = "cpu") -> Codec:
+    """A codec as a condition sets it up; raises InputError where it does not say what is needed."""
+    return condition.settings_of(settings_class(name)).make(Context(condition, device))
 
-    >>> split_rate_point("2.8+37@50")
-    ('2.8', '37@50')
+
+def codec_rate_points(name: str, condition: TestCondition) -> list[str]:
+    """The rate points of a codec that a condition lists, at every size.
+
+    "32" is QP 32 at full size, "32@50" the same at half the height and width; "2.8+37" of a codec
+    of two layers is the scale 2.8 for the machine and 37 for the person.
     """
-    machine, plus, human = text.partition("+")
-    if not plus:
-        raise InputError(
-            f"expected a rate point MACHINE+HUMAN such as 2.8+1 (diff_fchm_human) or 2.8+37 "
-            f"(simulcast), found {text!r}"
-        )
-    parse_rate_point(machine)
-    return machine, human
+    known = settings_class(name)
+    sizes_key = getattr(known, "sizes_key", "")
+    sizes = condition.require(sizes_key) if sizes_key else (100,)
+    where = f"test condition {condition.name}: {known.points_key}"
+    return rate_points.checked(known.grammar, condition.require(known.points_key), where, sizes)
 
 
-def human_codec(condition: TestCondition, device: str = "cpu") -> HumanCodec:
-    """The human codec of a condition; raises InputError where it names no weights for it."""
-    from vcm_plugin.diff_fchm.human.codec import (
-        HumanCodec,  # diffusers, which other codecs do without
-    )
+def default_rate_point(name: str, codec: Codec, condition: TestCondition) -> str:
+    """The middle one of the presets in a codec's weights, else of those that a condition lists."""
+    presets = getattr(codec, "rate_points", None) or codec_rate_points(name, condition)
+    return presets[(len(presets) - 1) // 2]
 
-    if condition.diff_fchm_human_weights is None:
-        raise InputError(
-            f"test condition {condition.name}: the human layer needs weights, and it names none; "
-            "train them with scripts/train_hvcn.py and name their folder with --human-weights or "
-            "in the key diff_fchm_human_weights"
-        )
-    folder = Path(condition.bundled_path(condition.diff_fchm_human_weights))
-    prior = condition.diff_fchm_human_prior
-    prior = prior and condition.bundled_path(prior)
-    return HumanCodec(_diff_fchm(condition), folder, prior, device)
+
+def integer_qp(name: str, rate_point: str) -> int:
+    """The integer QP that stands for a rate point of a codec, where rate points are QPs.
+
+    >>> integer_qp("diff_fchm", "2"), integer_qp("vvc_remote", "32@50")
+    (38, 32)
+    """
+    return settings_class(name).grammar.integer(rate_point)
+
+
+def load_condition(name: str | Path) -> TestCondition:
+    """Read a test condition: a name of cfg/ctc (such as `minictc`) or a path to a YAML file.
+
+    Raises InputError for a key that neither the condition nor any codec has, naming the nearest.
+    """
+    return check_keys(read_condition(name), str(name))
+
+
+def override(condition: TestCondition, changes: dict[str, Any]) -> TestCondition:
+    """The condition with other values (conditions.override), its keys checked."""
+    return check_keys(override_unchecked(condition, changes), f"test condition {condition.name}")
+
+
+def check_keys(condition: TestCondition, where: str) -> TestCondition:
+    """The condition with the values of its codec keys in the types of the codecs' Settings."""
+    kinds = {key: kind for known in CODECS.values() for key, kind in _types(known)}
+    settings.refuse_unknown(condition.codec_keys, {**dict.fromkeys(KEYS), **kinds}, where)
+    checked = {
+        key: settings.typed(key, value, kinds[key], where)
+        for key, value in condition.codec_keys.items()
+    }
+    return replace(condition, codec_keys=checked)
+
+
+def codec_keys() -> set[str]:
+    """Every key of a test condition that some codec has."""
+    return {key for known in CODECS.values() for key, _ in _types(known)}
+
+
+def _types(known: type) -> Iterable[tuple[str, Any]]:
+    return settings.types_of(known).items()
 
 
 def codec_of(data: bytes) -> str:
@@ -120,6 +204,19 @@ def codec_of(data: bytes) -> str:
     if not _is_fcm(data):
         return "vvc_remote"
     return "simulcast" if is_simulcast(data) else bitstream.read(data).header.profile
+
+
+def human_codec_of(data: bytes) -> str:
+    """The name of the codec that decodes what an .fcm file of profile diff_fchm has for a person;
+    that of the auxiliary picture where it has nothing, which then says so."""
+    kinds = {unit.type for unit in bitstream.read(data).units}
+    return "diff_fchm_human" if "human" in kinds else "diff_fchm_picture"
+
+
+def default_human_codec(condition: TestCondition) -> str:
+    """The codec of a layer for a person: the auxiliary picture, where there is a restorer."""
+    restorer = condition.value("diff_fchm_restorer_weights")
+    return "diff_fchm_human" if restorer is None else "diff_fchm_picture"
 
 
 def describe_bitstream(data: bytes) -> list[str]:
@@ -160,121 +257,3 @@ def _describe_raw(data: bytes) -> list[str]:
 def _length(data: bytes, source: tuple[int, int], frames: int) -> list[str]:
     rate = bpp(8 * len(data), frames * source[0] * source[1])
     return [f"{len(data)} bytes, {rate:.4f} bits per pixel of the source"]
-
-
-def _vvc_feature(condition: TestCondition) -> VvcFeatureCodec:
-    return VvcFeatureCodec(
-        preset=condition.require("vvc_feature_preset"),
-        value_range=_value_range(condition, "vvc_feature_range"),
-        threads=condition.threads_per_job,
-        random_access=condition.vvc_random_access,
-    )
-
-
-def _vvc_remote(condition: TestCondition) -> VvcRemoteCodec:
-    return VvcRemoteCodec(
-        preset=condition.require("vvc_remote_preset"),
-        threads=condition.threads_per_job,
-        random_access=condition.vvc_random_access,
-    )
-
-
-def _vtm_feature(condition: TestCondition) -> VvcFeatureCodec:
-    return VvcFeatureCodec(value_range=_value_range(condition, "vtm_feature_range"), backend="vtm")
-
-
-def _vtm_remote(_: TestCondition) -> VvcRemoteCodec:
-    return VvcRemoteCodec(backend="vtm")
-
-
-def _diff_fchm(condition: TestCondition) -> MachineCodec:
-    if condition.diff_fchm_weights is None:
-        raise InputError(
-            f"test condition {condition.name}: diff_fchm needs weights for its detector, and it "
-            "names none; train them with scripts/train_vfcn.py and name them in the key "
-            "diff_fchm_weights"
-        )
-    from vcm_plugin.diff_fchm.machine.codec import (
-        MachineCodec,  # compressai, which the anchors do without
-    )
-
-    codec = MachineCodec(Path(condition.bundled_path(condition.diff_fchm_weights)))
-    if not condition.diff_fchm_other_detector:
-        _check_detector(
-            condition, condition.diff_fchm_weights, codec.metadata["detector_sha256"],
-            ", or set diff_fchm_other_detector: true to test it on another",
-        )  # fmt: skip
-    return codec
-
-
-def _msfc(condition: TestCondition) -> MsfcCodec:
-    if condition.msfc_weights is None:
-        raise InputError(
-            f"test condition {condition.name}: msfc needs weights, and none are bundled; train "
-            "them with scripts/train_msfc.py and name them in the key msfc_weights"
-        )
-    codec = MsfcCodec(
-        Path(condition.bundled_path(condition.msfc_weights)),
-        preset=condition.require("msfc_preset"),
-        threads=condition.threads_per_job,
-    )
-    _check_detector(condition, condition.msfc_weights, codec.metadata["detector_sha256"])
-    return codec
-
-
-def _simulcast(condition: TestCondition) -> SimulcastCodec:
-    return SimulcastCodec(_diff_fchm(condition), _vvc_remote(condition))
-
-
-def _check_both(check_human: Callable[[str], Any]) -> Callable[[str], None]:
-    def check(text: str) -> None:
-        check_human(split_rate_point(text)[1])
-
-    return check
-
-
-def _check_detector(
-    condition: TestCondition, codec_weights: str, trained_for: str, way_out: str = ""
-) -> None:
-    """Raise InputError where the condition's detector is not the one of a codec's training."""
-    weights = condition.weights_path()
-    if weights is None or not Path(weights).is_file():
-        return
-    found = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    if found != trained_for:
-        raise InputError(
-            f"{codec_weights} was trained for a detector with the SHA-256 {trained_for[:12]}, "
-            f"{Path(weights).name} has {found[:12]}; name the weights of this detector{way_out}"
-        )
-
-
-def _value_range(condition: TestCondition, key: str) -> tuple[float, float] | None:
-    """Feature values of the samples 0 and 1023; None where each picture has its own."""
-    value = condition.require(key)
-    if value == "picture":
-        return None
-    if isinstance(value, str) or len(value) != 2:
-        raise InputError(f"{key}: expected picture or [low, high], found {value!r}")
-    return value
-
-
-CODECS = {
-    "diff_fchm": CodecEntry(_diff_fchm, "diff_fchm_scales", check=parse_rate_point),
-    "vvc_feature": CodecEntry(_vvc_feature, "vvc_feature_qps", None, "vvc_feature_preset"),
-    "vvc_remote": CodecEntry(
-        _vvc_remote, "vvc_remote_qps", "vvc_remote_sizes", "vvc_remote_preset"
-    ),
-    "diff_fchm_human": CodecEntry(
-        human_codec, "diff_fchm_human_points", check=_check_both(parse_rate_point)
-    ),
-    "simulcast": CodecEntry(
-        _simulcast,
-        "simulcast_points",
-        None,
-        "vvc_remote_preset",
-        _check_both(picture_codings),
-    ),  # fmt: skip
-    "msfc": CodecEntry(_msfc, "msfc_qps", None, "msfc_preset"),
-    "vtm_feature": CodecEntry(_vtm_feature, "vtm_feature_qps"),
-    "vtm_remote": CodecEntry(_vtm_remote, "vtm_remote_qps", "vtm_remote_sizes"),
-}

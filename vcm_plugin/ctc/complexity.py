@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from vcm_plugin.ctc.codecs import Codec
+from vcm_plugin.ctc.coding import Source, decode, encode
 
 ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "log2", "pow",
                "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu")  # fmt: skip
@@ -49,21 +50,21 @@ class Macs:
         return float("nan") if self.unknown else float(sum(self.by_operation.values()))
 
 
-def measure(codec: Codec, arguments: tuple, rate_point: str, pixels: int) -> dict[str, Any]:
-    """The cost of a codec on one picture of `pixels` source pixels; arguments: those of `encode`.
+def measure(codec: Codec, source: Source, rate_point: str, pixels: int) -> dict[str, Any]:
+    """The cost of a codec on one picture of `pixels` source pixels.
 
     encode_kmac, decode_kmac: thousand multiply-accumulates per source pixel, or "n/a: ..."; None
     where all work is done outside torch. parameters: None for a codec without weights.
     peak_memory_bytes: of this process up to now, and of the largest encoder process it started.
     """
-    data = codec.encode(*arguments)
-    codec.decode(data)
+    data = encode(codec, source, rate_point)
+    decode(codec, data)
     memory = _peak_memory()  # before tracing takes its own
     parameters = getattr(codec, "parameters", None)
     return {
         "rate_point": rate_point,
-        "encode_kmac": _kmac(pixels, codec.encode, *arguments) if parameters else None,
-        "decode_kmac": _kmac(pixels, codec.decode, data) if parameters else None,
+        "encode_kmac": _kmac(pixels, encode, codec, source, rate_point) if parameters else None,
+        "decode_kmac": _kmac(pixels, decode, codec, data) if parameters else None,
         "parameters": parameters,
         "peak_memory_bytes": memory,
     }

@@ -17,8 +17,9 @@ from PIL import Image
 
 from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition
-from vcm_plugin.ctc import complexity
-from vcm_plugin.ctc.codecs import Codec, codec_entry, split_rate_point
+from vcm_plugin.ctc import coding, complexity
+from vcm_plugin.ctc.codecs import make_codec
+from vcm_plugin.ctc.coding import Source
 from vcm_plugin.ctc.feature_cache import FeatureCache
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
@@ -75,15 +76,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A picture, uint8 RGB (H, W, 3), and its features, which picture codecs do without."""
-
-    picture: np.ndarray
-    features: FeaturePyramid | None
-
-
-@dataclass(frozen=True)
-class Seen:
+class Inference:
     """What comes out of a file: detections and the features they were made of, the decoded picture
     where there is one, and the bits that the detections needed, where others are for a person."""
 
@@ -91,44 +84,6 @@ class Seen:
     features: FeaturePyramid
     picture: np.ndarray | None = None
     machine_bits: int | None = None
-
-
-def split_inference(codec: Codec, model: SplitModel, file: Path, watch: Watch) -> Seen:
-    """File -> features -> detections."""
-    with watch("decode"):
-        decoded = codec.decode(file.read_bytes())
-    with watch("nn_part2"):
-        return Seen(model.nn_part2(decoded), decoded)
-
-
-def remote_inference(codec: Codec, model: SplitModel, file: Path, watch: Watch) -> Seen:
-    """File -> picture -> the whole network."""
-    with watch("decode"):
-        decoded = codec.decode(file.read_bytes())
-    with watch("nn_part1"):
-        features = model.nn_part1(decoded)
-    with watch("nn_part2"):
-        return Seen(model.nn_part2(features), features, decoded)
-
-
-def human_inference(codec: Any, model: SplitModel, file: Path, watch: Watch) -> Seen:
-    """File -> features to detect in, and a picture to look at."""
-    with watch("decode"):
-        data = file.read_bytes()
-        features, picture = codec.decode(data)
-    with watch("nn_part2"):
-        detections = model.nn_part2(features)
-    return Seen(detections, features, picture, codec.machine_bits(data))
-
-
-INFERENCE = {"feature": split_inference, "picture": remote_inference, "human": human_inference}
-
-
-def coding_arguments(kind: str, source: Source, rate_point: str) -> tuple:
-    """What a codec of this kind is called with to encode."""
-    if kind == "human":
-        return source.picture, source.features, *split_rate_point(rate_point)
-    return (source.features if kind == "feature" else source.picture), rate_point
 
 
 class Worker:
@@ -139,7 +94,8 @@ class Worker:
         environment.make_deterministic(condition.threads_per_job)
         self.plan = plan
         self.model = load_model(condition, plan.device)
-        self.codec = codec_entry(plan.codec_name).make(condition)
+        self.codec = make_codec(plan.codec_name, condition)
+        self.kind = coding.kind_of(self.codec)
         self.versions = environment.describe(plan.device)
         cache = FeatureCache(environment.cache_folder() / "features", plan.feature_cache_bytes)
         self.cache = cache if plan.feature_cache_bytes else None
@@ -193,37 +149,37 @@ class Worker:
         """
         source = self._source(entry)
         for point in points:
-            file = bitstream_path(self.plan.folder / point, entry.image_id, self.codec.kind)
+            file = bitstream_path(self.plan.folder / point, entry.image_id, self.kind.suffix)
             watch = Watch()
             try:
                 with watch("encode"):
-                    write_bytes(file, self._encoded(source, point))
-                seen = INFERENCE[self.codec.kind](self.codec, self.model, file, watch)
+                    write_bytes(file, coding.encode(self.codec, source, point))
+                inferred = self._infer(file, watch)
             except InputError as error:
                 raise InputError(f"{entry.path.name} at rate point {point}: {error}") from error
-            if self.plan.condition.human_vision and seen.picture is not None:
+            if self.plan.condition.human_vision and inferred.picture is not None:
                 with writing(decoded_path(file.parents[1], entry.image_id)) as png:
-                    Image.fromarray(seen.picture).save(png, "PNG")
+                    Image.fromarray(inferred.picture).save(png, "PNG")
             record = {"image_id": entry.image_id, "bits": 8 * file.stat().st_size}
             record["seconds"] = watch.seconds
-            yield point, record | self._described(entry, seen, source.picture)
+            yield point, record | self._described(entry, inferred, source.picture)
 
     def encode(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """The bitstreams of one picture, each with its rate point."""
         source = self._source(entry)
         for point in points:
-            yield point, self._encoded(source, point)
+            yield point, coding.encode(self.codec, source, point)
 
     def decode(self, entry: PictureEntry, file: Path, with_source: bool) -> dict[str, Any]:
         """What the record of a file says of what it decodes to; with_source: and how the decoded
         picture looks beside the source, which must be there."""
-        seen = INFERENCE[self.codec.kind](self.codec, self.model, file, Watch())
-        return self._described(entry, seen, read_entry(entry) if with_source else None)
+        inferred = self._infer(file, Watch())
+        return self._described(entry, inferred, read_entry(entry) if with_source else None)
 
     def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
         """What the codec costs on this picture."""
-        arguments = coding_arguments(self.codec.kind, self._source(entry), point)
-        yield complexity.measure(self.codec, arguments, point, entry.height * entry.width)
+        source, pixels = self._source(entry), entry.height * entry.width
+        yield complexity.measure(self.codec, source, point, pixels)
 
     def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
         """Write the predictions of a point; yields the point, what was measured and the seconds."""
@@ -242,7 +198,7 @@ class Worker:
         yield point, measured, round(time.perf_counter() - started, 6)
 
     def _shows_pictures(self) -> bool:
-        return self.codec.kind != "feature"
+        return self.kind.gives_picture
 
     def _evaluate_pictures(
         self, point: str, dataset: CocoDataset, image_ids: list[int]
@@ -261,32 +217,41 @@ class Worker:
 
     def _source(self, entry: PictureEntry) -> Source:
         picture = read_entry(entry)
-        features = None if self.codec.kind == "picture" else self._features(picture, Watch())
+        features = self._features(picture, Watch()) if self.kind.takes_features else None
         return Source(picture, features)
 
-    def _encoded(self, source: Source, point: str) -> bytes:
-        return self.codec.encode(*coding_arguments(self.codec.kind, source, point))
+    def _infer(self, file: Path, watch: Watch) -> Inference:
+        """A file -> what it holds -> detections: in its features, or in those of its picture."""
+        with watch("decode"):
+            decoded = coding.decode(self.codec, file.read_bytes())
+        features = decoded.features
+        if features is None:
+            with watch("nn_part1"):
+                features = self.model.nn_part1(decoded.picture)
+        with watch("nn_part2"):
+            detections = self.model.nn_part2(features)
+        return Inference(detections, features, decoded.picture, decoded.machine_bits)
 
     def _described(
-        self, entry: PictureEntry, seen: Seen, source: np.ndarray | None
+        self, entry: PictureEntry, inferred: Inference, source: np.ndarray | None
     ) -> dict[str, Any]:
         """What a record holds of what was decoded, looked at beside the source where a condition
         measures human vision; painted: the predictions in the decoded picture."""
-        detections, features = seen.detections, seen.features
+        detections, features = inferred.detections, inferred.features
         found: dict[str, Any] = {
             "features": features.statistics(),
             "predictions": self._predictions(detections, entry),
         }
-        if not self.plan.condition.human_vision or seen.picture is None or source is None:
+        if not self.plan.condition.human_vision or inferred.picture is None or source is None:
             return found
-        if seen.machine_bits is not None:  # the detections were not made in the picture
-            found["machine_bits"] = seen.machine_bits
-            features = self.model.nn_part1(seen.picture)
+        if inferred.machine_bits is not None:  # the detections were not made in the picture
+            found["machine_bits"] = inferred.machine_bits
+            features = self.model.nn_part1(inferred.picture)
             detections = self.model.nn_part2(features)
         return found | {
             "painted": self._predictions(detections, entry),
-            "picture": pair_metrics(source, seen.picture),
-            "embeddings": embeddings(seen.picture, features),
+            "picture": pair_metrics(source, inferred.picture),
+            "embeddings": embeddings(inferred.picture, features),
         }
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:

@@ -106,9 +106,9 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "point.json").unlink(missing_ok=True)
 
-    def has(self, image_id: int, kind: str) -> bool:
-        """Whether a picture has its line and its bitstream; kind is that of the codec."""
-        path = bitstream_path(self.folder, image_id, kind)
+    def has(self, image_id: int, suffix: str) -> bool:
+        """Whether a picture has its line and its bitstream; suffix: of the codec's files."""
+        path = bitstream_path(self.folder, image_id, suffix)
         record = self.records.get(image_id)
         return record is not None and path.is_file() and 8 * path.stat().st_size == record["bits"]
 
@@ -124,9 +124,9 @@ def read_predictions(
     return [prediction for image_id in image_ids for prediction in found[image_id]]
 
 
-def bitstream_path(folder: Path, image_id: int, kind: str) -> Path:
-    """The bitstream of a picture in the folder of its point; kind is that of the codec."""
-    return folder / "bitstreams" / f"{image_id}.{'vvc' if kind == 'picture' else 'fcm'}"
+def bitstream_path(folder: Path, image_id: int, suffix: str) -> Path:
+    """The bitstream of a picture in the folder of its point; suffix: of the codec's files."""
+    return folder / "bitstreams" / f"{image_id}.{suffix}"
 
 
 def decoded_path(folder: Path, image_id: int) -> Path:

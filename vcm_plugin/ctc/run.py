@@ -13,7 +13,8 @@ from typing import Any
 
 from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition, write_condition
-from vcm_plugin.ctc.codecs import codec_entry
+from vcm_plugin.ctc.codecs import codec_rate_points
+from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.picture_worker import Plan
 from vcm_plugin.ctc.results import FORMAT, UNCOMPRESSED, VERSION, Journal, claim
 from vcm_plugin.ctc.sequence_worker import worker_class
@@ -86,7 +87,7 @@ class _Test:
 
     def __init__(self, plan: Plan, options: RunOptions, workers: Workers, progress: Progress):
         self.plan, self.options, self.workers, self.progress = plan, options, workers, progress
-        self.points = codec_entry(plan.codec_name).rate_points(plan.condition)
+        self.points = codec_rate_points(plan.codec_name, plan.condition)
         self.evaluations: dict[str, float] = {}  # seconds
 
     def run(self) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class _Test:
         skipped = self._measure()
         points = self._evaluate([UNCOMPRESSED], skipped)
         expected = self._check_expected(points[UNCOMPRESSED]["accuracy"])
-        self._code(skipped, identity["codec"]["kind"])
+        self._code(skipped, KINDS[identity["codec"]["kind"]].suffix)
         points |= self._evaluate(self.points, skipped)
         result = self._result(identity, skipped, expected, points)
         write_json(plan.folder / "result.json", result)
@@ -122,7 +123,7 @@ class _Test:
             raise InputError(f"none of the {len(entries)} pictures is readable: nothing to test")
         return skipped
 
-    def _code(self, skipped: dict[int, str], kind: str) -> None:
+    def _code(self, skipped: dict[int, str], suffix: str) -> None:
         """Code what the rate points lack, picture by picture."""
         entries = self._entries(skipped)
         journals = {point: Journal(self.plan.folder / point) for point in self.points}
@@ -130,7 +131,7 @@ class _Test:
         # Backwards: the features cached last are still there where the cache is too small for all.
         for entry in reversed(entries):
             lacking = [
-                p for p, journal in journals.items() if not journal.has(entry.image_id, kind)
+                p for p, journal in journals.items() if not journal.has(entry.image_id, suffix)
             ]
             if lacking:
                 todo.append((entry, lacking))

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vcm_plugin.bitstream import Timing
+from vcm_plugin.ctc import coding
+from vcm_plugin.ctc.coding import Decoded
 from vcm_plugin.ctc.picture_worker import Plan, Watch, Worker
 from vcm_plugin.ctc.results import bitstream_path
 from vcm_plugin.errors import InputError
@@ -32,8 +34,7 @@ class SequenceWorker(Worker):
 
     def __init__(self, plan: Plan):
         super().__init__(plan)
-        if not hasattr(self.codec, "encode_frames"):
-            raise InputError(f"codec {plan.codec_name} codes pictures only, no sequences")
+        coding.require_sequences(self.codec)
 
     def measure(self, entry: SequenceEntry) -> Iterator[dict[str, Any]]:
         """The record of an uncompressed sequence."""
@@ -72,7 +73,7 @@ class SequenceWorker(Worker):
     def _coded(self, entry: SequenceEntry, point: str) -> dict[str, Any]:
         """Frames -> file -> frames -> predictions; nothing but the file passes between."""
         watch = Watch()
-        path = bitstream_path(self.plan.folder / point, entry.image_id, self.codec.kind)
+        path = bitstream_path(self.plan.folder / point, entry.image_id, self.kind.suffix)
         with writing(path) as file, watch("encode"):
             sizes = self._encode(entry, point, file, watch)
         watch.add("encode", -watch.seconds.pop("source"))
@@ -103,11 +104,17 @@ class SequenceWorker(Worker):
         self, entry: SequenceEntry, point: str, file: BinaryIO, watch: Watch
     ) -> Sequence[int]:
         """Code a sequence into a file; returns the bytes of each frame."""
-        source: Iterable = read_frames(entry)
-        if self.codec.kind == "feature":
-            source = (self._features(picture, Watch()) for picture in source)
+        waiting = Watch()  # for pictures and NN-Part1, which are no part of encoding
+
+        def features_of(picture: np.ndarray) -> FeaturePyramid:
+            with waiting("source"):
+                return self._features(picture, Watch())
+
         timing = Timing(len(entry.frames), entry.frame_rate)
-        return self.codec.encode_frames(_timed(source, watch, "source"), point, timing, file)
+        pictures = _timed(read_frames(entry), waiting, "source")
+        sizes = coding.encode_sequence(self.codec, pictures, features_of, point, timing, file)
+        watch.add("source", waiting.seconds["source"])
+        return sizes
 
     def _decoded(self, entry: SequenceEntry, path: Path, watch: Watch) -> dict[str, Any]:
         """Statistics of the features in a file, their mean over the frames, and the predictions."""
@@ -118,20 +125,21 @@ class SequenceWorker(Worker):
                 statistics.append(features.statistics())
                 yield features
 
-        frames = _timed(self.codec.decode_frames(path), watch, "decode")
-        if self.codec.kind == "picture":
-            frames = self._features_of(frames, watch)
-        predictions = self._detect(entry, noted(frames), watch)
+        frames = _timed(coding.decode_sequence(self.codec, path), watch, "decode")
+        predictions = self._detect(entry, noted(self._features_in(frames, watch)), watch)
         mean = {
             name: np.mean([found[name] for found in statistics], axis=0).tolist()
             for name in statistics[0]
         }
         return {"features": mean, "predictions": predictions}
 
-    def _features_of(self, pictures: Iterable[np.ndarray], watch: Watch) -> Iterator:
-        for picture in pictures:
+    def _features_in(self, frames: Iterable[Decoded], watch: Watch) -> Iterator[FeaturePyramid]:
+        for frame in frames:
+            if frame.features is not None:
+                yield frame.features
+                continue
             with watch("nn_part1"):
-                features = self.model.nn_part1(picture)
+                features = self.model.nn_part1(frame.picture)
             yield features
 
     def _detect(

@@ -13,18 +13,19 @@ from matplotlib.figure import Figure
 
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin.conditions import TestCondition
-from vcm_plugin.ctc.codecs import human_codec, split_rate_point
+from vcm_plugin.ctc.codecs import make_codec
+from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.picture_worker import load_model
 from vcm_plugin.environment import make_deterministic
 from vcm_plugin.files import write_bytes
 from vcm_plugin.metrics.pictures import Value, pair_metrics
+from vcm_plugin.rate_points import MAX_QP
 from vcm_plugin.report.plots import SETTINGS
 from vcm_plugin.testsets.coco import read_entry
 from vcm_plugin.testsets.open import open_test_set
 
 SHOWN = {"psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.3f}", "vmaf": "VMAF {:.0f}",
          "haarpsi": "HaarPSI {:.3f}"}  # fmt: skip
-MAX_QP = 63
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,16 @@ def write_human_demo(
     """Code the first `count` pictures at one rate point of diff_fchm_human, and by VVC; keep the
     .fcm files and a figure in `out` and return the path of the figure."""
     make_deterministic(condition.threads_per_job)
-    model, codec = load_model(condition, device), human_codec(condition, device)
-    vvc = VvcRemoteCodec(condition.require("vvc_remote_preset"), condition.threads_per_job)
+    model = load_model(condition, device)
+    codec = make_codec("diff_fchm_human", condition, device)
+    vvc = make_codec("vvc_remote", condition)
     rows = []
     for entry in open_test_set(condition).pictures[:count]:
         picture = read_entry(entry)
-        data = codec.encode(picture, model.nn_part1(picture), *split_rate_point(rate_point))
+        data = encode(codec, Source(picture, model.nn_part1(picture)), rate_point)
         write_bytes(out / f"{entry.image_id}.fcm", data)
-        _, painted = codec.decode(data)
-        bits, machine = 8 * len(data), codec.machine_bits(data)
+        decoded = decode(codec, data)
+        painted, bits, machine = decoded.picture, 8 * len(data), decoded.machine_bits
         title = f"Diff-FCHM {rate_point}, of which {machine} serve the detector"
         ours = Shown(title, painted, bits, pair_metrics(picture, painted))
         rows.append((picture, _vvc_at(vvc, picture, bits), ours))

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
-from vcm_plugin.conditions import load_condition
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.results import UNCOMPRESSED, Journal, decoded_path, read_predictions
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json

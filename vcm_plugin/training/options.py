@@ -14,13 +14,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from vcm_plugin.conditions import (
-    bundled_weights,
-    is_of_kind,
-    load_condition,
-    model_path,
-    override,
-)
+from vcm_plugin.conditions import bundled_weights, is_of_kind, model_path
+from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.split import load_split_model

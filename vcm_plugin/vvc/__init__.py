@@ -8,7 +8,7 @@ one after the other. Planes are uint16 arrays of 10-bit samples: (luma,) is code
 be coded.
 """
 
-from vcm_plugin.vvc.frames import intra_period, parse_qp
+from vcm_plugin.vvc.frames import intra_period
 from vcm_plugin.vvc.planes import Planes, check_planes, coded_size
 from vcm_plugin.vvc.vtm import Vtm
 from vcm_plugin.vvc.vvenc import PRESETS, VVenC, vvenc_versions
@@ -21,6 +21,5 @@ __all__ = [
     "check_planes",
     "coded_size",
     "intra_period",
-    "parse_qp",
     "vvenc_versions",
 ]

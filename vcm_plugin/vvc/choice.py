@@ -12,12 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vcm_plugin.errors import InputError
-from vcm_plugin.vvc.frames import parse_qp
+from vcm_plugin.rate_points import parse_picture
 from vcm_plugin.vvc.planes import coded_size as smallest_coded_size
 
-PERCENTS = (100, 75, 50, 25)
-AUTO = "auto:"
 # Size in percent -> how far below Q its QP is tried: about as many bits, on the val split.
 OFFSETS = {100: 0, 75: 4, 50: 7, 25: 13}
 # Squared error of R, G and B together that a bit is worth: the slope of plain VVC's curve at QP Q,
@@ -41,47 +38,23 @@ class Candidate:
     decode: Callable[[], np.ndarray]
 
 
-def parse_rate_point(text: str) -> tuple[int, int]:
-    """QP and size in percent of "QP" or "QP@percent".
-
-    >>> parse_rate_point("32"), parse_rate_point("27@50")
-    ((32, 100), (27, 50))
-    """
-    qp, at, percent = text.partition("@")
-    if at and percent not in map(str, PERCENTS):
-        raise InputError(
-            f"expected a rate point QP or QP@percent with one of {PERCENTS} percent, found {text!r}"
-        )
-    return parse_qp(qp), int(percent or 100)
-
-
 def codings(rate_point: str) -> list[Coding]:
     """The ways that a rate point "QP", "QP@percent" or "auto:Q" allows. Raises InputError.
 
     >>> codings("32@50"), len(codings("auto:42"))
     ([Coding(qp=32, percent=50)], 4)
     """
-    if not rate_point.startswith(AUTO):
-        return [Coding(*parse_rate_point(rate_point))]
-    try:
-        nominal = parse_qp(rate_point.removeprefix(AUTO))
-    except InputError as error:
-        raise InputError(f"{rate_point}: after {AUTO} {error}") from error
-    return [
-        Coding(nominal - OFFSETS[percent], percent)
-        for percent in PERCENTS
-        if nominal >= OFFSETS[percent]
-    ]
+    qp, percent = parse_picture(rate_point)
+    if percent is not None:
+        return [Coding(qp, percent)]
+    return [Coding(qp - lower, percent) for percent, lower in OFFSETS.items() if qp >= lower]
 
 
 def bit_price(rate_point: str) -> float:
     """lambda of a rate point: the squared error of R, G, B in 0 .. 255 that one bit is worth."""
-    if rate_point.startswith(AUTO):
-        qp = parse_qp(rate_point.removeprefix(AUTO))
-    else:
-        qp, percent = parse_rate_point(rate_point)
-        qp += OFFSETS[percent]
-    return LAMBDA_AT_32 * 2.0 ** ((qp - 32) / LAMBDA_OCTAVE)
+    qp, percent = parse_picture(rate_point)
+    nominal = qp if percent is None else qp + OFFSETS[percent]
+    return LAMBDA_AT_32 * 2.0 ** ((nominal - 32) / LAMBDA_OCTAVE)
 
 
 def best(picture: np.ndarray, candidates: Iterable[Candidate], price: float) -> bytes:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -45,13 +44,6 @@ def same_planes(
     if found != expected:
         raise InputError(f"expected frames of one size, {expected}, found one of {found}")
     return planes
-
-
-def parse_qp(text: str) -> int:
-    """A QP of VVC, 0 .. 63."""
-    if not re.fullmatch(r"[0-9]{1,2}", text) or int(text) > 63:
-        raise InputError(f"expected a QP from 0 to 63 as rate point, found {text!r}")
-    return int(text)
 
 
 def intra_period(frame_rate: tuple[int, int], random_access: bool) -> int:

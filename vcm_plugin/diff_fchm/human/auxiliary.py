@@ -29,10 +29,10 @@ from vcm_plugin.diff_fchm.human.restorer import (
     to_planes,
 )
 from vcm_plugin.diff_fchm.human.strength import Strength, choose_strength, read_strength, restore
-from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, MachineLayer
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.rate_points import SCALES
 from vcm_plugin.stages import stage
 from vcm_plugin.vvc import Planes, VVenC
 from vcm_plugin.vvc import planes as vvc_planes
@@ -188,7 +188,7 @@ class AuxiliaryPictureCodec:
         problem = Geometry(size, machine.header.input_size).problem()
         if problem:
             raise BitstreamError(problem)
-        low, high = ivn.RATE_POINTS
+        low, high = SCALES
         if not low <= machine.payload.rate_point <= high:
             raise BitstreamError(
                 f"expected a rate_point between {low:g} and {high:g}, found "

@@ -21,11 +21,11 @@ from vcm_plugin.diff_fchm.human.integer_coder import IntegerCoder
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, whole_cells
 from vcm_plugin.diff_fchm.human.prior import load_prior, settled
 from vcm_plugin.diff_fchm.human.sampler import MAX_STEPS
-from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, MachineLayer
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS, Latents
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.rate_points import SCALES, parse_scale
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class HumanCodec:
         self, machine: MachineCodec, weights: Path, prior: str | None = None, device: str = "cpu"
     ):
         self.machine, self.device = machine, torch.device(device)
+        self.sampling = Sampling()  # of files that it encodes
         hvcn = load_hvcn(weights)
         trained_on = hvcn.machine.sha256
         if trained_on != machine.sha256:
@@ -116,7 +117,9 @@ class HumanCodec:
         if geometry.problem():
             raise InputError(geometry.problem())
         data, machine = self.machine.code(features, rate_point)
-        return data + self._human_unit(machine, picture, human_rate_point, sampling or Sampling())
+        return data + self._human_unit(
+            machine, picture, human_rate_point, sampling or self.sampling
+        )
 
     def decode(self, data: bytes) -> tuple[FeaturePyramid, np.ndarray]:
         """An .fcm file -> features, and the picture as uint8 RGB (H, W, 3)."""
@@ -171,7 +174,7 @@ class HumanCodec:
                 f"expected the picture that the features were made of, {geometry.source_size}, "
                 f"found {tuple(picture.shape[:2])} (height, width)"
             )
-        q = bitstream.round_float(ivn.parse_rate_point(human_rate_point))
+        q = bitstream.round_float(parse_scale(human_rate_point))
         step = torch.tensor([q], device=self.device)
         decoded = self._decoded(machine, self.machine.synthesise(machine))
         control = self.pipeline.hvcn.fcn(*decoded, geometry)
@@ -221,7 +224,7 @@ def load_hvcn(folder: Path) -> Hvcn:
 
 
 def _in_range(name: str, value: float) -> float:
-    low, high = ivn.RATE_POINTS
+    low, high = SCALES
     if not low <= value <= high:
         raise BitstreamError(f"expected a {name} between {low:g} and {high:g}, found {value:g}")
     return value

@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which sizes the networks of HVCN have, and which machine layer and which prior they are for."""
+"""What the human layer is told: its keys of a test condition, the sizes of its networks, and which
+machine layer and which prior they are for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from vcm_plugin.errors import InputError
+from vcm_plugin.rate_points import PICTURE, SCALE, Grammar, layered
+
+if TYPE_CHECKING:
+    from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
+    from vcm_plugin.diff_fchm.human.codec import HumanCodec
 
 
 @dataclass(frozen=True)
@@ -60,3 +69,70 @@ class HvcnConfig:
     def __post_init__(self):
         if sum(self.slices) != self.latents:
             raise ValueError(f"slices must add up to latents: {self}")
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """What a test condition says of diff_fchm_picture; the machine layer has its own keys."""
+
+    name: ClassVar[str] = "diff_fchm_picture"
+    kind: ClassVar[str] = "human"
+    grammar: ClassVar[Grammar] = layered(SCALE, PICTURE)
+    points_key: ClassVar[str] = "diff_fchm_picture_points"
+    preset_key: ClassVar[str] = "diff_fchm_picture_preset"
+    weights_keys: ClassVar[dict[str, str]] = {
+        "diff_fchm_weights": "codec_sha256", "diff_fchm_restorer_weights": "restorer_sha256",
+    }  # fmt: skip
+
+    diff_fchm_restorer_weights: str | None = None  # a file that scripts/train_restorer.py wrote
+    diff_fchm_picture_preset: str | None = None  # of VVenC
+    diff_fchm_picture_points: tuple[str, ...] = ()  # "S+QP", "S+QP@percent" or "S+auto:Q"
+
+    def make(self, context) -> AuxiliaryPictureCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        if self.diff_fchm_restorer_weights is None:
+            raise InputError(
+                f"test condition {context.name}: the auxiliary picture needs a restorer, and it "
+                "names none; train one with scripts/train_restorer.py and name its file with "
+                "--restorer or in the key diff_fchm_restorer_weights"
+            )
+        from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
+
+        context.require("diff_fchm_picture_preset")
+        return AuxiliaryPictureCodec(
+            context.codec("diff_fchm"), context.path(self.diff_fchm_restorer_weights),
+            self.diff_fchm_picture_preset, context.threads, context.device,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HumanSettings:
+    """What a test condition says of diff_fchm_human; the machine layer has its own keys."""
+
+    name: ClassVar[str] = "diff_fchm_human"
+    kind: ClassVar[str] = "human"
+    grammar: ClassVar[Grammar] = layered(SCALE, SCALE)
+    points_key: ClassVar[str] = "diff_fchm_human_points"
+    weights_keys: ClassVar[dict[str, str]] = {
+        "diff_fchm_weights": "codec_sha256", "diff_fchm_human_weights": "human_sha256",
+    }  # fmt: skip
+
+    diff_fchm_human_weights: str | None = None  # a folder that scripts/train_hvcn.py wrote
+    diff_fchm_human_prior: str | None = None  # folder or hub id, where it is not in that folder
+    diff_fchm_human_points: tuple[str, ...] = ()  # "S+Q": scale s and the step of the human layer
+
+    def make(self, context) -> HumanCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        if self.diff_fchm_human_weights is None:
+            raise InputError(
+                f"test condition {context.name}: the human layer needs weights, and it names none; "
+                "train them with scripts/train_hvcn.py and name their folder with --human-weights "
+                "or in the key diff_fchm_human_weights"
+            )
+        from vcm_plugin.diff_fchm.human.codec import HumanCodec
+
+        prior = self.diff_fchm_human_prior and str(context.path(self.diff_fchm_human_prior))
+        return HumanCodec(
+            context.codec("diff_fchm"), context.path(self.diff_fchm_human_weights), prior,
+            context.device,
+        )  # fmt: skip

@@ -31,6 +31,7 @@ from vcm_plugin.entropy.latent_coder import (
 from vcm_plugin.entropy.rans import Tables
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.rate_points import parse_scale
 from vcm_plugin.stages import stage
 from vcm_plugin.weights_file import read_weights, write_weights
 
@@ -106,7 +107,7 @@ class MachineCodec:
 
     def code(self, features: FeaturePyramid, rate_point: str) -> tuple[bytes, MachineLayer]:
         """Features -> the file of `encode`, and what it decodes to."""
-        layer = self._code(features, ivn.parse_rate_point(rate_point))
+        layer = self._code(features, parse_scale(rate_point))
         unit = Unit("machine", 0, layer.payload.to_bytes())
         return bitstream.write(layer.header, [unit]), layer
 
@@ -117,7 +118,7 @@ class MachineCodec:
 
         The header counts with the first frame. No more than one frame is held at a time.
         """
-        s = ivn.parse_rate_point(rate_point)
+        s = parse_scale(rate_point)
         layers = (self._code(features, s) for features in frames)
         return bitstream.write_frames(
             file,

@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which sizes the networks of VFCN have."""
+"""What the machine layer is told: its keys of a test condition, and the sizes of its networks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from vcm_plugin.errors import InputError
+from vcm_plugin.rate_points import SCALE, Grammar
+
+if TYPE_CHECKING:
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
 
 @dataclass(frozen=True)
@@ -32,3 +39,36 @@ class VfcnConfig:
             raise ValueError(
                 f"slices must add up to latents, variant be robust, plain or gain: {self}"
             )
+
+
+@dataclass(frozen=True)
+class MachineSettings:
+    """What a test condition says of diff_fchm; a rate point is the scale s of IVN."""
+
+    name: ClassVar[str] = "diff_fchm"
+    kind: ClassVar[str] = "feature"
+    grammar: ClassVar[Grammar] = SCALE
+    points_key: ClassVar[str] = "diff_fchm_scales"
+    weights_keys: ClassVar[dict[str, str]] = {"diff_fchm_weights": "codec_sha256"}
+
+    diff_fchm_weights: str | None = None
+    diff_fchm_scales: tuple[float, ...] = ()
+    diff_fchm_other_detector: bool = False  # a test on a detector that the weights are not for
+
+    def make(self, context) -> MachineCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        if self.diff_fchm_weights is None:
+            raise InputError(
+                f"test condition {context.name}: diff_fchm needs weights for its detector, and it "
+                "names none; train them with scripts/train_vfcn.py and name them in the key "
+                "diff_fchm_weights"
+            )
+        from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+
+        codec = MachineCodec(context.path(self.diff_fchm_weights), context.device)
+        if not self.diff_fchm_other_detector:
+            context.require_detector(
+                self.diff_fchm_weights, codec.metadata["detector_sha256"],
+                ", or set diff_fchm_other_detector: true to test it on another",
+            )  # fmt: skip
+        return codec

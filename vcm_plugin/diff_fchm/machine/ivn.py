@@ -19,47 +19,7 @@ from vcm_plugin.bitstream import round_float
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.split_points import SPLIT_POINTS
 
-RATE_POINTS = (0.0625, 16.0)  # lowest and highest s that a codec takes
 LOG2_STEPS = 256  # of log2_code in one octave
-
-
-def parse_rate_point(text: str) -> float:
-    """The scale s that a rate point names.
-
-    >>> parse_rate_point("0.5")
-    0.5
-    """
-    low, high = RATE_POINTS
-    try:
-        s = float(text)
-    except ValueError:
-        s = math.nan
-    if not low <= s <= high:
-        raise InputError(
-            f"rate point: expected a scale s between {low:g} and {high:g}, as in 0.5 (more "
-            f"bits) or 2 (fewer), found {text!r}"
-        )
-    return s
-
-
-def qp_of_scale(s: float) -> int:
-    """The integer that stands for a scale where rate points are QPs: 32 + 6 log2 s, rounded.
-
-    Doubling s, like a QP higher by six, doubles the step of the quantiser.
-
-    >>> qp_of_scale(0.5), qp_of_scale(1), qp_of_scale(4)
-    (26, 32, 44)
-    """
-    return round(32 + 6 * math.log2(s))
-
-
-def scale_of_qp(qp: int) -> str:
-    """The rate point that an integer stands for; its own qp_of_scale is that integer.
-
-    >>> scale_of_qp(26), scale_of_qp(33)
-    ('0.5', '1.12246')
-    """
-    return f"{2 ** ((qp - 32) / 6):.6g}"
 
 
 def feature_range(

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from vcm_plugin import bitstream
-from vcm_plugin.conditions import load_condition
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.results import load_result
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How a source becomes a file and what comes out of one, for every kind of codec.
+
+    feature   features -> file -> features             split inference
+    picture   picture  -> file -> picture              remote inference: the whole network follows
+    human     both     -> file -> features, picture    one for the detector, one for a person
+
+The only place that knows what a kind means; runner, command line, cross-check, CompressAI-Vision
+adapter and benches call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from vcm_plugin.bitstream import Timing
+from vcm_plugin.ctc.codecs import Codec
+from vcm_plugin.errors import InputError
+from vcm_plugin.rate_points import split_layers
+
+if TYPE_CHECKING:
+    from vcm_plugin.features import FeaturePyramid
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture, uint8 RGB (H, W, 3), and its features, which picture codecs do without."""
+
+    picture: np.ndarray
+    features: FeaturePyramid | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a file holds: features, a picture uint8 RGB (H, W, 3), or both.
+
+    machine_bits: those that the features needed, where others are for a person.
+    """
+
+    features: FeaturePyramid | None = None
+    picture: np.ndarray | None = None
+    machine_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of codec takes and gives.
+
+    suffix: of its files. takes_features: whether NN-Part1 comes before the encoder; otherwise it
+    comes after the decoder. gives_picture: whether there is a decoded picture to look at.
+    """
+
+    suffix: str
+    takes_features: bool
+    gives_picture: bool
+    encode: Callable[[Any, Source, str], bytes]
+    decode: Callable[[Any, bytes], Decoded]
+
+
+def _decode_human(codec: Any, data: bytes) -> Decoded:
+    features, picture = codec.decode(data)
+    return Decoded(features, picture, codec.machine_bits(data))
+
+
+KINDS = {
+    "feature": Kind(
+        "fcm", True, False,
+        lambda codec, source, point: codec.encode(source.features, point),
+        lambda codec, data: Decoded(features=codec.decode(data)),
+    ),
+    "picture": Kind(
+        "vvc", False, True,
+        lambda codec, source, point: codec.encode(source.picture, point),
+        lambda codec, data: Decoded(picture=codec.decode(data)),
+    ),
+    "human": Kind(
+        "fcm", True, True,
+        lambda codec, source, point: codec.encode(
+            source.picture, source.features, *split_layers(point)
+        ),
+        _decode_human,
+    ),
+}  # fmt: skip
+
+
+def kind_of(codec: Codec) -> Kind:
+    """What a codec takes and gives."""
+    return KINDS[codec.kind]
+
+
+def encode(codec: Codec, source: Source, rate_point: str) -> bytes:
+    """The file of one picture. Raises InputError for a source or rate point that it cannot code."""
+    return kind_of(codec).encode(codec, source, rate_point)
+
+
+def decode(codec: Codec, data: bytes) -> Decoded:
+    """What the file of one picture holds. Raises BitstreamError where it is damaged."""
+    return kind_of(codec).decode(codec, data)
+
+
+def require_sequences(codec: Codec) -> None:
+    """Raise InputError where a codec codes pictures only."""
+    if not hasattr(codec, "encode_frames"):
+        raise InputError(f"codec {codec.name} codes pictures only, no sequences")
+
+
+def encode_sequence(
+    codec: Codec,
+    pictures: Iterable[np.ndarray],
+    features_of: Callable[[np.ndarray], FeaturePyramid],
+    rate_point: str,
+    timing: Timing,
+    file: BinaryIO,
+) -> list[int]:
+    """Write the file of a sequence as its pictures come; the bytes of each frame.
+
+    features_of: NN-Part1, called where the codec takes features.
+    """
+    require_sequences(codec)
+    takes_features = kind_of(codec).takes_features
+    frames = map(features_of, pictures) if takes_features else pictures
+    return codec.encode_frames(frames, rate_point, timing, file)
+
+
+def decode_sequence(codec: Codec, path: Path) -> Iterator[Decoded]:
+    """What each frame of a file holds, decoded as it is asked for."""
+    require_sequences(codec)
+    takes_features = kind_of(codec).takes_features
+    for frame in codec.decode_frames(path):
+        yield Decoded(features=frame) if takes_features else Decoded(picture=frame)
+
+
+def decode_frame(codec: Codec, path: Path, frame: int) -> Decoded:
+    """What one frame of a file holds. Raises InputError where there is no such access."""
+    if not hasattr(codec, "decode_frame"):
+        raise InputError(
+            f"--frame: expected an .fcm file of diff_fchm or vvc_feature, {codec.name} has no "
+            "random access by frame"
+        )
+    try:
+        return Decoded(features=codec.decode_frame(path, frame))
+    except IndexError as error:
+        raise InputError(f"{path}: --frame: {error}") from error
