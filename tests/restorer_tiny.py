@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A tiny real restorer on the tiny VFCN, for tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ def tiny_restorer(sizes: RestorerConfig = SIZES, seed: int = 0) -> Restorer:
 def tiny_restorer_weights(
     folder: Path, machine: MachineCodec, sizes: RestorerConfig = SIZES, seed: int = 0
 ) -> Path:
-    """The weights file of tiny_restorer."""
+    """The weights file of tiny_restorer, for the channels of a machine layer."""
+    sizes = replace(sizes, channels=machine.config.channels)
     trained = {"machine_sha256": machine.sha256}
     return export(tiny_restorer(sizes, seed), trained, folder / f"tiny{seed}.restorer")
 

@@ -23,7 +23,13 @@ from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.files import read_json
 from vcm_plugin.metrics.measures import PAIR_METRICS
-from vcm_plugin.metrics.pictures import _network, averaged, pair_metrics, set_metrics
+from vcm_plugin.metrics.pictures import (
+    _network,
+    averaged,
+    pair_metrics,
+    psnr_of_planes,
+    set_metrics,
+)
 from vcm_plugin.metrics.psnr import psnr
 from vcm_plugin.report.human_vision import human_vision
 from vcm_plugin.testsets.open import open_test_set
@@ -61,6 +67,15 @@ def test_measures_fall_with_noise():
     for level, measured in zip(WORSE, found):
         expected = psnr(source, noisy(source, level))
         assert measured["psnr"] == pytest.approx(expected, abs=0.01)
+
+
+def test_psnr_of_planes_is_that_of_their_errors():
+    grey = np.full((64, 96, 3), 100, np.uint8)
+    found = psnr_of_planes(grey, grey + 8)  # grey: Y' alone changes, by 8 of 255
+    step = round(8 * 876 / 255) / 1023
+    assert found["psnr_y"] == pytest.approx(-20 * np.log10(step), abs=0.2)
+    assert found["psnr_u"] == found["psnr_v"] == pytest.approx(80)
+    assert found["psnr_yuv"] == pytest.approx((6 * found["psnr_y"] + 160) / 8)
 
 
 def test_what_cannot_be_measured_says_why(monkeypatch, tmp_path):

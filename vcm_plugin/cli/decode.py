@@ -50,7 +50,7 @@ def body(options: Namespace) -> None:
         name = codec_of(data)
     if options.human and name != "diff_fchm":
         raise InputError(f"{options.bitstream} is of codec {name}: leave out --human")
-    name = human_codec_of(data) if options.human else name
+    name = human_codec_of(data, condition) if options.human else name
     codec = make_codec(name, condition, options.device)
     if options.picture and not (options.human or kind_of(codec).gives_picture):
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")

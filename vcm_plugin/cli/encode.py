@@ -10,7 +10,6 @@ from vcm_plugin.cli.common import condition_of, model_of, refuse_overwriting
 from vcm_plugin.cli.options import CODECS, add_condition, add_human_weights, command, positive
 from vcm_plugin.errors import InputError
 
-
 # What is typed -> the codec, and its rate point where none is typed.
 HUMAN_KINDS = {"picture": ("diff_fchm_picture", "auto:37"), "latent": ("diff_fchm_human", "1")}
 

@@ -206,11 +206,13 @@ def codec_of(data: bytes) -> str:
     return "simulcast" if is_simulcast(data) else bitstream.read(data).header.profile
 
 
-def human_codec_of(data: bytes) -> str:
+def human_codec_of(data: bytes, condition: TestCondition) -> str:
     """The name of the codec that decodes what an .fcm file of profile diff_fchm has for a person;
-    that of the auxiliary picture where it has nothing, which then says so."""
+    where it has nothing, of one that says so."""
     kinds = {unit.type for unit in bitstream.read(data).units}
-    return "diff_fchm_human" if "human" in kinds else "diff_fchm_picture"
+    named = {"human": "diff_fchm_human", "auxiliary_picture": "diff_fchm_picture"}
+    found = [codec for kind, codec in named.items() if kind in kinds]
+    return found[0] if found else default_human_codec(condition)
 
 
 def default_human_codec(condition: TestCondition) -> str:

@@ -15,12 +15,14 @@ from vcm_plugin.report.plots import NO_DATES, SETTINGS, STYLES, bits_axis
 from vcm_plugin.report.tables import Report
 
 TITLES = {
-    "psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "vmaf": "VMAF", "vif": "VIF",
+    "psnr": "PSNR (dB)", "psnr_y": "PSNR Y (dB)", "psnr_u": "PSNR U (dB)",
+    "psnr_v": "PSNR V (dB)", "psnr_yuv": "PSNR YUV 6:1:1 (dB)", "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM", "vmaf": "VMAF", "vmaf_neg": "VMAF NEG", "vif": "VIF",
     "gmsd": "GMSD", "haarpsi": "HaarPSI", "lpips": "LPIPS", "dists": "DISTS", "fid": "FID",
     "kid": "KID", "kid_detector": "KID (detector)", "painted_box_ap": "box AP on pictures",
 }  # fmt: skip
-SHOWN = ("psnr", "ssim", "vmaf", "haarpsi", "kid_detector", "painted_box_ap")
-EQUAL = ("vmaf", "ssim", "haarpsi")  # the measures of the table at equal value
+SHOWN = ("psnr", "ms_ssim", "vmaf_neg", "haarpsi", "kid_detector", "painted_box_ap")
+EQUAL = ("psnr", "ms_ssim", "vmaf_neg", "haarpsi")  # the measures of the table at equal value
 
 
 def point_rows(vision: HumanVision) -> list[dict[str, Any]]:
