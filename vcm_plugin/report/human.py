@@ -43,7 +43,10 @@ def point_rows(vision: HumanVision) -> list[dict[str, Any]]:
 
 def equal_rows(vision: HumanVision) -> list[dict[str, Any]]:
     """One flat row per test point, anchor and measure: total bits per pixel at its value."""
-    return [vars(found) | {"percent": found.percent} for found in vision.equal]
+    return [
+        vars(found) | {"percent": found.percent, "break_even_share": found.break_even_share}
+        for found in vision.equal
+    ]
 
 
 def bd_rate_rows(vision: HumanVision) -> list[dict[str, Any]]:

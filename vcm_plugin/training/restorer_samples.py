@@ -33,6 +33,7 @@ PLANE_STEPS = 32  # of a 10-bit level: planes are resampled to fractions of it
 # Size in percent -> (its share of the samples, lowest QP, highest QP): a smaller picture is worth
 # its bits at lower QPs.
 SIZES = {100: (0.6, 22, 51), 75: (0.16, 20, 47), 50: (0.14, 17, 43), 25: (0.1, 13, 39)}
+FULL_SIZE_WEIGHT = 3.0  # of a picture's codings, those at full size are drawn so much more often
 SCALES = (0.35, 5.6)  # of the machine layer's s, log-uniform
 OFTEN = ((1.4, 0.25), (4.0, 0.25))  # s and the share of the samples that have about this s
 
@@ -100,7 +101,9 @@ class RestorerStore:
         """luma, chroma, p2, p3, known, decoded, source of one crop."""
         with safe_open(path, "np") as kept:
             qps, percents, scales = map(kept.get_tensor, ("qps", "percents", "scales"))
-            coding, scale = int(rng.integers(len(qps))), int(rng.integers(len(scales)))
+            weights = np.where(percents == 100, FULL_SIZE_WEIGHT, 1.0)
+            coding = int(rng.choice(len(qps), p=weights / weights.sum()))
+            scale = int(rng.integers(len(scales)))
             size = kept.get_slice("source").get_shape()[1:]
             cells = [int(rng.integers((n - crop) // MULTIPLE + 1)) for n in size]
             flips = rng.random(2) < 0.5
