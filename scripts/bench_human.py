@@ -19,7 +19,7 @@ import torch
 
 from vcm_plugin import environment
 from vcm_plugin.ctc.codecs import load_condition, make_codec, override
-from vcm_plugin.ctc.picture_worker import load_model
+from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.diff_fchm.human.codec import geometry_of
 from vcm_plugin.diff_fchm.human.pipeline import whole_cells
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS
@@ -89,7 +89,7 @@ def main() -> None:
         for name, folder in folders.items()
         if folder
     ]
-    model, dataset = load_model(condition, "cpu"), open_test_set(condition)
+    model, dataset = load_detector(condition, "cpu"), open_test_set(condition)
     sources = []
     for entry in dataset.pictures:
         picture = read_entry(entry)

@@ -21,7 +21,7 @@ from PIL import Image
 from vcm_plugin import environment
 from vcm_plugin.ctc.codecs import load_condition, make_codec, override
 from vcm_plugin.ctc.coding import Source, decode, encode
-from vcm_plugin.ctc.picture_worker import load_model
+from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.metrics.psnr import psnr
 from vcm_plugin.testsets.open import open_test_set
 from vcm_plugin.testsets.pictures import read_picture
@@ -46,7 +46,7 @@ def main() -> None:
         "diff_fchm_restorer_weights": options.restorer,
     }
     condition = override(load_condition("minictc_human"), changes)
-    model, codec = load_model(condition, "cpu"), make_codec(options.codec, condition)
+    model, codec = load_detector(condition, "cpu"), make_codec(options.codec, condition)
     path = options.picture or open_test_set(override(condition, {"limit": 2})).pictures[0].path
     source = read_picture(path)
     print(f"{path.name}, {options.rate_point}, {options.threads} threads, median of {options.runs}")

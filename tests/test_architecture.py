@@ -11,8 +11,8 @@ from vcm_plugin.environment import IN_RESULTS, NOT_IN_RESULTS
 ROOT = Path(__file__).parents[1]
 # A room (a folder, or a module at the top of the package) imports only rooms that stand before it.
 ORDER = """
-    errors stages process environment files weights_file split_points safe_pickle features
-    conditions
+    errors stages process environment files weights_file split_points rate_points settings
+    safe_pickle features conditions
     vvc bitstream entropy diff_fchm.machine diff_fchm.human
     anchors
     split testsets metrics ctc
@@ -20,7 +20,8 @@ ORDER = """
 """.split()
 MODULES_AT_THE_TOP = 14
 ANCHORS_MAY_IMPORT = set(
-    "errors stages process weights_file split_points features vvc bitstream entropy".split()
+    "errors stages process weights_file split_points rate_points features vvc bitstream "
+    "entropy".split()
 )
 MAY_IMPORT_ANCHORS = {"anchors", "ctc", "report", "training"}
 WITHOUT_TORCH = """

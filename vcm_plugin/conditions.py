@@ -138,15 +138,19 @@ def model_path(name: str) -> str:
 
 
 def bundled_weights(name: str) -> str:
-    """The path of a file or folder of vcm_plugin/weights of this name, else the name itself."""
-    bundled = PACKAGE / "weights" / name
-    return str(bundled) if bundled.exists() else name
+    """The path of a file or folder of vcm_plugin/weights of this name, with or without its suffix,
+    else the name itself."""
+    for suffix in ("", ".safetensors", ".pth"):
+        bundled = PACKAGE / "weights" / f"{name}{suffix}"
+        if name and bundled.exists():
+            return str(bundled)
+    return name
 
 
 def read_condition(name: str | Path) -> TestCondition:
     """A test condition whose codec keys nobody has checked; ctc.codecs.load_condition does."""
     path = _find(name)
-    return build(settings.without_sources(settings.read_yaml(path, "a test condition")), path)
+    return build(settings.without_sources(settings.read_yaml(path, "test condition")), path)
 
 
 def write_condition(condition: TestCondition, folder: Path) -> None:

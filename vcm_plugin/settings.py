@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, what: str) -> dict[str, typing.Any]:
-    """The keys of a YAML file, by their names; what: "a test condition", for the messages.
+    """The keys of a YAML file, by their names; what: "test condition", for the messages.
 
     Raises InputError where the file is unreadable, no mapping, or has a key twice.
     """
@@ -51,7 +51,7 @@ def read_yaml(path: Path, what: str) -> dict[str, typing.Any]:
         reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise InputError(f"{path}: not a readable {what}: {reason}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a YAML of keys as {what} has, found {values!r:.80}")
+        raise InputError(f"{path}: expected a YAML of keys as a {what} has, found {values!r:.80}")
     return {str(key): value for key, value in values.items()}
 
 

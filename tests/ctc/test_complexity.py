@@ -15,6 +15,7 @@ from anchors.msfc import MsfcCodec
 from anchors.msfc_networks import Msfc, MsfcConfig, export
 from anchors.vvc_feature import VvcFeatureCodec
 from vcm_plugin.ctc import complexity
+from vcm_plugin.ctc.coding import Source
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
 PRODUCTS = ("conv", "matmul", "linear", "addmm", "bmm")
@@ -72,19 +73,19 @@ def test_an_operation_without_a_count_is_named_and_not_zero(tmp_path):
     macs = complexity.count(Odd(tiny_weights(tmp_path)).decode, b"")
     assert macs.unknown == {"aten::cumsum": 1} and math.isnan(macs.total)
     assert macs.by_operation["mul"] == 6
-    cost = complexity.measure(Odd(tiny_weights(tmp_path)), (pyramid(), "1"), "1", 100)
+    cost = complexity.measure(Odd(tiny_weights(tmp_path)), Source(None, pyramid()), "1", 100)
     assert cost["decode_kmac"] == "n/a: no count of aten::cumsum"
     assert cost["encode_kmac"] > 0
 
 
 def test_without_fvcore_the_cost_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fvcore.nn", None)
-    codec, arguments = machine(tmp_path)
-    cost = complexity.measure(codec, arguments, "1", 100)
+    codec, (features, _) = machine(tmp_path)
+    cost = complexity.measure(codec, Source(None, features), "1", 100)
     assert cost["encode_kmac"] == cost["decode_kmac"] == "n/a: pip install fvcore"
     assert cost["parameters"] == codec.parameters and cost["peak_memory_bytes"] > 1 << 20
 
 
 def test_a_codec_without_networks_has_no_count():
-    cost = complexity.measure(VvcFeatureCodec("faster"), (pyramid(), "37"), "37", 100)
+    cost = complexity.measure(VvcFeatureCodec("faster"), Source(None, pyramid()), "37", 100)
     assert cost["encode_kmac"] is cost["decode_kmac"] is cost["parameters"] is None

@@ -41,12 +41,12 @@ def test_a_torn_last_line_is_dropped_and_written_over(tmp_path, torn):
 def test_a_line_counts_only_with_its_bitstream(tmp_path):
     journal = Journal(tmp_path)
     journal.append(line(1))
-    file = bitstream_path(tmp_path, 1, "feature")
-    assert file.name == "1.fcm" and not journal.has(1, "feature")
+    file = bitstream_path(tmp_path, 1, "fcm")
+    assert file.name == "1.fcm" and not journal.has(1, "fcm")
     write_bytes(file, bytes(10))
-    assert journal.has(1, "feature") and not journal.has(2, "feature")
+    assert journal.has(1, "fcm") and not journal.has(2, "fcm")
     write_bytes(file, bytes(9))
-    assert not journal.has(1, "feature")
+    assert not journal.has(1, "fcm")
 
 
 def test_writing_is_atomic(tmp_path):
@@ -112,8 +112,8 @@ def test_a_condition_is_read_and_its_sources_are_notes(tmp_path):
     text = MINIMAL + "vvc_feature_range: [-2, 3.5]\nvvc_feature_range_source: val\nlimit: null\n"
     condition = load_condition(write_condition(tmp_path, text))
     assert condition.class_names == ("a", "b") and condition.limit is None
-    assert condition.vvc_feature_range == (-2.0, 3.5)
-    assert all(type(value) is float for value in condition.vvc_feature_range)
+    assert condition.value("vvc_feature_range") == (-2.0, 3.5)
+    assert all(type(value) is float for value in condition.value("vvc_feature_range"))
     with pytest.raises(InputError, match="expected the key vvc_feature_qps, found none"):
         condition.require("vvc_feature_qps")
 

@@ -128,10 +128,10 @@ def test_features_and_files_are_those_of_single_pictures(calm, sfu):
     """The machine units of a sequence are what the codec writes for its frames as pictures."""
     from vcm_plugin import bitstream
     from vcm_plugin.ctc.codecs import make_codec
-    from vcm_plugin.ctc.picture_worker import load_model
+    from vcm_plugin.ctc.detector import load_detector
 
     condition = sfu_condition()
-    codec, model = make_codec("diff_fchm", condition), load_model(condition, "cpu")
+    codec, model = make_codec("diff_fchm", condition), load_detector(condition, "cpu")
     stream = bitstream.read((calm / "diff_fchm/0.7/bitstreams/1.fcm").read_bytes())
     entry = load_sequences(condition, sfu).sequences[0]
     for unit, picture in zip(stream.units, read_frames(entry), strict=True):

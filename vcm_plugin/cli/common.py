@@ -130,11 +130,11 @@ def condition_of(options: Namespace) -> TestCondition:
 
 
 def model_of(condition: TestCondition, options: Namespace):
-    from vcm_plugin.ctc.picture_worker import load_model
+    from vcm_plugin.ctc.detector import load_detector
     from vcm_plugin.environment import make_deterministic
 
     make_deterministic(condition.threads_per_job)
-    return load_model(condition, options.device)
+    return load_detector(condition, options.device)
 
 
 @contextmanager

@@ -138,6 +138,33 @@ def make_codec(name: str, condition: TestCondition, device: str = "cpu") -> Code
     return condition.settings_of(settings_class(name)).make(Context(condition, device))
 
 
+def load_codec(
+    name: str,
+    condition: TestCondition | None = None,
+    weights: str | Path | None = None,
+    device: str = "cpu",
+) -> Codec:
+    """A codec of a condition, or of weights alone: a file, or a bundled name.
+
+    Raises InputError where the codec needs what neither says.
+
+    >>> load_codec("diff_fchm", weights="minictc_vfcn").rate_points[:2]
+    ['0.35', '0.7']
+    """
+    keys = list(getattr(settings_class(name), "weights_keys", {}))
+    if condition is None and (weights is None or len(keys) != 1):
+        needs = " or weights" if len(keys) == 1 else ""
+        raise InputError(f"codec {name}: expected a condition{needs}, found none; pass one")
+    if weights is not None and len(keys) != 1:
+        raise InputError(f"codec {name}: expected its weights in the condition; leave out weights")
+    condition = condition or TestCondition(
+        name="of weights alone", model="", class_names=(), tasks=()
+    )
+    if weights is not None:
+        condition = override_unchecked(condition, {keys[0]: str(weights)})
+    return make_codec(name, condition, device)
+
+
 def codec_rate_points(name: str, condition: TestCondition) -> list[str]:
     """The rate points of a codec that a condition lists, at every size.
 

@@ -20,6 +20,7 @@ from vcm_plugin.conditions import TestCondition
 from vcm_plugin.ctc import coding, complexity
 from vcm_plugin.ctc.codecs import make_codec
 from vcm_plugin.ctc.coding import Source
+from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.ctc.feature_cache import FeatureCache
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
@@ -34,7 +35,7 @@ from vcm_plugin.files import sha256_of, write_bytes, writing
 from vcm_plugin.metrics import coco_ap
 from vcm_plugin.metrics.accuracy import judge
 from vcm_plugin.metrics.pictures import embeddings, pair_metrics, picture_measures
-from vcm_plugin.split import Detections, load_split_model
+from vcm_plugin.split import Detections
 from vcm_plugin.testsets.coco import CocoDataset, PictureEntry, read_entry
 from vcm_plugin.testsets.pictures import PictureError
 
@@ -93,7 +94,7 @@ class Worker:
         condition = plan.condition
         environment.make_deterministic(condition.threads_per_job)
         self.plan = plan
-        self.model = load_model(condition, plan.device)
+        self.model = load_detector(condition, plan.device)
         self.codec = make_codec(plan.codec_name, condition)
         self.kind = coding.kind_of(self.codec)
         self.versions = environment.describe(plan.device)
@@ -277,25 +278,6 @@ class Worker:
         """COCO results; detections of classes that the test set does not know are left out."""
         found = coco_ap.to_coco(detections, entry.image_id, self.plan.dataset.category_ids)
         return [prediction for prediction in found if prediction["category_id"] is not None]
-
-
-def load_model(condition: TestCondition, device: str) -> SplitModel:
-    """The detector of a test condition."""
-    environment.require_device(device)
-    model = load_split_model(
-        condition.model_path(),
-        condition.weights_path(),
-        condition.split_point,
-        condition.runtime,
-        device,
-    )
-    if model.num_classes != len(condition.class_names):
-        raise InputError(
-            f"the detector of {condition.name} has {model.num_classes} classes, but "
-            f"{len(condition.class_names)} class names are given; name them all in its order "
-            "(class_names, --classes)"
-        )
-    return model
 
 
 def _sha256(picture: np.ndarray) -> str:

@@ -15,7 +15,7 @@ from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.ctc.codecs import make_codec
 from vcm_plugin.ctc.coding import Source, decode, encode
-from vcm_plugin.ctc.picture_worker import load_model
+from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.environment import make_deterministic
 from vcm_plugin.files import write_bytes
 from vcm_plugin.metrics.pictures import Value, pair_metrics
@@ -48,7 +48,7 @@ def write_human_demo(
     """Code the first `count` pictures at one rate point of diff_fchm_human, and by VVC; keep the
     .fcm files and a figure in `out` and return the path of the figure."""
     make_deterministic(condition.threads_per_job)
-    model = load_model(condition, device)
+    model = load_detector(condition, device)
     codec = make_codec("diff_fchm_human", condition, device)
     vvc = make_codec("vvc_remote", condition)
     rows = []
