@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from vcm_plugin.report.human_vision import COMPARED, HumanVision
+from vcm_plugin.report.human_vision import COMPARED, EqualValue, HumanComparison, HumanVision
 from vcm_plugin.report.plots import NO_DATES, SETTINGS, STYLES, bits_axis
 from vcm_plugin.report.tables import Report
 
@@ -57,10 +57,20 @@ def bd_rate_rows(vision: HumanVision) -> list[dict[str, Any]]:
             "anchor": found.anchor,
             "metric": found.metric,
             "percent": found.result.percent,
+            **dict(zip(("overlap_low", "overlap_high"), _overlap(found))),
             "reason": found.result.reason,
         }
         for found in vision.comparisons
     ]
+
+
+def _overlap(found: HumanComparison) -> tuple[float | None, float | None]:
+    """The values of the measure that both curves cover."""
+    if found.result.overlap is None:
+        return None, None
+    sign = 1.0 if COMPARED[found.metric] else -1.0
+    low, high = sorted(sign * value for value in found.result.overlap)
+    return low, high
 
 
 def human_dict(vision: HumanVision) -> dict[str, Any]:
@@ -96,6 +106,42 @@ def write_human_plot(report: Report, out: Path, formats: Sequence[str]) -> None:
         figure.suptitle(f"Human vision, {report.condition}: {pictures} pictures", fontsize=11.5)
         for name in formats:
             figure.savefig(out / f"human_vision.{name}", dpi=150, metadata=NO_DATES[name])
+
+
+def write_expected_plot(report: Report, out: Path, formats: Sequence[str]) -> None:
+    """Write human_expected.<format>: bits over the share of pictures that anybody looks at, beside
+    one picture for both of the same PSNR and machine accuracy."""
+    found = [
+        equal for equal in report.human_vision.equal
+        if equal.metric == "psnr" and equal.break_even_share is not None
+    ]  # fmt: skip
+    tests = list(dict.fromkeys(equal.test for equal in found))
+    if not tests or not formats:
+        return
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(5.6 * len(tests), 4.2), layout="constrained")
+        for axes, test in zip(figure.subplots(1, len(tests), squeeze=False).flat, tests):
+            _draw_expected(axes, test, [equal for equal in found if equal.test == test])
+        figure.suptitle("Expected bits; dashed: one picture for both", fontsize=11.5)
+        for name in formats:
+            figure.savefig(out / f"human_expected.{name}", dpi=150, metadata=NO_DATES[name])
+
+
+def _draw_expected(axes, test: str, found: Sequence[EqualValue]) -> None:
+    for number, equal in enumerate(found):
+        colour = STYLES[number % len(STYLES)][0]
+        axes.plot(
+            [0, 1], [equal.expected_bpp(0.0), equal.expected_bpp(1.0)], color=colour,
+            linewidth=1.6, label=f"{equal.value:.1f} dB",
+        )  # fmt: skip
+        axes.axhline(equal.anchor_bpp, color=colour, linestyle="--", linewidth=1.0)
+        if 0 <= equal.break_even_share <= 1:
+            axes.plot([equal.break_even_share], [equal.anchor_bpp], color=colour, marker="o")
+    axes.set_title(test, loc="left", fontsize=10)
+    axes.set_xlabel("share of pictures that are looked at")
+    axes.set_ylabel("bits per pixel")
+    axes.legend(fontsize=8)
+    axes.grid(True, color="#dddddd", linewidth=0.7)
 
 
 def _draw(axes, vision: HumanVision, metric: str) -> None:

@@ -239,6 +239,7 @@ def human_equal(report: Report) -> Table:
         Column("bpp", "bpp", ".4f"),
         Column("anchor_bpp", "bpp of the anchor", ".4f"),
         Column("percent", "difference (%)", "+.1f"),
+        Column("break_even_share", "break-even share", ".2f"),
         Column("reason", "why there is none"),
     )
     rows = tuple(human.equal_rows(report.human_vision))
@@ -252,15 +253,14 @@ def human_bd_rates(report: Report) -> Table:
         Column("anchor", "anchor"),
         Column("metric", "measure"),
         Column("percent", "BD-rate (%)", "+.2f"),
+        Column("overlap_low", "from", ".4g"),
+        Column("overlap_high", "to", ".4g"),
     )
     rows = tuple(
-        {
-            "test": found.test,
-            "anchor": found.anchor,
-            "metric": found.metric,
-            "percent": value_or_reason(found.result),
-        }
-        for found in report.human_vision.comparisons
+        row | {"percent": value_or_reason(found.result)}
+        for row, found in zip(
+            human.bd_rate_rows(report.human_vision), report.human_vision.comparisons
+        )
     )
     return Table("Human vision: BD-rate", columns, rows)
 
