@@ -93,7 +93,7 @@ def restorer(tiny_condition) -> Path:
     return tiny_restorer_weights(tiny_condition.parent, machine)
 
 
-def test_encode_and_decode_an_auxiliary_picture(typed, restorer):
+def test_encode_and_decode_an_auxiliary_picture(typed, restorer, folder):
     weights = ("--restorer", restorer)
     words = ("encode", "picture.png", "-o", "both.fcm", "--rate-point", 1, "--human", *weights)
     code, out, _ = typed(*words, "--human-rate-point", "32@75")
@@ -104,7 +104,12 @@ def test_encode_and_decode_an_auxiliary_picture(typed, restorer):
     code, out, error = typed("decode", "both.fcm", "-o", "x.json", "--human", "x.png", *weights)
     assert code == 0, error
     assert Path("x.json").read_bytes() == Path("machine.json").read_bytes()
-    assert np.asarray(Image.open("x.png")).shape == (70, 90, 3)
+    restored = np.asarray(Image.open("x.png"))
+    assert restored.shape == (70, 90, 3)
+    painter = ("--human-steps", 2, "--human-weights", folder)
+    assert typed("decode", "both.fcm", "--human", "y.png", *weights, *painter)[0] == 0
+    painted = np.asarray(Image.open("y.png"))
+    assert painted.shape == restored.shape and not np.array_equal(painted, restored)
 
 
 BAD_PICTURE_LINES = {
@@ -119,6 +124,10 @@ BAD_PICTURE_LINES = {
     "bad QP": (
         "encode picture.png -o x --rate-point 1 --human {restorer} --human-rate-point 64",
         "expected a QP from 0 to 63",
+    ),
+    "painted anew without a picture": (
+        "decode machine.fcm --human-steps 4",
+        "expected a file with an auxiliary picture",
     ),
     "no picture in the file": (
         "decode machine.fcm --human x.png {restorer}",
