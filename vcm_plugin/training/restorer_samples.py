@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from vcm_plugin.diff_fchm.human.geometry import Geometry
 from vcm_plugin.diff_fchm.human.restorer import LAYERS, MULTIPLE, on_picture_grids, padded
@@ -77,6 +77,11 @@ class RestorerStore:
         layers = {"p2": p2, "p3": p3}
         luma, chroma = luma / PLANE_STEPS, chroma / PLANE_STEPS
         return Coded(luma, chroma, decoded, layers, known, source)
+
+    @staticmethod
+    def read(path: Path) -> dict[str, np.ndarray]:
+        """All that is kept of a picture, by name."""
+        return load_file(path)
 
     def statistics(self, pictures: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (2, C) of p2 and p3, over the first pictures."""
