@@ -110,6 +110,11 @@ class RestorerStore:
             coding = int(rng.choice(len(qps), p=weights / weights.sum()))
             scale = int(rng.integers(len(scales)))
             size = kept.get_slice("source").get_shape()[1:]
+            if min(size) < crop:
+                raise InputError(
+                    f"{path}: expected pictures of at least {crop} pixels a side, found "
+                    f"{size[0]} x {size[1]}; leave it out, or take smaller crops"
+                )
             cells = [int(rng.integers((n - crop) // MULTIPLE + 1)) for n in size]
             flips = rng.random(2) < 0.5
             cut = []
