@@ -158,12 +158,14 @@ def weights_of(result: Mapping) -> dict[str, str | None]:
     the human layer, whose weights are a folder and which names the prior that it needs, and of the
     restorer of auxiliary pictures."""
     codec = result["codec_identity"]
-    return {
+    found = {
         "detector_sha256": result["model_identity"].get("weights_sha256"),
         "codec_sha256": codec.get("machine", codec).get("weights_sha256"),  # "machine": simulcast
         "human_sha256": codec.get("human_weights_sha256"),
-        "restorer_sha256": codec.get("restorer_weights_sha256"),
     }
+    if "restorer_weights_sha256" in codec:  # no other codec's package states it
+        found["restorer_sha256"] = codec["restorer_weights_sha256"]
+    return found
 
 
 def _files(folder: Path, result: Mapping) -> dict[str, Path]:

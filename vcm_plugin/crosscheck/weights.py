@@ -100,5 +100,5 @@ def _weights_ids(data: bytes, codec: str) -> Mapping[str, str | None]:
             found["human_sha256"] = f"{HumanPayload.from_bytes(unit.payload).weights_id:08x}"
         elif unit.type == "auxiliary_picture":
             payload = AuxiliaryPicturePayload.from_bytes(unit.payload)
-            found["restorer_sha256"] = f"{payload.weights_id:04x}" if payload.strength else None
+            found["restorer_sha256"] = f"{payload.weights_id:04x}"
     return found
