@@ -60,7 +60,7 @@ def test_help_does_not_wait_for_torch():
 
 def test_run_prints_its_points(typed, tiny_condition, tmp_path):
     words = ("run", tiny_condition, "--codec", "vvc_feature", "-o", tmp_path / "run")
-    code, out, _ = typed(*words, "--qps", 42, "--limit", 1, "--tasks", "box")
+    code, out, _ = typed(*words, "--rate-points", 42, "--limit", 1, "--tasks", "box")
     assert code == 0 and "uncompressed" in out and str(tmp_path / "run" / "result.json") in out
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert [point["rate_point"] for point in result["points"]] == ["42"]
@@ -126,7 +126,7 @@ BAD_LINES = {
     ),
     "no such device": ("run {condition} --codec vvc_feature --device cuda:77", "device cuda:77"),
     "output is a file": ("run {condition} --codec vvc_feature -o {picture}", "picture.png"),
-    "a QP twice": ("run {condition} --codec vvc_feature --qps 32 32", "each value once"),
+    "a QP twice": ("run {condition} --codec vvc_feature --rate-points 32 32", "each value once"),
     "bad rate point": (
         "encode {picture} -o x --codec vvc_remote --rate-point 99",
         "QP from 0 to 63",
@@ -160,3 +160,46 @@ def test_a_damaged_bitstream_is_refused_everywhere(typed, tiny_condition, pictur
         for command in (("info", file), ("decode", file, "--condition", tiny_condition)):
             code, _, err = typed(*command)
             assert code == 2 and len(err.strip().splitlines()) == 1, err
+
+
+@pytest.mark.parametrize(
+    "words",
+    (
+        "encode {picture} -o {picture}",
+        "decode {file} -o {file}",
+        "decode {file} -o out.json --features out.json",
+        "report {folder} --anchor vvc_feature -o {folder}",
+        "tables {folder} -o {folder}",
+        "package {folder} -o {folder}",
+        "proposal {file} -o {file}",
+        "crosscheck {file} -o {file}",
+    ),
+)
+def test_no_output_over_an_input(typed, tmp_path, words):
+    given = {"picture": tmp_path / "a.png", "file": tmp_path / "a.fcm", "folder": tmp_path / "run"}
+    Image.new("RGB", (64, 48)).save(given["picture"])
+    given["file"].write_bytes(b"FCM")
+    given["folder"].mkdir()
+    (given["folder"] / "result.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    code, _, err = typed(*words.format(**given).split())
+    assert code == 2 and "overwrite" in err and err.count("\n") == 1
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_encode_chooses_a_preset_and_says_so(typed, tiny_condition, own_cache, tmp_path):
+    Image.new("RGB", (64, 48), (90, 120, 30)).save(tmp_path / "a.png")
+    words = ("encode", tmp_path / "a.png", "--condition", tiny_condition)
+    code, out, err = typed(*words, "-o", "chosen.fcm")
+    assert code == 0 and "rate point" in out, err
+    point = out.split("rate point ")[1].split(":")[0]
+    assert typed(*words, "-o", "given.fcm", "--rate-point", point)[0] == 0
+    assert (tmp_path / "chosen.fcm").read_bytes() == (tmp_path / "given.fcm").read_bytes()
+
+
+def test_the_help_of_run_lists_conditions_and_codecs(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name in ("coco_val2017", "minictc", "sfu_hw", "vtm_remote", "simulcast"):
+        assert name in text

@@ -44,7 +44,7 @@ def runs(tmp_path_factory, shared_cache):
                 3,
                 "-o",
                 folder / codec,
-                "--qps",
+                "--rate-points",
             ]
             assert main([str(word) for word in (*words, *points)]) == 0
     return folder

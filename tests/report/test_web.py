@@ -78,7 +78,7 @@ def real(tmp_path_factory, shared_cache):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VCM_CACHE", str(shared_cache))
         run = ["run", "minictc", "--codec", "diff_fchm", "--limit", 3, "-o", folder / "run"]
-        assert main([str(word) for word in (*run, "--qps", 0.7, 5.6)]) == 0
+        assert main([str(word) for word in (*run, "--rate-points", 0.7, 5.6)]) == 0
         words = ["report", folder / "run", "--anchor", "diff_fchm", "-o", folder / "out"]
         words += ["--format", "html", "--viewer-pictures", 2]
         assert main([str(word) for word in words]) == 0

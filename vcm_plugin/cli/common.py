@@ -101,12 +101,9 @@ def print_points(result: dict) -> None:
 
 
 def refuse_overwriting(output: Path | None, *inputs: Path | None) -> None:
-    """Raise InputError where an output is one of the inputs, or lies in a folder that is one."""
+    """Raise InputError where an output is one of the inputs."""
     for given in inputs:
-        if output is None or given is None:
-            continue
-        where, source = output.resolve(), given.resolve()
-        if where == source or (source.is_dir() and source in where.parents):
+        if output is not None and given is not None and output.resolve() == given.resolve():
             raise InputError(
                 f"{output}: expected another place than the input {given}, which it would "
                 "overwrite; give another output"

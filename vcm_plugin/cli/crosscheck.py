@@ -6,7 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from vcm_plugin.cli.common import data_root_of, progress_bars
+from vcm_plugin.cli.common import data_root_of, progress_bars, refuse_overwriting
 from vcm_plugin.cli.options import add_device, command, positive
 from vcm_plugin.errors import InputError
 
@@ -51,6 +51,7 @@ def body(options: Namespace) -> int:
     from vcm_plugin.crosscheck.findings import EXIT_CODES, OK, STEPS
     from vcm_plugin.report import require
 
+    refuse_overwriting(options.output, options.package, *options.weights)
     require("docx")
     for path in options.weights:
         if not path.is_file():

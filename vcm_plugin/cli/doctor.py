@@ -148,7 +148,7 @@ def _ffmpeg(program: str, option: str) -> str:
 
 
 def _vtm() -> Iterator[str]:
-    from vcm_plugin.vvc import VTM_PATHS
+    from vcm_plugin.vvc.vtm import VTM_PATHS
 
     unset = [name for name in VTM_PATHS if not os.environ.get(name)]
     absent = [
@@ -172,7 +172,7 @@ def _documents() -> Iterator[str]:
             "documents",
             f"{', '.join(absent)} not installed",
             "reports as xlsx, html and docx, proposals and cross-checks",
-            "pip install 'vcm-plugin[report]'",
+            "pip install '.[report]'",
         )
         return
     yield from _found("documents", ", ".join(f"{n} {v}" for n, v in versions.items()))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from vcm_plugin.cli.common import refuse_overwriting
 from vcm_plugin.cli.options import command
 
 
@@ -35,6 +36,7 @@ def body(options: Namespace) -> None:
     """A run and its anchors as one zip."""
     from vcm_plugin.crosscheck.package import make_package
 
+    refuse_overwriting(options.output, options.run, *options.anchor)
     manifest = make_package(options.run, options.anchor, options.output)
     size = options.output.stat().st_size
     print(f"{options.output}: {len(manifest['files'])} files, {size / (1 << 20):.1f} MiB")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from vcm_plugin.cli.common import refuse_overwriting
 from vcm_plugin.cli.options import command
 
 
@@ -32,6 +33,7 @@ def body(options: Namespace) -> None:
     """An input document in MPEG form."""
     from vcm_plugin.report.proposal import write_proposal
 
+    refuse_overwriting(options.output, options.config)
     unfilled = write_proposal(options.config, options.output)
     print(f"proposal: {options.output}")
     if unfilled:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from vcm_plugin.cli.common import data_root_of, print_report
+from vcm_plugin.cli.common import data_root_of, print_report, refuse_overwriting
 from vcm_plugin.cli.options import command, positive
 
 
@@ -29,7 +29,7 @@ def add(commands) -> None:
         nargs="+",
         default=["csv", "json", "png", "svg"],
         choices=["csv", "json", "png", "svg", "pdf", "xlsx", "html", "docx", "md", "tex"],
-        help="(csv json png svg); xlsx, html and docx need pip install 'vcm-plugin[report]'",
+        help="(csv json png svg); xlsx, html and docx need pip install '.[report]'",
     )
     parser.add_argument(
         "--viewer-pictures",
@@ -48,5 +48,6 @@ def body(options: Namespace) -> None:
     """Tables, BD-rates and plots of run folders."""
     from vcm_plugin.report import ViewerOptions
 
+    refuse_overwriting(options.output, *options.runs)
     viewer = ViewerOptions(options.viewer_pictures, data_root_of(options))
     print_report(options.runs, options.anchor, options.output, options.format, viewer)

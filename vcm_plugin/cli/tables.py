@@ -6,6 +6,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from vcm_plugin.cli.common import refuse_overwriting
 from vcm_plugin.cli.options import command
 
 
@@ -27,4 +28,5 @@ def body(options: Namespace) -> None:
     """summary.csv and final_<SET>.csv of runs of one codec."""
     from vcm_plugin.report.ctc_tables import write_ctc_tables
 
+    refuse_overwriting(options.output, *options.runs)
     print(f"tables: {write_ctc_tables(options.runs, options.output)}")

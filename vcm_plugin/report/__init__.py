@@ -100,5 +100,5 @@ def require(name: str) -> None:
     except ImportError as error:
         raise InputError(
             f"report format {name} needs the package {error.name}, found none: "
-            "pip install 'vcm-plugin[report]'"
+            "pip install '.[report]'"
         ) from error

@@ -98,7 +98,7 @@ def _points(result: Mapping) -> list[tuple[int, Mapping]]:
     if len(numbered) not in RATE_POINTS:
         raise InputError(
             f"{result['condition']}, {result['codec']}: the tables take 4 rate points (FCM) or 6 "
-            f"(VCM) at full size, found {len(numbered)}; run it with as many --qps"
+            f"(VCM) at full size, found {len(numbered)}; run it with as many --rate-points"
         )
     if len({qp for qp, _ in numbered}) < len(numbered):
         raise InputError(
