@@ -43,6 +43,7 @@ class VvcRemoteSettings:
     vvc_remote_qps: tuple[int, ...] = ()
     vvc_remote_sizes: tuple[int, ...] = ()  # percent of height and width
     vvc_remote_preset: str | None = None
+    vvc_remote_perceptual: bool = False  # VVenC's perceptual bit allocation
     vvc_random_access: bool = False  # of sequences; all-intra otherwise
 
     def make(self, context) -> VvcRemoteCodec:
@@ -52,6 +53,7 @@ class VvcRemoteSettings:
             preset=self.vvc_remote_preset,
             threads=context.threads,
             random_access=self.vvc_random_access,
+            perceptual=self.vvc_remote_perceptual,
         )
 
 
@@ -80,13 +82,14 @@ class VvcRemoteCodec:
     The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
     and width; of a single picture also "auto:Q" (vcm_plugin/vvc/choice.py). preset, threads: of
     VVenC; VTM has neither. backend: "vvenc" or "vtm".
-    random_access: of sequences, as in VvcFeatureCodec.
+    random_access: of sequences, as in VvcFeatureCodec. perceptual: of VVenC, as there.
     """
 
     preset: str = "faster"
     threads: int = 1
     backend: str = "vvenc"
     random_access: bool = False
+    perceptual: bool = False
 
     kind: ClassVar[str] = "picture"
 
@@ -105,7 +108,7 @@ class VvcRemoteCodec:
         """The encoder and decoder of one picture."""
         if self.backend == "vtm":
             return vvc.Vtm.from_environment()
-        return vvc.VVenC(self.preset, self.threads)
+        return vvc.VVenC(self.preset, self.threads, perceptual=self.perceptual)
 
     def identity(self) -> dict:
         """What determines the bitstreams."""

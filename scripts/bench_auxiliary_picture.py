@@ -12,10 +12,12 @@ tables of docs/human_layer.md. --twin: trained without features. --only vvc: not
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import environment
 from vcm_plugin.ctc.codecs import load_condition, make_codec, override
 from vcm_plugin.ctc.detector import load_detector
@@ -31,9 +33,11 @@ from vcm_plugin.testsets.open import open_test_set
 
 FULL_SIZE = ("17", "22", "27", "32", "37", "42", "47")
 SMALLER = ("32@75", "37@75", "42@75", "27@50", "32@50", "37@50")
+PERCEPTUAL = ("22", "27", "32", "37", "42", "47")  # with VVenC's perceptual bit allocation
 COMPARED_AT = ("27", "32", "37", "42", "47")  # QPs of simulcast and of the restored pictures
 SHOWN = ("psnr", "psnr_yuv", "ms_ssim", "vmaf", "vmaf_neg", "haarpsi", "kid_detector",
          "painted_box_ap")  # fmt: skip
+BOTH = ("vvc_remote", "perceptual")  # one picture for the person and the detector
 SAMPLES = 400  # of a measure's range, for the mean over it
 
 
@@ -50,6 +54,7 @@ class Bench:
         self.model = load_detector(self.condition)
         self.dataset = open_test_set(self.condition)
         self.vvc = make_codec("vvc_remote", self.condition)
+        self.perceptual = replace(self.vvc, perceptual=True)
         self.machine = make_codec("diff_fchm", self.condition)
         self.restored: dict[str, AuxiliaryPictureCodec] = {}
         if options.only != "vvc":
@@ -77,7 +82,9 @@ class Bench:
         for s in self.machines:
             yield f"machine {s}", lambda s=s: self._machine(features, s)
         for point in (*FULL_SIZE, *SMALLER):
-            yield f"vvc {point}", lambda p=point: self._vvc(source, p)
+            yield f"vvc {point}", lambda p=point: self._vvc(self.vvc, source, p)
+        for point in PERCEPTUAL:
+            yield f"qpa {point}", lambda p=point: self._vvc(self.perceptual, source, p)
         for name, codec in self.restored.items():
             digest = codec.restorer.sha256[:8]
             for s in self.machines:
@@ -92,9 +99,9 @@ class Bench:
         detections = self.model.nn_part2(self.machine.decode(data))
         return {"bits": 8 * len(data), "detections": self._boxes(detections)}
 
-    def _vvc(self, source: np.ndarray, point: str) -> dict:
-        data = self.vvc.encode(source, point)
-        return {"bits": 8 * len(data)} | self._looks(source, self.vvc.decode(data))
+    def _vvc(self, codec: VvcRemoteCodec, source: np.ndarray, point: str) -> dict:
+        data = codec.encode(source, point)
+        return {"bits": 8 * len(data)} | self._looks(source, codec.decode(data))
 
     def _restored(self, codec, source, features, s: str, point: str) -> dict:
         data = codec.encode(source, features, s, point)
@@ -144,7 +151,10 @@ def main() -> None:
 
 def tables(bench: Bench, found: dict[int, dict]) -> None:
     """Points, then every comparison."""
-    results = {"vvc_remote": vvc_points(bench, found, FULL_SIZE)}
+    results = {
+        "vvc_remote": vvc_points(bench, found, "vvc", FULL_SIZE),
+        "perceptual": vvc_points(bench, found, "qpa", PERCEPTUAL),
+    }
     results["simulcast"] = simulcast_points(bench, found)
     for name, codec in bench.restored.items():
         results[name] = restored_points(bench, found, name, codec.restorer.sha256[:8])
@@ -158,14 +168,15 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
             print(f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {ap or 0:6.2f} {cells}")
     vision = human_vision(results, [n for n in results if n not in ("ours",)])
     for comparison in vision.comparisons:
-        if comparison.metric in SHOWN and comparison.anchor != "vvc_remote":
+        if comparison.metric in SHOWN and comparison.anchor not in BOTH:
             line = _percent(comparison.result)
             print(f"{comparison.test} against {comparison.anchor}: {comparison.metric} {line}")
     curves = {curve.name: curve for curve in vision.curves}
     for curve in vision.curves:
         if curve.run == "ours":
             auxiliary(results, curve)
-            one_for_both(curve, curves["vvc_remote"], vision)
+            for anchor in BOTH:
+                one_for_both(curve, curves[anchor], vision)
 
 
 def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
@@ -173,10 +184,10 @@ def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
     for equal in vision.equal:
         if (equal.test, equal.anchor, equal.metric) == (test.name, anchor.name, "psnr"):
             if equal.percent is None:
-                print(f"{test.name} {equal.value:.2f} dB: {equal.reason}")
+                print(f"{equal.rate_point} against {anchor.name}: {equal.reason}")
                 continue
             print(
-                f"{equal.rate_point}: {equal.value:.2f} dB at {equal.bpp:.4f} bpp, one picture for "
+                f"{equal.rate_point}: {equal.value:.2f} dB at {equal.bpp:.4f} bpp, {anchor.name} for "
                 f"both {equal.anchor_bpp:.4f} (of which for box AP {equal.accuracy_bpp:.4f}), "
                 f"{equal.percent:+.1f} %, break-even share {equal.break_even_share:.2f}"
             )
@@ -186,7 +197,7 @@ def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
     least = bits_at(anchor.accuracies(), accuracy, "monotone").bits
     for metric in ("psnr", "haarpsi", "ms_ssim", "vmaf_neg"):
         mean = mean_difference(anchor.rates(metric), test.rates(metric), least or 0.0)
-        print(f"{test.name} against one picture for both: {metric} {mean:+.1f} % on average")
+        print(f"{test.name} against {anchor.name} for both: {metric} {mean:+.1f} % on average")
 
 
 def mean_difference(anchor, test, least: float) -> float:
@@ -225,11 +236,11 @@ def _without_machine(result: dict, machine: str) -> dict:
     return {"points": points}
 
 
-def vvc_points(bench: Bench, found, names) -> dict:
+def vvc_points(bench: Bench, found, kind: str, names) -> dict:
     """One VVC picture for both: the detector sees what the person sees."""
     points = []
     for name in names:
-        looks = [known[f"vvc {name}"] for known in found.values()]
+        looks = [known[f"{kind} {name}"] for known in found.values()]
         point = _point(bench, found, name, looks, [x["bits"] for x in looks])
         point["accuracy"] = {"box_ap": point["human_vision"]["painted_box_ap"]}
         points.append(point)

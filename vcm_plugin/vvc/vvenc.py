@@ -73,12 +73,14 @@ class VVenC:
     """VVenC and the native VVC decoder of one FFmpeg, through pipes.
 
     threads: of encoder and decoder; the stream does not depend on it (a test holds that).
-    parameters: further parameters of VVenC, over those of this file.
+    parameters: further parameters of VVenC, over those of this file. perceptual: VVenC spends bits
+    where they are seen (its QPA), so the QP moves from block to block.
     """
 
     preset: str = "faster"
     threads: int = 1
     parameters: tuple[tuple[str, int | str], ...] = ()
+    perceptual: bool = False
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -170,7 +172,7 @@ class VVenC:
             **({"frames:v": 1} if intra_period == 1 else {}),
             "preset": self.preset,
             "qp": qp,
-            "qpa": 0,
+            "qpa": int(self.perceptual),
             "threads": self.threads,
             "vvenc-params": ":".join(f"{key}={value}" for key, value in parameters.items()),
         }
