@@ -187,8 +187,8 @@ def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
                 print(f"{equal.rate_point} against {anchor.name}: {equal.reason}")
                 continue
             print(
-                f"{equal.rate_point}: {equal.value:.2f} dB at {equal.bpp:.4f} bpp, {anchor.name} for "
-                f"both {equal.anchor_bpp:.4f} (of which for box AP {equal.accuracy_bpp:.4f}), "
+                f"{equal.rate_point}: {equal.value:.2f} dB at {equal.bpp:.4f} bpp, {anchor.name} "
+                f"for both {equal.anchor_bpp:.4f} (of which for box AP {equal.accuracy_bpp:.4f}), "
                 f"{equal.percent:+.1f} %, break-even share {equal.break_even_share:.2f}"
             )
     accuracy = test.points[0].accuracy

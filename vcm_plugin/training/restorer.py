@@ -2,8 +2,9 @@
 """Train the restorer of the auxiliary picture: one network for all sizes, QPs and machine rates.
 
 The loss is the logarithm of the mean squared error of each crop's RGB, so that a dB counts alike at
-every rate; from `ms_ssim_from` of the iterations on, `ms_ssim_weight` times 1 - MS-SSIM is added.
-Neither the detector nor the features that KID and AP are measured with take part in it.
+every rate; from `ms_ssim_from` of the iterations on, `ms_ssim_weight` times the logarithm of
+1 - MS-SSIM is added. Neither the detector nor the features that KID and AP are measured with take
+part in it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from vcm_plugin.training.restorer_samples import RestorerStore
 from vcm_plugin.vvc.planes import RGB_OF_LEVELS
 
 MS_SSIM_CROP = 176  # pixels: five scales of an 11 x 11 window
+LEAST_LACK = 1e-3  # of MS-SSIM, for the same reason
 LEAST_MSE = 0.5  # of 255^2: crops without any detail do not outweigh the others
 
 
@@ -85,5 +87,6 @@ def loss_terms(
     terms = {"log_mse": torch.log(mse + LEAST_MSE).mean()}
     if perceptual:
         both = (restored.clamp(0, 255) / 255, source / 255)
-        terms["ms_ssim"] = schedule.ms_ssim_weight * (1 - piq.multi_scale_ssim(*both))
+        lack = 1 - piq.multi_scale_ssim(*both, reduction="none")
+        terms["ms_ssim"] = schedule.ms_ssim_weight * torch.log(lack + LEAST_LACK).mean()
     return terms
