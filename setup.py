@@ -50,6 +50,7 @@ setup(
         "compressai",
         "diffusers",
         "accelerate",
+        "numba",  # compiles the entropy coder; without it files are the same, and coding is slower
         "numpy",
         "scipy",
         "pillow",

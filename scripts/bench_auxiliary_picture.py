@@ -12,7 +12,7 @@ tables of docs/human_layer.md. --twin: trained without features. --only vvc: not
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +149,28 @@ def main() -> None:
     tables(bench, found)
 
 
+@dataclass(frozen=True)
+class Point:
+    """What human_vision reads of a rate point of a run."""
+
+    rate_point: str
+    bits: int
+    pixels: int
+    accuracy: dict[str, float]
+    human_vision: dict[str, float | str]
+
+
+@dataclass(frozen=True)
+class Points:
+    """What human_vision reads of a run."""
+
+    points: tuple[Point, ...]
+
+
+def typed(results: dict[str, dict]) -> dict[str, Points]:
+    return {n: Points(tuple(Point(**p) for p in r["points"])) for n, r in results.items()}
+
+
 def tables(bench: Bench, found: dict[int, dict]) -> None:
     """Points, then every comparison."""
     results = {
@@ -166,7 +188,7 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
             ap = point["accuracy"].get("box_ap")
             cells = " ".join(f"{v:9.4f}" if isinstance(v, float) else f"{v:>9}" for v in values)
             print(f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {ap or 0:6.2f} {cells}")
-    vision = human_vision(results, [n for n in results if n not in ("ours",)])
+    vision = human_vision(typed(results), [n for n in results if n != "ours"])
     for comparison in vision.comparisons:
         if comparison.metric in SHOWN and comparison.anchor not in BOTH:
             line = _percent(comparison.result)
@@ -219,7 +241,7 @@ def auxiliary(results: dict, curve: HumanCurve) -> None:
     if "twin" in results:
         anchors["twin"] = _without_machine(results["twin"], curve.machine)
     for name, result in anchors.items():
-        vision = human_vision({"ours": own, name: result}, [name])
+        vision = human_vision(typed({"ours": own, name: result}), [name])
         for comparison in vision.comparisons:
             if comparison.metric in SHOWN:
                 line = _percent(comparison.result)

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "tests"))  # the jobs are those of the tests
 from bench_machine_codec import random_vfcn  # noqa: E402
 from harness_job import Job, blood_cells, lossless, make_job, summary  # noqa: E402
 
+from vcm_plugin.ctc.results import RunResult  # noqa: E402
 from vcm_plugin.environment import PACKAGE  # noqa: E402
 from vcm_plugin.split import load_split_model  # noqa: E402
 
@@ -71,7 +72,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     overrides = [f"++codec.encoder_config.{key}={value}" for key, value in settings.items()]
     ours = timed(lambda: job.run_ours(codec, "--jobs", str(options.jobs)))
     result, run = ours.value
-    uncompressed = result["uncompressed"]["accuracy"]["box_ap"]
+    uncompressed = result.uncompressed.accuracy["box_ap"]
     print(f"{options.job}, {codec}, {options.pictures} pictures, uncompressed {uncompressed:.2f}")
     theirs = []
     for point in options.points:
@@ -83,16 +84,16 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
           f"({cpu:.1f} s): {ours.wall / wall:.2f} ({ours.cpu / cpu:.2f}) of it")  # fmt: skip
 
 
-def line(result: dict, run: Path, point: str, harness: Path) -> str:
+def line(result: RunResult, run: Path, point: str, harness: Path) -> str:
     """One rate point: rates, accuracies, and how many bitstreams are the same bytes."""
-    (own,) = [p for p in result["points"] if p["rate_point"] == point]
+    own = result.point(point)
     row = summary(harness)
     coded = {path.stem.split("_")[-1]: path for path in harness.glob("codec_output/*.bin")}
     ours = list((run / point / "bitstreams").iterdir())
     same = sum(path.read_bytes() == coded[path.stem].read_bytes() for path in ours)
     return (
-        f"{point:>5} {harness.name}: ours {own['bits'] / own['pixels']:.6f} bpp, "
-        f"{own['accuracy']['box_ap']:.4f} AP; harness {float(row['avg_bpp']):.6f} bpp, "
+        f"{point:>5} {harness.name}: ours {own.bits / own.pixels:.6f} bpp, "
+        f"{own.accuracy['box_ap']:.4f} AP; harness {float(row['avg_bpp']):.6f} bpp, "
         f"{float(row['end_accuracy']):.4f} AP; {same} of {len(ours)} bitstreams the same bytes"
     )
 

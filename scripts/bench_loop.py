@@ -14,9 +14,9 @@ from pathlib import Path
 from vcm_plugin.ctc.codecs import codec_rate_points, integer_qp, load_condition, override
 from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.picture_worker import Plan, Worker
-from vcm_plugin.ctc.results import UNCOMPRESSED, Journal
+from vcm_plugin.ctc.results import UNCOMPRESSED, load_result, load_timings
 from vcm_plugin.ctc.run import RunOptions, run
-from vcm_plugin.files import read_json
+from vcm_plugin.ctc.run_folder import Journal
 from vcm_plugin.testsets.coco import read_entry
 from vcm_plugin.testsets.open import open_test_set
 
@@ -124,16 +124,16 @@ def stage_seconds(folder: Path) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for point in sorted(path.parent for path in folder.glob("*/pictures.jsonl")):
         for record in Journal(point).records.values():
-            for stage, value in record["seconds"].items():
+            for stage, value in record.seconds.items():
                 seconds[stage].append(value)
-    points = read_json(folder / "timings.json")["points"]
-    seconds["evaluation"] = [p["evaluation"]["sum"] for p in points.values() if "evaluation" in p]
+    points = load_timings(folder).points
+    seconds["evaluation"] = [p["evaluation"].sum for p in points.values() if "evaluation" in p]
     return seconds
 
 
 def print_stages(folder: Path, peaks: dict[str, float]) -> None:
     seconds = stage_seconds(folder)
-    pictures = read_json(folder / "result.json")["dataset"]["pictures"]
+    pictures = load_result(folder).dataset.pictures
     print(f"{'stage':<12}{'median s/picture':>18}{'sum s':>10}{'peak MB':>10}")
     for stage in STAGES:
         each = 1 if stage != "evaluation" else pictures  # one evaluation judges all pictures

@@ -25,6 +25,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
 
+from vcm_plugin.ctc.results import Record
+from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.metrics import coco_ap
 from vcm_plugin.report import ALL_FORMATS, ViewerOptions, write_report
 
@@ -154,7 +156,8 @@ def write_run(folder, name, factor, rng, truth, uncompressed, judged_points) -> 
         stage: {"sum": 1.0 * len(ids), "median": 1.0} for stage in ("encode", "decode", "nn_part2")
     }
     seconds["nn_part1"] = {"sum": 0.5 * len(ids), "median": 0.5}
-    timings = {"points": {"uncompressed": {}, **{str(qp): seconds for qp in QPS}}}
+    timings = {"wall_seconds": 1.0 * len(ids), "complexity": None, "jobs": 1}
+    timings["points"] = {"uncompressed": {}, **{str(qp): seconds for qp in QPS}}
     (run / "timings.json").write_text(json.dumps(timings))
     (run / "ground_truth.json").write_text(json.dumps(truth))
     (run / "condition.yaml").write_text(
@@ -164,11 +167,13 @@ def write_run(folder, name, factor, rng, truth, uncompressed, judged_points) -> 
     result = {
         "format": "vcm-plugin result", "version": 1, "key": "synthetic", "condition": "synthetic",
         "codec": name, "codec_identity": {"kind": "feature"}, "model_identity": {},
-        "test": {"score_threshold": 0.5, "iou_threshold": 0.5, "threads_per_job": 1,
-                 "min_overlap": 5.0, "near_lossless": 1.0},
+        "test": {"tasks": ["box", "mask"], "protocol": "coco", "score_threshold": 0.5,
+                 "iou_threshold": 0.5, "threads_per_job": 1, "min_overlap": 5.0,
+                 "near_lossless": 1.0, "human_vision": False},
         "environment": {"device": "none: synthetic"}, "skipped": [], "points": points,
-        "dataset": {"name": "synthetic", "pictures": len(ids), "sha256": "synthetic"},
-        "uncompressed": {"accuracy": uncompressed[1]},
+        "dataset": {"name": "synthetic", "pictures": len(ids), "sha256": "synthetic",
+                    "pixels": len(ids) * SIZE[0] * SIZE[1]},
+        "uncompressed": {"accuracy": uncompressed[1]}, "expected": {},
     }  # fmt: skip
     (run / "result.json").write_text(json.dumps(result))
     return run
@@ -178,12 +183,8 @@ def write_lines(folder: Path, found: dict, bits: dict | None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "pictures.jsonl").open("w") as file:
         for image_id, predictions in found.items():
-            line = {
-                "image_id": image_id,
-                "bits": bits and bits[image_id],
-                "predictions": predictions,
-            }
-            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            record = Record(image_id, bits and bits[image_id], predictions=predictions)
+            file.write(json.dumps(to_json(record), separators=(",", ":")) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import yaml
 from PIL import Image
 from split_parity import random_checkpoint
 
+from vcm_plugin.ctc.results import RunResult, load_result
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.config import load_config, read_tree
 from vcm_plugin.testsets.pictures import read_picture
@@ -47,12 +48,12 @@ class Job:
     def condition(self) -> Path:
         return self.folder / "condition.yaml"
 
-    def run_ours(self, codec: str, *options: str) -> tuple[dict, Path]:
-        """`vcm-plugin run`: its result.json and its folder."""
+    def run_ours(self, codec: str, *options: str) -> tuple[RunResult, Path]:
+        """`vcm-plugin run`: its result and its folder."""
         out = self.folder / "runs" / codec
         command = [sys.executable, "-m", "vcm_plugin.cli", "run", self.condition, "--codec", codec]
         execute([*command, "-o", out, *options], self.folder, self.site)
-        return json.loads((out / "result.json").read_text()), out
+        return load_result(out), out
 
     def run_harness(
         self, codec: str, *overrides: str, pipeline: str = "split", kind: str = "image"

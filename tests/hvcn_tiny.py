@@ -37,7 +37,7 @@ def tiny_hvcn(machine: MachineCodec, prior: Prior, sizes: HvcnConfig = SIZES, se
     """Random weights whose latents have several steps and whose control is not zero."""
     torch.manual_seed(seed)
     config = machine.config
-    fit = MachineFit(config.channels, config.latents, machine.sha256)
+    fit = MachineFit(config.channels, config.latents, machine.latents_sha256)
     hvcn = Hvcn.new(sizes, fit, prior.fit())
     for network in (hvcn.acn.g_a, hvcn.acn.h_a):
         for parameter in network.parameters():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +64,7 @@ class FeaturePyramid:
     def require_finite(self) -> FeaturePyramid:
         """Return self; raise InputError where a layer holds NaN or infinity."""
         for name, layer in self.layers.items():
-            if not torch.isfinite(layer).all():
+            if not all(map(math.isfinite, (x.item() for x in torch.aminmax(layer)))):
                 raise InputError(
                     f"layer {name} holds NaN or infinite values; no codec can carry them"
                 )

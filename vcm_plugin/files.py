@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from vcm_plugin.errors import InputError
 
@@ -58,14 +59,17 @@ def sha256_of(value: Any) -> str:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder, which is made where missing; the lock goes with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"{folder}: another run works in this folder; wait for it or give another with -o"
-            ) from error
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(
+            f"{folder}: another run works in this folder; wait for it or give another with -o"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def sha256_of_file(path: Path) -> str:

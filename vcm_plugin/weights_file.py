@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from vcm_plugin.errors import InputError
@@ -26,8 +26,8 @@ def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor],
     except OSError as error:
         raise InputError(f"{path}: cannot read the {name} weights: {error.strerror}") from error
     try:
-        size = int.from_bytes(data[:8], "little")
-        described = json.loads(data[8 : 8 + size])["__metadata__"]
+        with safe_open(path, framework="pt") as file:
+            described = file.metadata()
         if described["format"] != _format(kind):
             raise KeyError("format")
         return data, load(data), json.loads(described[kind])

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from vcm_plugin.cli.main import main
+from vcm_plugin.ctc.results import load_result
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -62,10 +63,10 @@ def test_run_prints_its_points(typed, tiny_condition, tmp_path):
     words = ("run", tiny_condition, "--codec", "vvc_feature", "-o", tmp_path / "run")
     code, out, _ = typed(*words, "--rate-points", 42, "--limit", 1, "--tasks", "box")
     assert code == 0 and "uncompressed" in out and str(tmp_path / "run" / "result.json") in out
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert [point["rate_point"] for point in result["points"]] == ["42"]
-    assert result["dataset"]["pictures"] == 1 and result["condition"] == "tiny-changed"
-    assert "mask_ap" not in result["uncompressed"]["accuracy"]
+    result = load_result(tmp_path / "run")
+    assert [point.rate_point for point in result.points] == ["42"]
+    assert result.dataset.pictures == 1 and result.condition == "tiny-changed"
+    assert "mask_ap" not in result.uncompressed.accuracy
 
 
 def test_demo_runs_anchors_and_proposal_and_reports(typed, tiny_condition, tmp_path):

@@ -151,11 +151,6 @@ def md5_of(features, **more) -> str:
     return hashlib.md5(dumped.getvalue()).hexdigest()
 
 
-def point(result: dict, name: str) -> dict:
-    (found,) = [p for p in result["points"] if p["rate_point"] == name]
-    return found
-
-
 def test_pictures_of_the_feature_anchor(r50):
     from harness_job import summary
 
@@ -174,9 +169,9 @@ def test_pictures_of_the_feature_anchor(r50):
         for image_id, data in ours.items():
             decoded = VvcFeatureCodec().decode(data)
             assert dumped[image_id].decode().strip() == md5_of(decoded)
-        row, own = summary(folder), point(result, str(qp))
-        assert float(row["avg_bpp"]) == pytest.approx(own["bits"] / own["pixels"], rel=1e-12)
-        assert float(row["end_accuracy"]) == pytest.approx(own["accuracy"]["box_ap"], abs=0.01)
+        row, own = summary(folder), result.point(str(qp))
+        assert float(row["avg_bpp"]) == pytest.approx(own.bits / own.pixels, rel=1e-12)
+        assert float(row["end_accuracy"]) == pytest.approx(own.accuracy["box_ap"], abs=0.01)
         stages = [k for k in row if k.startswith(("encode_", "decode_"))]
         assert stages == ["encode_conversion", "encode_inner_codec"] + [
             "decode_inner_codec", "decode_conversion",
@@ -215,7 +210,7 @@ def test_pictures_of_the_proposal_and_its_macs(scenes):
     codec = MachineCodec(PACKAGE / "weights" / VFCN)
     accuracies = []
     for s, qp in zip(SCALES, (29, 44), strict=True):
-        own = point(result, f"{s:g}")
+        own = result.point(f"{s:g}")
         options = (f"++codec.encoder_config.rate_point={s}", *OURS, MD5, MAC)
         folder = scenes.run_harness("diff_fchm", *options)
         assert folder.name == f"qp{qp}" == f"qp{qp_of_scale(s)}"
@@ -225,8 +220,8 @@ def test_pictures_of_the_proposal_and_its_macs(scenes):
         for image_id, data in ours.items():
             assert dumped[image_id].decode().strip() == md5_of(codec.decode(data))
         row = summary(folder)
-        assert float(row["avg_bpp"]) == pytest.approx(own["bits"] / own["pixels"], rel=1e-12)
-        assert float(row["end_accuracy"]) == pytest.approx(own["accuracy"]["box_ap"], abs=0.01)
+        assert float(row["avg_bpp"]) == pytest.approx(own.bits / own.pixels, rel=1e-12)
+        assert float(row["end_accuracy"]) == pytest.approx(own.accuracy["box_ap"], abs=0.01)
         accuracies.append(float(row["end_accuracy"]))
     assert accuracies[0] > accuracies[1]
     _check_macs(folder, codec, codec.decode(ours[min(ours)]))
@@ -250,9 +245,9 @@ def test_a_detector_of_detectron2s_own_training(cells, codec, points, overrides)
         )
         ours = files(run / f"{rate_point:g}" / "bitstreams", "*.fcm")
         assert files(folder / "codec_output", "*.bin") == ours and len(ours) == 5
-        row, own = summary(folder), point(result, f"{rate_point:g}")
-        assert float(row["avg_bpp"]) == pytest.approx(own["bits"] / own["pixels"], rel=1e-12)
-        assert float(row["end_accuracy"]) == pytest.approx(own["accuracy"]["box_ap"], abs=0.01)
+        row, own = summary(folder), result.point(f"{rate_point:g}")
+        assert float(row["avg_bpp"]) == pytest.approx(own.bits / own.pixels, rel=1e-12)
+        assert float(row["end_accuracy"]) == pytest.approx(own.accuracy["box_ap"], abs=0.01)
         accuracies.append(float(row["end_accuracy"]))
     assert accuracies[0] > accuracies[1]
 
@@ -293,7 +288,7 @@ def test_video_of_the_proposal(scenes):
     row = summary(folder)
     assert float(row["inv_mse"]) > 0
     assert float(row["bitrate (kbps)"]) == pytest.approx(len(ours.getvalue()) * 8 * 25 / 3 / 1000)
-    own = point(result, "4")["accuracy"]["box_ap"]
+    own = result.point("4").accuracy["box_ap"]
     assert float(row["end_accuracy"]) == pytest.approx(own, abs=0.01)
 
 
@@ -331,9 +326,9 @@ def test_remote_inference_of_pictures(r50):
     assert folder.parts[-4] == "vvc_remote_50"
     ours = files(run / "32@50" / "bitstreams", "*.vvc")
     assert files(folder / "codec_output", "*.bin") == ours and len(ours) == 3
-    row, own = summary(folder), point(result, "32@50")
-    assert float(row["avg_bpp"]) == pytest.approx(own["bits"] / own["pixels"], rel=1e-12)
-    assert float(row["end_accuracy"]) == pytest.approx(own["accuracy"]["box_ap"], abs=0.01)
+    row, own = summary(folder), result.point("32@50")
+    assert float(row["avg_bpp"]) == pytest.approx(own.bits / own.pixels, rel=1e-12)
+    assert float(row["end_accuracy"]) == pytest.approx(own.accuracy["box_ap"], abs=0.01)
 
 
 def test_remote_inference_of_a_sequence(scenes):

@@ -18,6 +18,8 @@ from vcm_plugin.crosscheck.findings import CONFIRMED, NOT_CONFIRMED, SKIPPED, WI
 from vcm_plugin.crosscheck.package import make_package
 from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.run import RunOptions, run
+from vcm_plugin.ctc.run_folder import read_records
+from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.files import read_json
 from vcm_plugin.metrics.pictures import picture_measures
 
@@ -47,9 +49,8 @@ def with_anchors(human_runs, tmp_path_factory):
     return path
 
 
-def lines_of(folder, point):
-    path = folder / RUN / point / "pictures.jsonl"
-    return {line["image_id"]: line for line in map(json.loads, path.read_text().splitlines())}
+def records_of(folder, point):
+    return {record.image_id: record for record in read_records(folder / RUN / point)}
 
 
 def restate(folder, change):
@@ -61,7 +62,7 @@ def restate(folder, change):
 def restate_lines(folder, change):
     """Change the lines of a point, and what follows from them."""
     edit_lines(folder / RUN / POINT / "pictures.jsonl", lambda lines: list(map(change, lines)))
-    lines, sources = lines_of(folder, POINT), lines_of(folder, "uncompressed")
+    lines, sources = records_of(folder, POINT), records_of(folder, "uncompressed")
     measured = picture_measures(*([side[i] for i in sorted(sources)] for side in (lines, sources)))
     restate(folder, lambda stated: stated.update(measured))
 
@@ -83,10 +84,8 @@ def claim_better_pictures(folder):
 
 
 def claim_the_embeddings_of_the_originals(folder):
-    sources = lines_of(folder, "uncompressed")
-    restate_lines(
-        folder, lambda line: {**line, "embeddings": sources[line["image_id"]]["embeddings"]}
-    )
+    sources = records_of(folder, "uncompressed")
+    restate_lines(folder, lambda line: {**line, "embeddings": sources[line["image_id"]].embeddings})
 
 
 def claim_a_smaller_machine_layer(folder):
@@ -141,16 +140,16 @@ def test_honest_runs_of_human_vision_are_confirmed(with_anchors, weights, tmp_pa
     assert stated["vvc_remote"]["codec_sha256"] is stated["simulcast"]["human_sha256"] is None
     check = crosscheck(with_anchors, CheckOptions(weights, threads=2))
     assert check.verdict == CONFIRMED, [f for f in check.findings if f.status != "ok"]
-    coded = [row for row in check.points if row["rate_point"] != "uncompressed"]
+    coded = [row for row in check.points if row.rate_point != "uncompressed"]
     assert len(coded) == 3 * 2
     for row in coded:
-        measures = row["human_vision"]
+        measures = row.human_vision
         assert {"psnr", "vmaf", "haarpsi", "kid_detector", "painted_box_ap"} <= set(measures)
-        assert ("machine_bits" in measures) == (row["run"] != "vvc_remote")
-        assert abs(measures["psnr"]["difference"]) < 1e-3
+        assert ("machine_bits" in measures) == (row.run != "vvc_remote")
+        assert abs(measures["psnr"].difference) < 1e-3
     write_crosscheck(check, tmp_path)
     found = read_json(tmp_path / "crosscheck.json")["points"]
-    assert found[1]["human_vision"] == check.points[1]["human_vision"]
+    assert found[1]["human_vision"] == to_json(check.points[1].human_vision)
     assert "Human vision" in (tmp_path / "crosscheck.html").read_text()
 
 
@@ -193,7 +192,7 @@ def test_pictures_without_ground_truth(tiny_condition, weights, tmp_path):
     make_package(tmp_path / "run", [], tmp_path / "p.zip")
     check = crosscheck(tmp_path / "p.zip", CheckOptions(weights, data_root=tmp_path))
     assert check.verdict == CONFIRMED, [f for f in check.findings if f.status != "ok"]
-    assert check.points[1]["human_vision"]["psnr"]["claimed"] > 10
+    assert check.points[1].human_vision["psnr"].claimed > 10
     check = crosscheck(tmp_path / "p.zip", CheckOptions(weights))
     assert check.verdict == WITH_REMARKS
     assert {f.step for f in check.findings if f.status == SKIPPED} >= {"data", "human_vision"}

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Are packages of runs on sequences and on Open Images confirmed, and forged ones not?"""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from test_crosscheck import edit, edit_lines, flip_a_byte, tampered
 from vcm_plugin.crosscheck import CheckOptions, crosscheck
 from vcm_plugin.crosscheck.findings import FAILED, NOT_CONFIRMED, REMARK, SKIPPED
 from vcm_plugin.crosscheck.package import make_package
+from vcm_plugin.ctc.results import load_result
 
 POINT = "runs/diff_fchm/1.4"
 
@@ -49,18 +49,18 @@ def test_sequences_are_confirmed(sfu, tmp_path, own_cache):
     texts = [finding.text for finding in check.findings]
     assert "3 lines and files, sizes as claimed" in texts
     assert sum("3 of 3 files identical" in text for text in texts) == 4
-    stored = json.loads((sfu / "result.json").read_text())["points"][1]
-    (row,) = [row for row in check.points if row["rate_point"] == "1.4"]
-    assert row["found_bits"] == stored["bits"]
-    assert row["accuracy"]["box_ap"]["found"] == pytest.approx(stored["accuracy"]["box_ap"])
+    stored = load_result(sfu).point("1.4")
+    (row,) = [row for row in check.points if row.rate_point == "1.4"]
+    assert row.found_bits == stored.bits
+    assert row.accuracy["box_ap"].found == pytest.approx(stored.accuracy["box_ap"])
 
 
 def test_sequences_that_are_not_here_are_decoded_all_the_same(sfu, tmp_path, own_cache):
     check = checked(packed(sfu, tmp_path))
     assert not failed(check)
     assert {f.step for f in check.findings if f.status == SKIPPED} == {"data", "predictions"}
-    (row,) = [row for row in check.points if row["rate_point"] == "1.4"]
-    assert row["unmatched_percent"] == 0 and row["feature_deviation"] < 1e-6
+    (row,) = [row for row in check.points if row.rate_point == "1.4"]
+    assert row.unmatched_percent == 0 and row.feature_deviation < 1e-6
 
 
 @pytest.mark.parametrize("task", ["detection", "segmentation"])
@@ -69,7 +69,7 @@ def test_open_images_are_confirmed(pictures, task, tmp_path, own_cache):
     check = checked(package, data_root=pictures)
     assert only_remark(check)
     metric = {"detection": "box_ap50", "segmentation": "mask_ap50"}[task]
-    assert list(check.points[1]["accuracy"]) == [metric]
+    assert list(check.points[1].accuracy) == [metric]
 
 
 def claim_a_better_class(folder):

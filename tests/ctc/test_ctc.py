@@ -5,8 +5,10 @@ Real detector architecture, real VVC encoder and decoder, two pictures.
 """
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +18,7 @@ import pytest
 from changed import changed
 
 from vcm_plugin.ctc.codecs import load_condition
-from vcm_plugin.ctc.results import load_result
+from vcm_plugin.ctc.results import Skipped, load_result
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import locked
@@ -49,17 +51,17 @@ def run_feature(condition: Path, folder: Path, **options) -> dict:
 def test_a_run_holds_what_was_coded(calm, codec):
     result = load_result(calm / codec)
     points = {"vvc_feature": ["37", "42"], "vvc_remote": ["37", "37@50"]}[codec]
-    assert [point["rate_point"] for point in result["points"]] == points
-    assert result["dataset"]["pictures"] == 2 and result["skipped"] == []
-    assert {"box_ap", "mask_ap", "box_f1", "mask_dice"} <= set(result["uncompressed"]["accuracy"])
-    for point in result["points"]:
-        folder = calm / codec / point["rate_point"]
+    assert [point.rate_point for point in result.points] == points
+    assert result.dataset.pictures == 2 and result.skipped == ()
+    assert {"box_ap", "mask_ap", "box_f1", "mask_dice"} <= set(result.uncompressed.accuracy)
+    for point in result.points:
+        folder = calm / codec / point.rate_point
         files = sorted((folder / "bitstreams").iterdir())
-        assert [8 * file.stat().st_size for file in files] == point["per_picture"]["bits"]
-        assert point["bits"] == sum(point["per_picture"]["bits"])
+        assert [8 * file.stat().st_size for file in files] == list(point.per_picture.bits)
+        assert point.bits == sum(point.per_picture.bits)
         predictions = json.loads((folder / "predictions.json").read_text())
-        assert {p["image_id"] for p in predictions} <= set(point["per_picture"]["image_id"])
-    assert result["points"][0]["bits"] > result["points"][1]["bits"]
+        assert {p["image_id"] for p in predictions} <= set(point.per_picture.image_id)
+    assert result.points[0].bits > result.points[1].bits
 
 
 def test_nothing_in_a_result_names_a_path_or_a_host(calm):
@@ -137,13 +139,28 @@ def test_killed_runs_end_in_the_same_result(tiny_condition, jobs):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_run_goes_on_where_a_worker_is_killed(calm, tiny_condition, tmp_path):
+    """As the kernel does where memory is short: once while measuring, once while coding."""
+    killed = set()
+
+    def kill_one(stage: str, done: int, total: int) -> None:
+        if stage in ("uncompressed", "rate points") and stage not in killed and done < total:
+            killed.add(stage)
+            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+
+    condition = load_condition(tiny_condition)
+    run(condition, "vvc_feature", tmp_path / "run", RunOptions(jobs=2), kill_one)
+    assert killed == {"uncompressed", "rate points"}
+    _assert_same_result(calm, tmp_path / "run")
+
+
 def test_more_rate_points_go_into_the_same_folder(calm, tiny_condition, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(calm / "vvc_feature", folder)
     kept = (folder / "42" / "pictures.jsonl").read_bytes()
     more = changed(load_condition(tiny_condition), vvc_feature_qps=(42, 47))
     result = run(more, "vvc_feature", folder, RunOptions())
-    assert [point["rate_point"] for point in result["points"]] == ["42", "47"]
+    assert [point.rate_point for point in result.points] == ["42", "47"]
     assert (folder / "42" / "pictures.jsonl").read_bytes() == kept
 
 
@@ -156,7 +173,7 @@ def test_the_folder_of_another_test_is_refused(calm, tiny_condition, tmp_path):
         run(other, "vvc_feature", folder, RunOptions())
     assert _contents(folder) == before
     run(other, "vvc_feature", folder, RunOptions(overwrite=True))
-    assert load_result(folder)["key"] != load_result(calm / "vvc_feature")["key"]
+    assert load_result(folder).key != load_result(calm / "vvc_feature").key
 
 
 def test_a_folder_in_use_is_refused(tiny_condition, tmp_path):
@@ -171,11 +188,11 @@ def test_uncompressed_accuracy_is_checked_first(calm, tiny_condition, tmp_path):
         run(wrong, "vvc_feature", tmp_path / "run", RunOptions())
     assert not (tmp_path / "run" / "37").exists()
     unchecked = run(wrong, "vvc_feature", tmp_path / "run", RunOptions(check_expected=False))
-    assert unchecked["expected"]["checked"] is False
-    found = load_result(calm / "vvc_feature")["uncompressed"]["accuracy"]["box_ap"]
+    assert unchecked.expected["checked"] is False
+    found = load_result(calm / "vvc_feature").uncompressed.accuracy["box_ap"]
     right = replace(condition, expected_box_ap=found, expected_tolerance=0.01)
     result = run(right, "vvc_feature", tmp_path / "run", RunOptions())
-    assert result["expected"] == {"box_ap": found, "tolerance": 0.01, "checked": True}
+    assert result.expected == {"box_ap": found, "tolerance": 0.01, "checked": True}
 
 
 @pytest.fixture
@@ -201,8 +218,8 @@ def test_an_unreadable_picture_is_named_or_passed_over(damaged_set, tmp_path):
     with pytest.raises(InputError, match="000002.png.*--keep-going"):
         run(damaged_set, "vvc_feature", folder, RunOptions())
     result = run(damaged_set, "vvc_feature", folder, RunOptions(keep_going=True))
-    assert result["skipped"] == [{"image_id": 2, "file_name": "000002.png"}]
-    assert result["dataset"]["pictures"] == result["points"][0]["pictures"] == 1
+    assert result.skipped == (Skipped(2, "000002.png"),)
+    assert result.dataset.pictures == result.points[0].pictures == 1
 
 
 def test_no_readable_picture_is_an_error(damaged_set, tmp_path):

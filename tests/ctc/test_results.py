@@ -11,7 +11,14 @@ import torch
 
 from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.ctc.feature_cache import FeatureCache
-from vcm_plugin.ctc.results import Journal, bitstream_path, claim, load_result, read_predictions
+from vcm_plugin.ctc.results import Record, load_result
+from vcm_plugin.ctc.run_folder import (
+    Journal,
+    bitstream_path,
+    claim,
+    read_predictions,
+)
+from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import locked, read_json, write_bytes, write_json
@@ -19,11 +26,15 @@ from vcm_plugin.files import locked, read_json, write_bytes, write_json
 # --- the run folder -------------------------------------------------------------------------
 
 
-def line(image_id: int, bits: int = 80) -> dict:
-    return {"image_id": image_id, "bits": bits, "predictions": [{"image_id": image_id}]}
+def line(image_id: int, bits: int = 80) -> Record:
+    return Record(image_id, bits, predictions=[{"image_id": image_id}])
 
 
-@pytest.mark.parametrize("torn", range(1, len(json.dumps(line(2), separators=(",", ":"))) + 1))
+def text_of(record: Record) -> str:
+    return json.dumps(to_json(record), separators=(",", ":"))
+
+
+@pytest.mark.parametrize("torn", range(1, len(text_of(line(2))) + 1))
 def test_a_torn_last_line_is_dropped_and_written_over(tmp_path, torn):
     journal = Journal(tmp_path)
     journal.append(line(1))
@@ -35,7 +46,7 @@ def test_a_torn_last_line_is_dropped_and_written_over(tmp_path, torn):
     again.append(line(2))
     assert journal.path.read_bytes() == data
     assert read_predictions(tmp_path, [2, 1]) == [{"image_id": 2}, {"image_id": 1}]
-    assert "predictions" not in again.records[1]
+    assert again.records[1].predictions is None
 
 
 def test_a_line_counts_only_with_its_bitstream(tmp_path):

@@ -15,9 +15,9 @@ from vcm_plugin.errors import InputError
 
 
 class Echo:
-    """A worker for these tests."""
+    """A worker for these tests; its plan is a folder for what must outlive it."""
 
-    def __init__(self, plan: str):
+    def __init__(self, plan: Path):
         self.plan = plan
 
     def twice(self, value):
@@ -35,15 +35,26 @@ class Echo:
     def fail(self):
         yield 1 / 0
 
-    def die(self):
-        os.kill(os.getpid(), signal.SIGKILL)
-        yield
+    def die(self, value):
+        """Ends its process, but only so often as the file named `value` says, once each."""
+        lives = self.plan / str(value)
+        if lives.is_file() and lives.read_text():
+            lives.write_text(lives.read_text()[1:])
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield value
 
-    def sleep(self):
-        yield os.getpid()
+    def sleep(self, value):
+        (self.plan / f"{value}.pid").write_text(str(os.getpid()))
         while True:
             time.sleep(0.05)
-            yield 0
+        yield
+
+
+class Unwilling:
+    """A worker that cannot be made."""
+
+    def __init__(self, plan: Path):
+        raise InputError(f"no weights in {plan}")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -59,8 +70,7 @@ def test_workers_yield_everything_in_both_ways(jobs):
     [
         ("refuse", InputError, "expected nothing"),
         ("full", OSError, "No space left"),
-        ("fail", RuntimeError, "ZeroDivisionError"),
-        ("die", InputError, "ended unexpectedly.*repeat"),
+        ("fail", ZeroDivisionError, "division"),
     ],
 )
 def test_what_a_worker_raises_arrives(method, kind, message):
@@ -68,27 +78,77 @@ def test_what_a_worker_raises_arrives(method, kind, message):
         list(workers.run(method, [()]))
 
 
-def test_workers_end_with_the_main_process():
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_why_a_worker_cannot_be_made_arrives(jobs):
+    with pytest.raises(InputError, match="no weights in here"):
+        with Workers(jobs, Unwilling, "here") as workers:
+            list(workers.run("twice", [(1,)]))
+
+
+def test_what_a_dead_process_was_at_is_done_by_another(tmp_path):
+    (tmp_path / "2").write_text("1")
+    (tmp_path / "4").write_text("11")
+    with Workers(2, Echo, tmp_path) as workers:
+        assert sorted(workers.run("die", [(n,) for n in range(7)])) == list(range(7))
+
+
+def test_a_unit_that_kills_its_process_each_time_is_named(tmp_path):
+    (tmp_path / "3").write_text("1" * 9)
+    found = []
+    with Workers(2, Echo, tmp_path) as workers:
+        with pytest.raises(InputError, match="^die 3: its process ended 3 times.*repeat"):
+            found.extend(workers.run("die", [(n,) for n in range(7)]))
+        # The others that were under way are done before the run ends.
+        assert {0, 1, 2} <= set(found) and 3 not in found
+        assert sorted(workers.run("die", [(5,)])) == [5]
+
+
+def script_of_two_sleepers(folder: Path) -> subprocess.Popen:
+    """A process group of a script and two workers that are at work for ever."""
     code = (
-        "from test_workers import Echo; from vcm_plugin.ctc.workers import Workers\n"
+        "import sys; from pathlib import Path; from test_workers import Echo\n"
+        "from vcm_plugin.ctc.workers import Workers\n"
         "if __name__ == '__main__':\n"
-        "    with Workers(2, Echo, '') as workers:\n"
-        "        for pid in workers.run('sleep', [(), ()]):\n"
-        "            pid and print(pid, flush=True)\n"
+        "    try:\n"
+        "        with Workers(2, Echo, Path(sys.argv[1])) as workers:\n"
+        "            list(workers.run('sleep', [(1,), (2,)]))\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit('interrupted')\n"
     )
-    folder = Path(__file__).parent
-    paths = os.pathsep.join([str(folder), str(folder.parent)])
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parents[1])])
     script = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", code, str(folder)],
+        stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": paths},
+        start_new_session=True,
     )
-    pids = [int(script.stdout.readline()) for _ in range(2)]
+    limit = time.monotonic() + 60
+    while sum(path.stat().st_size > 0 for path in folder.glob("*.pid")) < 2:
+        assert time.monotonic() < limit and script.poll() is None, script.stderr.read()
+        time.sleep(0.02)
+    return script
+
+
+def test_workers_end_with_the_main_process(tmp_path):
+    script = script_of_two_sleepers(tmp_path)
     script.kill()
     script.wait()
+    assert_workers_end(tmp_path)
+
+
+def test_an_interrupt_ends_all_processes_without_their_tracebacks(tmp_path):
+    script = script_of_two_sleepers(tmp_path)
+    os.killpg(script.pid, signal.SIGINT)  # as a terminal sends it: to all of them
+    assert script.communicate(timeout=30)[1].decode() == "interrupted\n"
+    assert_workers_end(tmp_path)
+
+
+def assert_workers_end(folder: Path) -> None:
+    pids = [int(path.read_text()) for path in folder.glob("*.pid")]
     limit = time.monotonic() + 10
     while any(_alive(pid) for pid in pids):
-        assert time.monotonic() < limit, "workers outlive a killed main process"
+        assert time.monotonic() < limit, "workers outlive the main process"
         time.sleep(0.05)
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from precision import less_precise
 from vfcn_tiny import CONFIG, pyramid, tiny_model, tiny_weights
 
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import MAX_INPUT_PIXELS, MachinePayload
-from vcm_plugin.diff_fchm.machine import ivn
+from vcm_plugin.diff_fchm.machine import folded, ivn
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, export
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
@@ -109,6 +111,54 @@ def test_the_decoder_sees_what_training_showed_it(codec):
     assert error < 0.02 * shown["p2"].square().mean()
 
 
+# --- one analysis, and what stands folded in the weights ------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["robust", "plain", "gain"])
+def test_a_sweep_makes_the_bytes_of_single_files(tmp_path, variant):
+    codec = MachineCodec(tiny_weights(tmp_path, replace(CONFIG, variant=variant)))
+    points, features = ["0.25", "0.7", "1", "4"], pyramid((200, 64))
+    assert list(codec.encode_sweep(features, points)) == [codec.encode(features, s) for s in points]
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("variant", ["robust", "gain"])
+@pytest.mark.parametrize("cells", [1, 4096])
+def test_folded_networks_are_those_of_training(tmp_path, monkeypatch, fuse, variant, cells):
+    """Whole, and in strips of a single row; an odd number of rows and columns."""
+    monkeypatch.setattr(folded, "STRIP_CELLS", cells)
+    codec = MachineCodec(tiny_weights(tmp_path, replace(CONFIG, fuse=fuse, variant=variant)))
+    features = pyramid((97, 170))
+    layer = codec.decode_latents(codec.encode(features, "0.7"))
+    value_range = layer.payload.value_range
+    normal = {k: v[None] for k, v in ivn.normalise(features.layers, value_range).items()}
+    ranges = torch.tensor([value_range])
+    with torch.no_grad():
+        y = codec.model.analysis(normal, ranges)
+        found = codec.analyse(features).y * codec.model.done(ranges)
+        y_hat = torch.from_numpy(layer.latents.y)[None].float() / LATENT_STEPS
+        wanted = ivn.invert(codec.model.synthesis(y_hat, ranges), value_range)
+    assert torch.allclose(found, y, atol=2e-5 * y.abs().max())
+    for name, decoded in codec.synthesise(layer).layers.items():
+        assert decoded.is_contiguous()
+        assert torch.allclose(decoded, wanted[name][0], atol=2e-5 * wanted[name].abs().max())
+
+
+def test_another_entropy_network_leaves_what_latents_mean(tmp_path):
+    def codec_of(name: str, change) -> MachineCodec:
+        model = tiny_model()
+        with torch.no_grad():
+            change(model)
+        return MachineCodec(export(model, "0" * 64, ["1"], {}, tmp_path / name))
+
+    one = codec_of("one", lambda model: None)
+    other = codec_of("other", lambda model: model.entropy.contexts[0][0].weight.mul_(0.5))
+    third = codec_of("third", lambda model: model.g_s.p5.bias.add_(1))
+    assert one.sha256 != other.sha256 and one.latents_sha256 == other.latents_sha256
+    assert other.carries(one.latents_sha256) and one.carries(one.sha256)
+    assert not third.carries(one.latents_sha256) and not other.carries(one.sha256)
+
+
 # --- the same latents everywhere ------------------------------------------------------------
 
 
@@ -132,6 +182,14 @@ def test_latents_do_not_depend_on_threads_and_kernels(files, codec):
                         assert same_latents(codec.decode_latents(data), layer)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_latents_do_not_depend_on_the_precision_of_float32_products(files, codec):
+    with less_precise():
+        for data in files.values():
+            codec.decode_latents(data)  # compares with the checksum
+            other = codec.encode(pyramid(), "1")
+    codec.decode_latents(other)
 
 
 def test_integer_networks_do_not_depend_on_batch_and_memory_format(codec):

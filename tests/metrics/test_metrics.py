@@ -117,6 +117,37 @@ def test_bd_rate_is_refused_with_the_reason(_, test, minimum, reason):
     assert reason in result.reason
 
 
+NO_CURVES = [
+    ("flat", [1, 2, 4, 8, 30, 40, 50, 60], r"found \[1, 2, 4, 8, 30, 40, 50, 60\]"),
+    ("triples", [(1, 2, 3)] * 4, "points, or"),
+    ("two lengths", ([1, 2, 4, 8], [30, 40, 50]), "of one length"),
+    ("texts", ["12", "34", "56", "78"], "points, or"),
+    ("one level too deep", [[[1, 30], [2, 40]]] * 4, "points, or"),
+]
+
+
+@pytest.mark.parametrize("_, curve, message", NO_CURVES)
+def test_what_is_no_curve_gives_no_number(_, curve, message):
+    for call in (
+        lambda: bd_rate(curve, ANCHOR),
+        lambda: bd_rate(ANCHOR, curve),
+        lambda: bits_at(curve, 40),
+        lambda: monotone_fit(curve),
+        lambda: convex_hull(curve),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_rates_and_accuracies_are_a_curve_too():
+    anchor, test = (tuple(zip(*curve, strict=True)) for curve in (ANCHOR, TEST))
+    assert bd_rate(anchor, test) == bd_rate(ANCHOR, TEST)
+    arrays = [np.array(curve) for curve in (ANCHOR, TEST)]
+    assert bd_rate(*arrays) == bd_rate(*(array.T for array in arrays)) == bd_rate(ANCHOR, TEST)
+    assert monotone_fit(anchor) == monotone_fit(ANCHOR)
+    assert convex_hull(anchor) == convex_hull(ANCHOR)
+
+
 def test_the_anchor_is_named_when_it_is_the_one_refused():
     assert bd_rate(FALLING, ANCHOR).reason.startswith("anchor: not monotone")
 

@@ -26,23 +26,23 @@ def test_tables_of_sequences(sfu, tmp_path):
     rows = rows_of(path)
     assert list(rows[0]) == ["", *[name for name in VIDEO if name not in VIDEO[1:3]]]
     assert [row[""] for row in rows] == [str(n) for n in range(3 * 4 + 2 * 4)]
-    names = [s["name"] for s in result["dataset"]["sequences"]]
+    names = [sequence.name for sequence in result.dataset.sequences]
     assert names == ["RaceHorses_832x480_30", "BQSquare_416x240_60", "RaceHorses_416x240_30"]
     assert [row["Dataset"] for row in rows[:12:4]] == names
     assert [row["Dataset"] for row in rows[12::4]] == ["CLASS-C", "CLASS-D"]
     assert [row["qp"] for row in rows[:4]] == ["29", "35", "41", "47"]
     assert [row["qp"] for row in rows[12:16]] == ["0", "1", "2", "3"]
-    point = result["points"][1]
+    point = result.points[1]
     summary = rows_of(tmp_path / "SFUHW/sfu-hw-BQSquare_416x240_60_val/qp35/evaluation/summary.csv")
     assert len(summary) == 1 and list(summary[0]) == VIDEO
-    bits = sum(b for i, b in zip(*point["per_picture"].values(), strict=True) if i // 100000 == 2)
+    bits = sum(bits for i, bits in point.bits_by_picture.items() if i // 100000 == 2)
     assert float(summary[0]["bitrate (kbps)"]) == pytest.approx(bits * 60 / 2000)
-    expected = point["sequences"]["BQSquare_416x240_60"]["box_ap"]
+    expected = point.sequences["BQSquare_416x240_60"]["box_ap"]
     assert float(summary[0]["end_accuracy"]) == pytest.approx(expected)
     rates = [float(row["bitrate (kbps)"]) for row in (rows[5], rows[9], rows[17])]
     weighted = (rates[0] * 2 / 60 + rates[1] * 2 / 30) / (2 / 60 + 2 / 30)
     assert rates[2] == pytest.approx(weighted)
-    assert float(rows[17]["end_accuracy"]) == pytest.approx(point["classes"]["CLASS-D"]["box_ap"])
+    assert float(rows[17]["end_accuracy"]) == pytest.approx(point.classes["CLASS-D"]["box_ap"])
 
 
 def test_tables_by_command(sfu, tmp_path, capsys):
@@ -68,12 +68,12 @@ def test_tables_of_open_images(oiv6, tmp_path):
         "mpeg-oiv6-detection",
         "mpeg-oiv6-segmentation",
     ]
-    point = load_result(oiv6 / "detection")["points"][0]
-    assert float(rows[0]["avg_bpp"]) == pytest.approx(point["bits"] / point["pixels"])
-    assert float(rows[0]["end_accuracy"]) == pytest.approx(point["accuracy"]["box_ap50"])
+    point = load_result(oiv6 / "detection").points[0]
+    assert float(rows[0]["avg_bpp"]) == pytest.approx(point.bits / point.pixels)
+    assert float(rows[0]["end_accuracy"]) == pytest.approx(point.accuracy["box_ap50"])
     summary = tmp_path / "MPEGOIV6/mpeg-oiv6-detection/qp29/evaluation/summary.csv"
     assert float(rows_of(summary)[0]["end_accuracy"]) == pytest.approx(
-        point["accuracy"]["box_ap50"] / 100
+        point.accuracy["box_ap50"] / 100
     )
 
 

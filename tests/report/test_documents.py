@@ -12,8 +12,9 @@ from test_tables import runs  # noqa: F401 (a fixture)
 from test_web import cells_of, embedded
 
 from vcm_plugin.cli.main import main
-from vcm_plugin.report import tables, views, write_document
+from vcm_plugin.report import tables, write_document
 from vcm_plugin.report.document import Table
+from vcm_plugin.report.human_tables import human_tables
 from vcm_plugin.report.human_vision import human_vision
 from vcm_plugin.report.paper import to_document
 from vcm_plugin.report.viewer import ViewerOptions
@@ -44,7 +45,7 @@ def test_docx_read_back_equals_the_tables(report, tmp_path):
 
 
 def test_human_vision_is_in_every_format(report, tmp_path):
-    human = views.human_tables(report)
+    human = human_tables(report.human_vision)
     assert [table.title for table in human] == [
         "Human vision: rate points",
         "Human vision: total bits at equal value",

@@ -17,13 +17,15 @@ from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin.cli.main import main
 from vcm_plugin.ctc import codecs
 from vcm_plugin.ctc.codecs import load_condition
-from vcm_plugin.ctc.results import decoded_path
+from vcm_plugin.ctc.results import RunResult
 from vcm_plugin.ctc.run import RunOptions, run
+from vcm_plugin.ctc.run_folder import decoded_path
+from vcm_plugin.ctc.typed_json import from_json
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.files import read_json
-from vcm_plugin.metrics.measures import PAIR_METRICS
 from vcm_plugin.metrics.pictures import (
+    PAIR_METRICS,
     _network,
     averaged,
     pair_metrics,
@@ -32,6 +34,7 @@ from vcm_plugin.metrics.pictures import (
 )
 from vcm_plugin.metrics.psnr import psnr
 from vcm_plugin.report.human_vision import human_vision
+from vcm_plugin.report.titles import METRICS
 from vcm_plugin.testsets.open import open_test_set
 from vcm_plugin.testsets.pictures import read_picture
 
@@ -59,7 +62,8 @@ def test_measures_of_the_same_picture_are_perfect():
 def test_measures_fall_with_noise():
     source = noisy(picture((176, 200)), 8)
     found = [pair_metrics(source, noisy(source, level)) for level in WORSE]
-    for name, higher in PAIR_METRICS.items():
+    for name in PAIR_METRICS:
+        higher = METRICS[name].higher_is_better
         if name in ("lpips", "dists"):
             continue
         values = [measured[name] for measured in found]
@@ -165,33 +169,33 @@ def test_rate_points_of_both(text):
 def test_a_run_judges_the_decoded_pictures(human_runs):
     found, folder = human_runs
     for name, result in found.items():
-        assert "human_vision" not in result["uncompressed"]
-        for point in result["points"]:
-            measured = point["human_vision"]
+        assert result.uncompressed.human_vision is None
+        for point in result.points:
+            measured = point.human_vision
             needed = {"psnr", "vmaf", "kid_detector", "painted_box_ap"}
             assert needed <= set(measured), name
             if name == "vvc_remote":
-                assert measured["painted_box_ap"] == point["accuracy"]["box_ap"]
+                assert measured["painted_box_ap"] == point.accuracy["box_ap"]
             else:
-                assert measured["machine_bits"] + measured["human_bits"] == point["bits"]
-    first, second = found["simulcast"]["points"]
-    assert first["accuracy"] == second["accuracy"]  # the same machine layer
-    assert first["human_vision"]["psnr"] > second["human_vision"]["psnr"]
-    both = found["diff_fchm_human"]["points"][0]["human_vision"]["machine_bits"]
-    assert both == first["human_vision"]["machine_bits"]
+                assert measured["machine_bits"] + measured["human_bits"] == point.bits
+    first, second = found["simulcast"].points
+    assert first.accuracy == second.accuracy  # the same machine layer
+    assert first.human_vision["psnr"] > second.human_vision["psnr"]
+    both = found["diff_fchm_human"].points[0].human_vision["machine_bits"]
+    assert both == first.human_vision["machine_bits"]
 
 
 def test_a_run_keeps_the_decoded_pictures(human_runs, own_cache):
     found, folder = human_runs
     for name, result in found.items():
-        for point in result["points"]:
-            run, listed = folder / name / point["rate_point"], point["per_picture"]["image_id"]
+        for point in result.points:
+            run, listed = folder / name / point.rate_point, point.per_picture.image_id
             kept = sorted((run / "decoded").iterdir())
             assert kept == sorted(decoded_path(run, image_id) for image_id in listed)
             entries = open_test_set(load_condition(folder / name / "condition.yaml")).pictures
             originals = {entry.image_id: read_picture(entry.path) for entry in entries}
             psnr = [psnr(originals[i], read_picture(decoded_path(run, i))) for i in listed]
-            assert np.mean(psnr) == pytest.approx(point["human_vision"]["psnr"], abs=0.01)
+            assert np.mean(psnr) == pytest.approx(point.human_vision["psnr"], abs=0.01)
     assert not (folder / "vvc_remote" / "uncompressed" / "decoded").exists()
 
 
@@ -202,9 +206,9 @@ def test_the_report_shows_human_vision(human_runs):
     assert {row["curve"] for row in rows} == {"diff_fchm_human 1", "simulcast 1", "vvc_remote"}
     for row in rows:
         run = found[row["curve"].split()[0]]
-        point = next(p for p in run["points"] if p["rate_point"] == row["rate_point"])
-        assert row["psnr"] == point["human_vision"]["psnr"]
-        assert row["bpp"] == point["bits"] / point["pixels"]
+        point = run.point(row["rate_point"])
+        assert row["psnr"] == point.human_vision["psnr"]
+        assert row["bpp"] == point.bits / point.pixels
     for name in ("human_vision.csv", "human_equal_value.csv", "human_vision.png"):
         assert (folder / "report" / name).stat().st_size > 100
     assert set(report["bd_rate"]) == set()  # two points: no curve of accuracy but vvc_remote's
@@ -233,8 +237,8 @@ def test_pictures_without_ground_truth(tiny_condition, own_cache, tmp_path):
     )  # fmt: skip
     options = RunOptions(data_root=tmp_path)
     result = run(condition, "simulcast", tmp_path / "run", options)
-    measured = result["points"][0]["human_vision"]
-    assert result["points"][0]["accuracy"] == {} and "painted_box_ap" not in measured
+    measured = result.points[0].human_vision
+    assert result.points[0].accuracy == {} and "painted_box_ap" not in measured
     assert isinstance(measured["ms_ssim"], float)
     options = RunOptions(data_root=tmp_path / "elsewhere")
     with pytest.raises(InputError, match="expected a folder of pictures"):
@@ -255,21 +259,32 @@ def test_encode_and_decode_simulcast(tiny_condition, own_cache, tmp_path, monkey
 # --- equal value ----------------------------------------------------------------------------
 
 
-def result_of(points: dict[str, tuple]) -> dict:
+def result_of(points: dict[str, tuple]) -> RunResult:
     """A result of 1000 pixels: {rate point: (bits, machine bits, box AP, PSNR)}."""
-    return {
+    test = {
+        "tasks": ["box"], "protocol": "coco", "score_threshold": 0.5, "iou_threshold": 0.5,
+        "threads_per_job": 1, "min_overlap": 0, "near_lossless": None, "human_vision": True,
+    }  # fmt: skip
+    stored = {
+        "key": "00", "condition": "x", "codec": "x", "codec_identity": {"kind": "human"},
+        "model_identity": {}, "test": test, "environment": {}, "skipped": [], "expected": {},
+        "dataset": {"name": "x", "pictures": 1, "pixels": 1000, "sha256": ""},
+        "uncompressed": {"accuracy": {"box_ap": 70.0}},
         "points": [
             {
                 "rate_point": name,
                 "bits": bits,
                 "pixels": 1000,
+                "pictures": 1,
                 "accuracy": {"box_ap": ap},
                 "human_vision": {"psnr": psnr, "gmsd": 1 / psnr}
                 | ({} if machine is None else {"machine_bits": machine}),
+                "per_picture": {"image_id": [1], "bits": [bits]},
             }
             for name, (bits, machine, ap, psnr) in points.items()
-        ]
-    }
+        ],
+    }  # fmt: skip
+    return from_json(RunResult, stored, "result.json")
 
 
 def test_bits_at_equal_value_and_equal_accuracy():

@@ -137,12 +137,13 @@ def test_a_cross_check_is_quoted_only_where_it_is_of_this_run(runs, tmp_path):  
 @pytest.mark.parametrize(
     "changes, message",
     (
-        ({"title": 3}, "title: expected a text, found 3"),
-        ({"source": "one"}, "source: expected a list of texts, found 'one'"),
-        ({"references": [1]}, r"references: expected a list of texts, found \[1\]"),
+        ({"title": 3}, "title: expected str, found 3"),
+        ({"source": "one"}, r"source: expected list\[str\], found 'one'"),
+        ({"references": [1]}, r"references: expected list\[str\], found \[1\]"),
         ({"titel": "x"}, "unknown key titel; did you mean title?"),
         ({"run": None}, "expected the key run, found none"),
-        ({"run": "nowhere"}, "expected a run folder with result.json"),
+        ({"run": "nowhere"}, "run: looked for .*nowhere, found nothing there; paths start"),
+        ({"anchors": ["."]}, "expected a run folder with result.json"),
     ),
 )
 def test_bad_templates_end_in_one_line(runs, tmp_path, capsys, changes, message):  # noqa: F811
@@ -159,10 +160,17 @@ def test_another_suffix_is_refused(runs, tmp_path):  # noqa: F811
         write_proposal(config(tmp_path, runs), tmp_path / "p.pdf")
 
 
-def test_the_shipped_example_says_your_organisation():
-    path = cfg_folder() / "proposal" / "example.yaml"
-    assert load_config(path).source == ("YOUR ORGANISATION",)
-    assert {"source", "authors", "date", "crosscheck"} <= set(load_config(path).unfilled())
+def test_the_shipped_example_says_your_organisation(runs, tmp_path):  # noqa: F811
+    """Copied beside the folder of the demo's runs, it finds them."""
+    for run, name in zip(runs * 2, ("vvc_feature", "vvc_remote", "diff_fchm"), strict=False):
+        edited(run, tmp_path / "runs" / "demo" / name, lambda r, name=name: r.update(codec=name))
+    path = tmp_path / "proposal.yaml"
+    shutil.copy(cfg_folder() / "proposal" / "example.yaml", path)
+    config = load_config(path)
+    assert config.source == ("YOUR ORGANISATION",)
+    assert {"source", "authors", "date", "crosscheck"} <= set(config.unfilled())
+    assert main(["proposal", str(path), "-o", str(tmp_path / "proposal.md")]) == 0
+    assert "BD-rate against vvc_feature" in (tmp_path / "proposal.md").read_text()
 
 
 @pytest.mark.skipif(not shutil.which("soffice"), reason="no LibreOffice here to render it with")

@@ -61,7 +61,7 @@ def test_a_plot_of_their_metric_draws_them_in_grey(runs, tmp_path):  # noqa: F81
     run = renamed(runs[0], tmp_path / "kodak", "Kodak suite", "box_ap")
     report = tables.build_report([run], [], QUICK)
     reference = load_references()[0]
-    points = tuple({**p, "accuracy": {"box_ap": p["accuracy"]["psnr"]}} for p in reference.points)
+    points = tuple(replace(p, accuracy={"box_ap": p.accuracy["psnr"]}) for p in reference.points)
     report = replace(report, published=(replace(reference, points=points),))
     labels = [line.get_label() for line in plots.draw(report, "box_ap").axes[0].lines]
     assert f"{reference.codec} (published, not run here)" in labels

@@ -14,9 +14,9 @@ from matplotlib import image
 from matplotlib.colors import to_rgb
 from test_tables import BLOCKS, edited, runs, write_run  # noqa: F401 (runs is a fixture)
 
+from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import FORMATS, plots, rd_table_text, tables, write_report
-from vcm_plugin.report.csv_files import qp
 from vcm_plugin.report.layout import report_dict
 
 ANCHORS = ["vvc_remote", "vvc_feature"]
@@ -38,7 +38,7 @@ def test_every_format_is_written(written):
     names = {path.name for path in written[1].iterdir()}
     plots_of = {f"rd_{m}_ap.{f}" for m in ("box", "mask") for f in ("png", "svg")}
     summaries = {"summary_vvc_feature.csv", "summary_vvc_remote.csv"}
-    tables_of = {"rd.csv", "bd_rate.csv", "near_lossless.csv", "report.json"}
+    tables_of = {"rd.csv", "bd_rate.csv", "near_lossless.csv", "report.json", "report.html"}
     assert names == plots_of | summaries | tables_of
 
 
@@ -101,12 +101,18 @@ def test_summary_has_the_columns_of_the_test_conditions(written):
 
 
 def test_the_qp_of_a_scale_follows_the_test_conditions():
-    def point(codec, rate_point):
-        return tables.Point(codec, rate_point, 1, 8, 8, {})
-
     scales = {"0.25": 20, "0.5": 26, "1": 32, "2": 38, "4": 44}
-    assert {s: qp(point("diff_fchm", s)) for s in scales} == scales
-    assert qp(point("vtm_remote", "37@50")) == 37
+    assert {s: integer_qp("diff_fchm", s) for s in scales} == scales
+    assert integer_qp("vtm_remote", "37@50") == 37
+
+
+def test_the_qp_follows_from_the_codec_not_from_the_name_of_a_folder(runs, tmp_path):  # noqa: F811
+    """Two runs of one codec are called by their folders, whatever these are called."""
+    both = [edited(runs[0], tmp_path / name, lambda result: None) for name in ("faster", "vvc")]
+    write_report(both, ["faster"], tmp_path / "out", ["csv"], rules=QUICK)
+    for name in ("faster", "vvc"):
+        qps = [int(row["qp"]) for row in rows(tmp_path / "out" / f"summary_{name}.csv")]
+        assert qps == 2 * [22, 27, 32, 37, 42, 47]
 
 
 def test_a_second_report_is_the_same_byte_for_byte(runs, written, tmp_path):  # noqa: F811

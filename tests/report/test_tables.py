@@ -14,11 +14,13 @@ import pytest
 from pycocotools import mask as rle
 from scipy import ndimage
 
+from vcm_plugin.ctc.results import load_result
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics import coco_ap
 from vcm_plugin.metrics.bd_rate import bd_rate
 from vcm_plugin.metrics.convex_hull import convex_hull
-from vcm_plugin.report import tables
+from vcm_plugin.report import resampling, tables
+from vcm_plugin.report.titles import AP_METRICS
 
 SIDE = 96
 LEVELS = {1: 90, 2: 160, 3: 230}  # category -> brightness
@@ -111,7 +113,8 @@ def write_run(folder, codec="vvc_feature", step=8, sizes=(1,), pictures=10, poin
             })  # fmt: skip
     seconds = {stage: {"sum": 2.5, "median": 0.25} for stage in ("encode", "decode", "nn_part2")}
     first = {"nn_part1": {"sum": 4.0, "median": 0.4}}
-    timings = {"points": {p["rate_point"]: {**seconds, **first} for p in stored}}
+    timings = {"wall_seconds": 20.0, "complexity": None, "jobs": 1}
+    timings["points"] = {p["rate_point"]: {**seconds, **first} for p in stored}
     timings["points"]["uncompressed"] = first
     (folder / "timings.json").write_text(json.dumps(timings))
     result = {
@@ -122,6 +125,9 @@ def write_run(folder, codec="vvc_feature", step=8, sizes=(1,), pictures=10, poin
         "codec": codec,
         "codec_identity": {"step": step, "kind": "picture" if len(sizes) > 1 else "feature"},
         "model_identity": {"detector": "connected areas", "runtime": "scipy"},
+        "test": {"tasks": ["box", "mask"], "protocol": "coco", "score_threshold": 0.5,
+                 "iou_threshold": 0.5, "threads_per_job": 1, "min_overlap": 0.0,
+                 "near_lossless": None, "human_vision": False},
         "environment": {"numpy": np.__version__},
         "dataset": {"name": "drawn", "pictures": pictures, "pixels": pictures * SIDE * SIDE,
                     "sha256": f"{pictures:064d}"},
@@ -180,7 +186,7 @@ def test_a_run_at_several_sizes_gives_its_hull_and_its_plain_curve(report):
     feature, hull, plain = report.curves
     assert [feature.name, hull.name, plain.name] == ["vvc_feature", "vvc_remote", "vvc_remote_100"]
     assert hull.hull and not plain.hull
-    assert {point.size for point in hull.points} == {"100", "50"}
+    assert {point.percent for point in hull.points} == {100, 50}
     assert [point.rate_point for point in plain.points] == list(BLOCKS)
     for metric in report.ap_metrics:
         every = [(point.bpp, point.accuracy[metric]) for point in hull.points]
@@ -215,12 +221,12 @@ def test_intervals_hold_the_figure_and_are_narrow_for_paired_resamples(report):
 
 
 def test_resampled_points_average_to_the_measured_ones(runs):
-    stored = json.loads((runs[0] / "result.json").read_text())["points"][2]
-    path = runs[0] / stored["rate_point"] / "matches.npz"
-    values = tables._resampled_point(path, stored, tables.Rules(resamples=400))
-    assert values["bpp"].mean() == pytest.approx(stored["bits"] / stored["pixels"], rel=0.02)
-    assert values["box_ap"].mean() == pytest.approx(stored["accuracy"]["box_ap"], abs=4)
-    assert set(tables.AP_METRICS) - {"miou"} < set(values)
+    stored = load_result(runs[0]).points[2]
+    path = runs[0] / stored.rate_point / "matches.npz"
+    values = resampling._resampled_point(path, stored, resamples=400, seed=1)
+    assert values["bpp"].mean() == pytest.approx(stored.bits / stored.pixels, rel=0.02)
+    assert values["box_ap"].mean() == pytest.approx(stored.accuracy["box_ap"], abs=4)
+    assert set(AP_METRICS) - {"miou"} < set(values)
 
 
 def test_near_lossless_bits_lie_between_the_points_around(report):
@@ -289,13 +295,26 @@ REFUSED = [
     ("another condition", set_to("condition", "else"), "the condition is drawn and else"),
     ("another data set", set_to("dataset", "sha256", "ab"), "the data set is 0+10 and ab"),
     ("fewer pictures", set_to("dataset", "pictures", 9), "the number of pictures is 10 and 9"),
-    ("skipped pictures", set_to("skipped", [{"image_id": 4}]), "the skipped pictures"),
+    (
+        "skipped pictures",
+        set_to("skipped", [{"image_id": 4, "file_name": "4.png"}]),
+        "the skipped pictures",
+    ),
     ("another detector", set_to("model_identity", "detector", "x"), "the detector is"),
     ("another accuracy", set_to("uncompressed", "accuracy", "box_ap", 1.0), "disagree on uncompr"),
     ("a metric less", drop("uncompressed", "accuracy", "mask_ap"), "other has no mask_ap, the"),
     ("a gap", drop("points", 1, "accuracy", "mask_ap"), "rate point 27 has no mask_ap"),
-    ("no bits", drop("points", 0, "bits"), "expected a field bits"),
+    (
+        "no bits",
+        drop("points", 0, "bits"),
+        r"result.json: expected a field points\[0\].bits, found none",
+    ),
     ("no points", set_to("points", []), "holds no rate point"),
+    ("a field too much", set_to("points", 1, "bit", 3), r"unknown field points\[1\].bit;"),
+    ("bits of fewer pictures", set_to("points", 0, "per_picture", "bits", [8]), "1 and 10"),
+    ("text for a number", set_to("points", 0, "bits", "8"), "expected a whole number, found '8'"),
+    ("a gap in an accuracy", set_to("points", 2, "accuracy", "box_ap", None), "box_ap: exp"),
+    ("no kind", drop("codec_identity", "kind"), "expected a field codec_identity.kind"),
     ("another version", set_to("version", 2), "expected vcm-plugin result 1, found"),
 ]
 

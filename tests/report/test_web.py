@@ -15,7 +15,7 @@ from test_report import ANCHORS, QUICK
 from test_tables import runs  # noqa: F401 (a fixture)
 
 from vcm_plugin.cli.main import main
-from vcm_plugin.ctc.results import decoded_path
+from vcm_plugin.ctc.run_folder import decoded_path
 from vcm_plugin.report import tables, views
 from vcm_plugin.report.viewer import ViewerOptions, match, viewer_data
 from vcm_plugin.report.web import write_web
@@ -102,7 +102,7 @@ def test_every_number_read_back_equals_the_tables(written):
 def test_the_charts_hold_the_points(written):
     report, page = written
     data = embedded(page)
-    assert [key for key, _ in data["metrics"]] == views.point_metrics(report)
+    assert [key for key, _ in data["metrics"]] == list(report.metrics)
     for drawn, curve in zip(data["curves"], report.curves, strict=True):
         for metric in report.ap_metrics:
             points = [tuple(point[:2]) for point in drawn["points"][metric]]
@@ -125,8 +125,7 @@ def test_viewer_data_is_that_of_the_run(real):
     assert [point["name"] for point in data["points"]] == [
         "uncompressed", "diff_fchm, 0.7", "diff_fchm, 5.6",
     ]  # fmt: skip
-    stored = report.runs[0].result["points"][0]["per_picture"]
-    bits = dict(zip(stored["image_id"], stored["bits"], strict=True))
+    bits = report.runs[0].result.points[0].bits_by_picture
     for image_id, shown in data["points"][1]["pictures"].items():
         assert shown["bits"] == bits[image_id]
         assert all(item[2] >= 0.5 for item in shown["found"])
@@ -141,7 +140,7 @@ def test_frames_of_sequences_are_in_the_viewer(sfu):
     assert [p["name"] for p in data["pictures"]][1].startswith("RaceHorses_416x240_30")
     assert all(p["thumbnail"].startswith("data:image/jpeg") for p in data["pictures"])
     first = data["points"][1]["pictures"][data["pictures"][0]["id"]]
-    assert first["bits"] == report.runs[0].result["points"][0]["per_picture"]["bits"][0]
+    assert first["bits"] == report.runs[0].result.points[0].per_picture.bits[0]
     assert len(first["found"]) > 0 and len(first["missed"]) < len(data["pictures"][0]["truth"])
 
 
@@ -242,9 +241,9 @@ def test_charts_draw_and_metrics_switch(page):
     lines = "document.querySelectorAll('#plot .scatterlayer .trace').length"
     assert page.evaluate(lines) == 1
     title = "document.querySelector('#plot .ytitle').textContent"
-    assert page.evaluate(title) == "box AP"
+    assert page.evaluate(title) == "box AP (%)"
     page.select_option("#metric", "mask_ap")
-    page.wait_for_function(f"{title} === 'mask AP'")
+    page.wait_for_function(f"{title} === 'mask AP (%)'")
     page.uncheck("#log")
     page.wait_for_function("document.getElementById('plot').layout.xaxis.type === 'linear'")
 

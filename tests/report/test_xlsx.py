@@ -10,6 +10,9 @@ from test_tables import runs, write_run  # noqa: F401 (runs is a fixture)
 
 from vcm_plugin.metrics.bd_rate import Interval, bd_rate
 from vcm_plugin.report import tables, views, xlsx
+from vcm_plugin.report.curves import Curve, Point
+from vcm_plugin.report.human_tables import value_or_reason
+from vcm_plugin.report.titles import task_of, title_of
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +46,7 @@ def test_live_bd_rates_equal_ours(written):
     assert len(live) == len(report.comparisons) > 8
     refused = 0
     for found in report.comparisons:
-        value = live[found.test, found.anchor, views.title_of(found.metric)]
+        value = live[found.test, found.anchor, title_of(found.metric)]
         if found.raw.percent is None:
             refused += 1
             assert value == "refused"
@@ -58,7 +61,7 @@ def test_another_number_gives_another_bd_rate(written, tmp_path):
     curves = {curve.name: curve for curve in report.curves}
     point = curves[found.test].chosen(found.metric)[1]
     book = openpyxl.load_workbook(path)
-    sheet = book[xlsx.TASK_SHEETS[views.task_of(found.metric)]]
+    sheet = book[xlsx.TASK_SHEETS[task_of(found.metric)]]
     row = next(
         row for row in sheet.iter_rows(min_row=4)
         if [cell.value for cell in row[:2]] == [point.codec, point.rate_point]
@@ -71,7 +74,7 @@ def test_another_number_gives_another_bd_rate(written, tmp_path):
         for p in curves[found.test].chosen(found.metric)
     ]
     expected = bd_rate(curves[found.anchor].rate_accuracy(found.metric), test).percent
-    key = found.test, found.anchor, views.title_of(found.metric)
+    key = found.test, found.anchor, title_of(found.metric)
     assert live_rates(tmp_path / "edited.xlsx")[key] == pytest.approx(expected, abs=1e-9)
     assert abs(expected - found.raw.percent) > 0.1
 
@@ -89,7 +92,7 @@ def test_every_number_read_back_equals_the_tables(written):
     summary = book["Summary"]
     for row, found in zip(summary.iter_rows(min_row=11), report.comparisons, strict=True):
         raw, fit = (i.low_high or (None, None) for i in (found.raw_interval, found.fit_interval))
-        values = views.value_or_reason(found.raw), *raw, views.value_or_reason(found.fit), *fit
+        values = value_or_reason(found.raw), *raw, value_or_reason(found.fit), *fit
         assert all(same(cell.value, value) for cell, value in zip(row[4:], values, strict=True))
     complexity = views.complexity(report)
     for number, row in enumerate(complexity.rows, start=3):
@@ -131,13 +134,13 @@ def test_curves_of_random_points_agree_with_scipy(tmp_path):
             accuracies *= rng.uniform(60, 80) / accuracies[-1]
             points = []
             for k, (bits, value) in enumerate(zip(rates, accuracies, strict=True)):
-                points.append(tables.Point(name, str(k), 1, int(bits), 100, {"box_ap": value}))
+                points.append(Point(name, str(k), 1, int(bits), 100, {"box_ap": value}))
                 raw.cell(row, 1, int(bits) / 100)
                 raw.cell(row, 2, float(value))
                 cells[name, str(k), "bpp"] = f"Raw!$A${row}"
                 cells[name, str(k), "box_ap"] = f"Raw!$B${row}"
                 row += 1
-            curves[name] = tables.Curve(name, tuple(points), hull=False)
+            curves[name] = Curve(name, tuple(points), hull=False)
             sheet.add_curve(curves[name], "box_ap", cells)
         result = bd_rate(*(c.rate_accuracy("box_ap") for c in curves.values()))
         assert result.percent is not None

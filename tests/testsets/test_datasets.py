@@ -3,6 +3,7 @@
 
 import json
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,33 @@ def test_read_picture_gives_contiguous_rgb(tmp_path):
         assert picture.dtype == np.uint8 and picture.flags["C_CONTIGUOUS"], name
     assert np.array_equal(read_picture(pictures["rgb.png"]), RGB)
     assert np.array_equal(read_picture(pictures["grey.png"])[..., 1], RGB[..., 0])
+
+
+def exif_bytes(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF data of (tag, kind, count, value), however odd."""
+    written = b"".join(struct.pack(">HHI", *head) + value for *head, value in entries)
+    return b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries)) + written + b"\0\0\0\0"
+
+
+ORIENTATION_6 = (0x0112, 3, 1, b"\0\6\0\0")
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(
+    ("exif", "turned"),
+    [
+        (exif_bytes(ORIENTATION_6), True),
+        (exif_bytes(ORIENTATION_6, (0x011A, 2, 4, b"abc\0")), True),  # Pillow cannot write this one
+        (exif_bytes((0x0112, 3, 1, b"\0\x09\0\0")), False),  # no orientation
+        (b"Exif\0\0MM\0*" + b"\xff" * 9, False),  # broken
+    ],
+)
+def test_a_picture_is_turned_whatever_else_its_exif_says(tmp_path, exif, turned):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(RGB).save(path, exif=exif)
+    upright = np.asarray(Image.open(path).convert("RGB"))
+    expected = np.rot90(upright, -1) if turned else upright
+    assert np.array_equal(read_picture(path), expected)
 
 
 @pytest.mark.detectron2

@@ -99,29 +99,29 @@ def calm(sfu, shared_cache, tmp_path_factory):
 @pytest.mark.parametrize("codec", ["diff_fchm", "vvc_feature", "vvc_remote"])
 def test_sequences_run_end_to_end(calm, codec):
     result = load_result(calm / codec)
-    assert result["dataset"]["pictures"] == 2 * FRAMES
-    assert [s["class"] for s in result["dataset"]["sequences"]] == ["CLASS-C", "CLASS-D"]
-    assert result["uncompressed"]["accuracy"]["box_ap"] > 60
-    for point in result["points"]:
-        folder = calm / codec / point["rate_point"]
+    assert result.dataset.pictures == 2 * FRAMES
+    assert [sequence.group for sequence in result.dataset.sequences] == ["CLASS-C", "CLASS-D"]
+    assert result.uncompressed.accuracy["box_ap"] > 60
+    for point in result.points:
+        folder = calm / codec / point.rate_point
         files = sorted((folder / "bitstreams").iterdir())
-        assert len(files) == 2 and sum(8 * f.stat().st_size for f in files) == point["bits"]
-        assert point["bits"] == sum(point["per_picture"]["bits"])
-        assert len(point["per_picture"]["image_id"]) == 2 * FRAMES
-        assert set(point["sequences"]) == set(NAMES)
-    high, low = result["points"]
-    assert high["bits"] > low["bits"]
-    assert high["accuracy"]["box_ap"] > low["accuracy"]["box_ap"]
+        assert len(files) == 2 and sum(8 * f.stat().st_size for f in files) == point.bits
+        assert point.bits == sum(point.per_picture.bits)
+        assert len(point.per_picture.image_id) == 2 * FRAMES
+        assert set(point.sequences) == set(NAMES)
+    high, low = result.points
+    assert high.bits > low.bits
+    assert high.accuracy["box_ap"] > low.accuracy["box_ap"]
 
 
 def test_accuracy_of_classes_is_pooled_over_their_sequences(calm, sfu):
-    point = load_result(calm / "diff_fchm")["points"][0]
-    predictions = read_json(calm / "diff_fchm" / point["rate_point"] / "predictions.json")
+    point = load_result(calm / "diff_fchm").points[0]
+    predictions = read_json(calm / "diff_fchm" / point.rate_point / "predictions.json")
     together = sfu_condition(sequences=tuple(f"ALL/{name}" for name in NAMES))
     pooled = coco_ap.evaluate(load_sequences(together, sfu).coco, predictions, ["box"])
-    assert pooled == point["accuracy"]
-    assert point["classes"]["CLASS-C"] == point["sequences"][NAMES[0]]
-    assert point["classes"]["CLASS-C"] != point["classes"]["CLASS-D"]
+    assert pooled == point.accuracy
+    assert point.classes["CLASS-C"] == point.sequences[NAMES[0]]
+    assert point.classes["CLASS-C"] != point.classes["CLASS-D"]
 
 
 def test_features_and_files_are_those_of_single_pictures(calm, sfu):
@@ -152,8 +152,8 @@ def test_jobs_and_a_lost_file_do_not_change_the_result(calm, sfu, tmp_path):
 def test_random_access_is_another_test(sfu, tmp_path):
     condition = sfu_condition(vvc_random_access=True, vvc_feature_qps=(41,), limit=2)
     result = run(condition, "vvc_feature", tmp_path / "run", RunOptions(data_root=sfu))
-    assert "IntraPeriod=PERIOD" in result["codec_identity"]["inner_codec"]["command"]
-    assert result["points"][0]["accuracy"]["box_ap"] > 0
+    assert "IntraPeriod=PERIOD" in result.codec_identity["inner_codec"]["command"]
+    assert result.points[0].accuracy["box_ap"] > 0
 
 
 def test_codecs_of_pictures_say_so(sfu, tmp_path, monkeypatch):
@@ -329,11 +329,11 @@ def test_a_run_by_the_protocol_of_open_images(tmp_path):
     assert list(missing_data(condition, tmp_path)) == []
     options = RunOptions(data_root=tmp_path)
     result = run(condition, "diff_fchm", tmp_path / "run", options)
-    accuracy = result["uncompressed"]["accuracy"]
+    accuracy = result.uncompressed.accuracy
     assert set(accuracy) == {"box_ap50", "mask_ap50"} and accuracy["box_ap50"] > 60
-    assert result["test"]["protocol"] == "open_images"
-    high, low = result["points"]
-    assert high["bits"] > low["bits"]
+    assert result.test.protocol == "open_images"
+    high, low = result.points
+    assert high.bits > low.bits
     expanded = replace(condition, label_hierarchy="mpeg-oiv6/annotations/hierarchy.json")
     numbers = [
         sum(

@@ -9,14 +9,19 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import BitstreamError, InputError
 
+if TYPE_CHECKING:
+    from vcm_plugin.ctc.results import RunResult
+    from vcm_plugin.report import ViewerOptions
+
 # torch, and all that needs it, is imported where it is used: info and report do without.
 
 
-def run_test(condition: TestCondition, codec: str, folder: Path, options: Namespace) -> dict:
+def run_test(condition: TestCondition, codec: str, folder: Path, options: Namespace) -> RunResult:
     """Run a test with progress bars."""
     from vcm_plugin.ctc.run import RunOptions, run
 
@@ -31,8 +36,8 @@ def run_test(condition: TestCondition, codec: str, folder: Path, options: Namesp
     )
     with progress_bars(f"{codec}: ") as progress:
         result = run(condition, codec, folder, run_options, progress)
-    for skipped in result["skipped"]:
-        print(f"vcm-plugin: skipped, unreadable: {skipped['file_name']}", file=sys.stderr)
+    for skipped in result.skipped:
+        print(f"vcm-plugin: skipped, unreadable: {skipped.file_name}", file=sys.stderr)
     return result
 
 
@@ -73,31 +78,47 @@ def _bars():
 
 
 def print_report(
-    runs: list[Path], anchors: list[str], output: Path, formats: list[str], viewer=None
+    runs: list[Path],
+    anchors: list[str],
+    output: Path,
+    formats: list[str] | None = None,
+    viewer: ViewerOptions | None = None,
 ) -> None:
-    from vcm_plugin.report import rd_table_text, write_report
+    """Write a report and show its tables; without formats, all that nothing is missing for."""
+    from vcm_plugin.report import default_formats, rd_table_text, write_report
 
+    formats, left_out = (formats, None) if formats else default_formats()
     print(rd_table_text(write_report(runs, anchors, output, formats, viewer=viewer)))
     print(f"report: {output}")
+    if "html" in formats:
+        print(f"page:   {output / 'report.html'}")
+    if left_out:
+        print(f"no page: {left_out}")
     for plot in sorted(output.glob("*.png")) if "png" in formats else []:
         print(f"plot:   {plot}")
 
 
-def print_points(result: dict) -> None:
+def print_points(result: RunResult) -> None:
+    """The accuracy of every rate point of a run, and the first measures of its pictures."""
     from vcm_plugin.metrics.rate import bpp
+    from vcm_plugin.report.titles import AP_METRICS, IN_FIGURES, spec_of, title_of
 
-    measured = result["uncompressed"]["accuracy"]
-    names = [n for n in measured if n.endswith(("_ap", "_ap50", "miou"))]
-    seen = [n for n in ("psnr", "ssim", "vmaf") if n in result["points"][0].get("human_vision", {})]
-    rows = [("rate point", "bpp", *(name.replace("_", " ") for name in [*names, *seen]))]
-    for point in [*result["points"], {"rate_point": "uncompressed", **result["uncompressed"]}]:
-        rate = f"{bpp(point['bits'], point['pixels']):.4f}" if "bits" in point else ""
-        values = [point["accuracy"][n] for n in names]
-        values += [point["human_vision"][n] for n in seen if "human_vision" in point]
-        rows.append((point["rate_point"], rate, *(f"{value:.2f}" for value in values)))
-    print(f"{result['condition']}, {result['codec']}: accuracy in percent")
+    names = [name for name in AP_METRICS if name in result.uncompressed.accuracy]
+    measures = [name for name in IN_FIGURES[:3] if name in (result.points[0].human_vision or {})]
+    rows = [("rate point", "bpp", *map(title_of, [*names, *measures]))]
+    for point in result.points:
+        values = {**point.accuracy, **(point.human_vision or {})}
+        cells = [_cell(values[name], spec_of(name)) for name in [*names, *measures]]
+        rows.append((point.rate_point, f"{bpp(point.bits, point.pixels):.4f}", *cells))
+    values = result.uncompressed.accuracy
+    rows.append(("uncompressed", "", *(_cell(values[name], spec_of(name)) for name in names)))
+    print(f"{result.condition}, {result.codec}: accuracy in percent")
     for row in rows:
         print(f"{row[0]:<12}" + "".join(f"{cell:>11}" for cell in row[1:]))
+
+
+def _cell(value: float | str, spec: str) -> str:
+    return "n/a" if isinstance(value, str) else format(value, spec)
 
 
 def refuse_overwriting(output: Path | None, *inputs: Path | None) -> None:

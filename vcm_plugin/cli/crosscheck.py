@@ -54,8 +54,13 @@ def body(options: Namespace) -> int:
     refuse_overwriting(options.output, options.package, *options.weights)
     require("docx")
     for path in options.weights:
-        if not path.is_file():
-            raise InputError(f"{path}: expected a file of weights, found none")
+        if not path.exists():
+            raise InputError(f"{path}: expected a file or a folder of weights, found none")
+        if path.is_dir() and not any((path / part).is_dir() for part in ("hvcn", "unet")):
+            raise InputError(
+                f"{path}: expected the folder of a human layer (with hvcn/) or of its prior (with "
+                "unet/), found neither in it; name the folder that scripts/train_hvcn.py wrote"
+            )
     check_options = CheckOptions(
         tuple(options.weights), data_root_of(options), options.encode, options.threads,
         options.jobs, options.device,

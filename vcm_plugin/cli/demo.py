@@ -53,8 +53,7 @@ def body(options: Namespace) -> None:
     runs = [options.output / codec for codec in codecs]
     for codec, folder in zip(codecs, runs, strict=True):
         run_test(condition, codec, folder, options)
-    report = options.output / "report"
-    print_report(runs, list(DEMO_ANCHORS), report, ["csv", "json", "png", "svg"])
+    print_report(runs, list(DEMO_ANCHORS), options.output / "report")
     if options.condition == DEMO_CONDITION:
         from vcm_plugin.report.human_demo import write_human_demo
 

@@ -27,9 +27,9 @@ def add(commands) -> None:
     parser.add_argument(
         "--format",
         nargs="+",
-        default=["csv", "json", "png", "svg"],
         choices=["csv", "json", "png", "svg", "pdf", "xlsx", "html", "docx", "md", "tex"],
-        help="(csv json png svg); xlsx, html and docx need pip install '.[report]'",
+        help="(csv json png svg, and html where plotly is installed); xlsx, html and docx need the "
+        "extra `report`: pip install '.[report]' in the checkout",
     )
     parser.add_argument(
         "--viewer-pictures",

@@ -16,7 +16,7 @@ from vcm_plugin.crosscheck.run import CheckOptions, Progress, RunCheck
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import write_json
 from vcm_plugin.report.docx_file import write_docx
-from vcm_plugin.report.text_files import write_html
+from vcm_plugin.report.pages import write_html
 
 __all__ = ["CheckOptions", "crosscheck", "write_crosscheck"]
 
@@ -45,13 +45,13 @@ def crosscheck(
             reason = str(error).replace(f"{folder}/", "")
             check.add([Finding("bitstreams", FAILED, reason)])
             return check
-        check.key = runs[check.proposal].result.get("key", "")
-        check.claimed_environment = runs[check.proposal].result["environment"]
-        found = {
+        check.key = runs[check.proposal].result.key
+        check.claimed_environment = runs[check.proposal].result.environment
+        points_here = {
             name: RunCheck(claims, opened, options, limits, check, progress).run()
             for name, claims in runs.items()
         }
-        check.add(check_bd_rates(opened, runs, found, check, limits))
+        check.add(check_bd_rates(opened, runs, points_here, check, limits))
         return check
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,18 @@ from typing import Any
 from vcm_plugin.conditions import KEYS, TestCondition
 from vcm_plugin.crosscheck.findings import FAILED, NOT_APPLICABLE, OK, REMARK, Finding, differences
 from vcm_plugin.crosscheck.package import Package, weights_of
-from vcm_plugin.ctc.codecs import load_condition
+from vcm_plugin.ctc.codecs import codec_rate_points, load_condition
 from vcm_plugin.ctc.coding import KINDS
-from vcm_plugin.ctc.results import UNCOMPRESSED, bitstream_path, load_result
+from vcm_plugin.ctc.results import (
+    UNCOMPRESSED,
+    Evaluation,
+    PointResult,
+    Record,
+    RunResult,
+    load_result,
+)
+from vcm_plugin.ctc.run_folder import bitstream_path, read_records
+from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json, sha256_of, sha256_of_file
@@ -32,7 +40,7 @@ from vcm_plugin.testsets.coco import (
 STATED_BY_RESULT = ("protocol", "score_threshold", "iou_threshold", "threads_per_job",
                     "min_overlap", "near_lossless")  # fmt: skip
 EXACT = 1e-9  # accuracy from the same predictions, and BD-rate from the same points
-Lines = Mapping[int, Mapping[str, Any]]  # id of a picture or sequence -> its line
+Lines = Mapping[int, Record]  # id of a picture or sequence -> its line
 
 
 @dataclass(frozen=True)
@@ -42,29 +50,33 @@ class Claims:
     name: str
     folder: Path
     condition: TestCondition
-    result: Mapping[str, Any]
+    result: RunResult
     truth: Mapping[str, Any]
     records: Mapping[str, Lines]  # of each point
 
     @property
-    def points(self) -> dict[str, Mapping[str, Any]]:
+    def points(self) -> dict[str, PointResult]:
         """Rate point -> its entry in result.json."""
-        return {stored["rate_point"]: stored for stored in self.result["points"]}
+        return {point.rate_point: point for point in self.result.points}
+
+    def evaluation(self, point: str) -> Evaluation | PointResult:
+        """What was measured of a point, which may be the uncompressed pictures."""
+        return self.result.uncompressed if point == UNCOMPRESSED else self.points[point]
 
     @functools.cached_property
     def dataset(self) -> CocoDataset:
         """The pictures or sequences that were tested and their ground truth, without any file."""
-        skipped = {entry["image_id"] for entry in self.result.get("skipped", [])}
+        skipped = {picture.image_id for picture in self.result.skipped}
         pictures = [
             PictureEntry(image["id"], Path(image["file_name"]), image["height"], image["width"])
             for image in self.truth["images"]
         ]
         sequences = tuple(
             SequenceEntry(
-                number, stated["name"], stated["class"],
-                tuple(p for p in pictures if p.image_id // FRAMES == number), tuple(stated["rate"]),
+                number, stated.name, stated.group,
+                tuple(p for p in pictures if p.image_id // FRAMES == number), stated.rate,
             )
-            for number, stated in enumerate(self.result["dataset"].get("sequences", ()), start=1)
+            for number, stated in enumerate(self.result.dataset.sequences or (), start=1)
         )  # fmt: skip
         whole = CocoDataset(
             tuple(pictures), tuple(self.truth["categories"]), dict(self.truth),
@@ -90,17 +102,17 @@ class Claims:
 def check_manifest(package: Package) -> Iterator[Finding]:
     """Every file of the manifest is there with its bytes, and no other."""
     stated = package.manifest["files"]
-    there = {
+    unpacked = {
         path.relative_to(package.folder).as_posix()
         for path in package.folder.rglob("*")
         if path.is_file()
     } - {"manifest.json"}
-    problems = [f"{name} is missing" for name in sorted(set(stated) - there)]
-    problems += [f"{name} is not in the manifest" for name in sorted(there - set(stated))]
-    for name in sorted(there & set(stated)):
+    problems = [f"{name} is missing" for name in sorted(set(stated) - unpacked)]
+    problems += [f"{name} is not in the manifest" for name in sorted(unpacked - set(stated))]
+    for name in sorted(unpacked & set(stated)):
         if sha256_of_file(package.folder / name) != stated[name]["sha256"]:
             problems.append(f"{name} has another sha256 than the manifest says")
-    text = f"{len(there)} files with the sha256 of the manifest"
+    text = f"{len(unpacked)} files with the sha256 of the manifest"
     yield finding("manifest", problems, text)
 
 
@@ -113,29 +125,26 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
     """The condition, run.json and result.json say the same; weights: of the manifest."""
     result, condition = claims.result, claims.condition
     problems = []
-    stated = {"condition": result["condition"], "data set": result["dataset"]["name"]}
-    stated |= {"tasks": result["test"]["tasks"], "rate points": list(claims.points)}
-    stated |= {key: result["test"].get(key) for key in STATED_BY_RESULT}
-    from vcm_plugin.ctc.codecs import codec_rate_points
-
-    ours = {"condition": condition.name, "data set": condition.dataset_name()}
-    ours |= {"tasks": list(condition.tasks)}
-    ours |= {"rate points": codec_rate_points(result["codec"], condition)}
-    ours |= {key: getattr(condition, key) for key in STATED_BY_RESULT}
-    for key, claimed, found in differences(stated, ours):
-        problems.append(f"{key} is {claimed} in result.json and {found} in condition.yaml")
+    rate_points = codec_rate_points(result.codec, condition)
+    facts = {"condition": condition.name, "data set": condition.dataset_name()}
+    facts |= {"tasks": condition.tasks, "rate points": rate_points}
+    facts |= {key: getattr(condition, key) for key in STATED_BY_RESULT}
+    stated = {"condition": result.condition, "data set": result.dataset.name}
+    stated |= {"tasks": result.test.tasks, "rate points": list(claims.points)}
+    stated |= {key: getattr(result.test, key) for key in STATED_BY_RESULT}
+    for key, in_result, in_condition in differences(stated, facts):
+        problems.append(f"{key} is {in_result} in result.json and {in_condition} in condition.yaml")
     inputs = read_json(claims.folder / "run.json")
     identity = {key: value for key, value in inputs.items() if key != "files_sha256"}
-    environment = {k: v for k, v in result["environment"].items() if k != "commit"}
-    shown = {"environment": environment, "model": result["model_identity"]}
-    shown |= {"codec": result["codec_identity"], "test": result["test"]}
-    for key, claimed, found in differences(shown, identity):
-        problems.append(f"{key} is {claimed} in result.json and {found} in run.json")
-    key = sha256_of([identity, result["dataset"]["sha256"], list(claims.points)])
-    if key != result["key"]:
+    environment = {k: v for k, v in result.environment.items() if k != "commit"}
+    stated = {"environment": environment, "model": result.model_identity}
+    stated |= {"codec": result.codec_identity, "test": to_json(result.test)}
+    for key, in_result, in_run in differences(stated, identity):
+        problems.append(f"{key} is {in_result} in result.json and {in_run} in run.json")
+    if sha256_of([identity, result.dataset.sha256, list(claims.points)]) != result.key:
         problems.append("the key of result.json is not that of its condition, codec and data")
-    for name, ours, theirs in differences(weights, weights_of(result)):
-        problems.append(f"{name} is {ours} in the manifest and {theirs} in result.json")
+    for name, in_manifest, in_result in differences(weights, weights_of(result)):
+        problems.append(f"{name} is {in_manifest} in the manifest and {in_result} in result.json")
     yield finding("config", problems, "condition, results and weights agree", claims.name)
     yield from _compare_with_bundled(claims)
 
@@ -143,7 +152,7 @@ def check_config(claims: Claims, weights: Mapping[str, str | None]) -> Iterator[
 def check_files(claims: Claims) -> Iterator[Finding]:
     """Every picture has its line and its file at every rate point, of the claimed size."""
     wanted = claims.entry_ids
-    suffix = KINDS[claims.result["codec_identity"]["kind"]].suffix
+    suffix = KINDS[claims.result.kind].suffix
     for point in (UNCOMPRESSED, *claims.points):
         records, problems = claims.records[point], []
         missing = [str(i) for i in wanted if i not in records]
@@ -160,17 +169,16 @@ def check_files(claims: Claims) -> Iterator[Finding]:
 def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
     """The claimed accuracy is that of the claimed predictions, to the last digits."""
     for point in points:
-        holder = claims.result if point == UNCOMPRESSED else claims.points
-        claimed = holder[point]["accuracy"]
-        found = accuracy_of(claims, claims.records[point])
+        evaluation = claims.evaluation(point)
+        accuracy = accuracy_of(claims, claims.records[point])
         parts = judge_parts(
             claims.condition, claims.dataset, _all(claims, claims.records[point], "predictions")
         )
-        claimed = claimed | {key: holder[point].get(key) for key in parts}
+        claimed = {**evaluation.accuracy, **{key: getattr(evaluation, key) for key in parts}}
         problems = [
-            f"claimed {key} is {theirs}, that of the claimed predictions is {ours}"
-            for key, theirs, ours in differences(claimed, found | parts)
-            if theirs is None or ours is None or abs(theirs - ours) > EXACT
+            f"claimed {key} is {value}, that of the claimed predictions is {computed}"
+            for key, value, computed in differences(claimed, accuracy | parts)
+            if value is None or computed is None or abs(value - computed) > EXACT
         ]
         text = "the claimed accuracy is that of the claimed predictions"
         yield finding("accuracy", problems, text, claims.name, shown(point))
@@ -179,15 +187,15 @@ def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
 def check_digest(claims: Claims) -> Iterator[Finding]:
     """The claimed data set is that of the ground truth and the pictures of the package."""
     records = claims.records[UNCOMPRESSED]
-    pictures = [[i, records[i].get("picture_sha256")] for i in claims.entry_ids if i in records]
-    digest = sha256_of([pictures, claims.dataset.coco])
-    stated = claims.result["dataset"]
+    hashes = [[i, records[i].picture_sha256] for i in claims.entry_ids if i in records]
+    digest = sha256_of([hashes, claims.dataset.coco])
+    stated = claims.result.dataset
     problems = []
-    if digest != stated["sha256"]:
+    if digest != stated.sha256:
         problems.append("the sha256 of the data set is not that of its pictures and ground truth")
     tested = len(claims.dataset.pictures)
-    if stated["pictures"] != tested:
-        problems.append(f"{stated['pictures']} pictures claimed, {tested} tested")
+    if stated.pictures != tested:
+        problems.append(f"{stated.pictures} pictures claimed, {tested} tested")
     yield finding("data", problems, "ground truth and pictures as claimed", claims.name)
 
 
@@ -198,17 +206,17 @@ def accuracy_of(claims: Claims, records: Lines, kind: str = "predictions") -> di
 
 
 def _all(claims: Claims, records: Lines, kind: str) -> list[dict]:
-    return [p for i in claims.entry_ids if i in records for p in records[i][kind]]
+    return [p for i in claims.entry_ids if i in records for p in getattr(records[i], kind)]
 
 
 def _read_run(name: str, folder: Path) -> Claims:
     result = load_result(folder)
-    if result.get("codec") != name:
-        raise InputError(f"runs/{name}: expected a run of this codec, found {result.get('codec')}")
+    if result.codec != name:
+        raise InputError(f"runs/{name}: expected a run of this codec, found {result.codec}")
     records = {}
     try:
-        for point in (UNCOMPRESSED, *(stored["rate_point"] for stored in result["points"])):
-            records[point] = _read_lines(folder / point / "pictures.jsonl")
+        for point in (UNCOMPRESSED, *(stored.rate_point for stored in result.points)):
+            records[point] = _read_lines(folder / point)
         condition = load_condition(folder / "condition.yaml")
         truth = read_json(folder / "ground_truth.json")
         return Claims(name, folder, condition, result, truth, records)
@@ -216,44 +224,44 @@ def _read_run(name: str, folder: Path) -> Claims:
         raise InputError(f"runs/{name}: a field is missing or of another kind: {error}") from error
 
 
-def _read_lines(path: Path) -> dict[int, dict[str, Any]]:
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{'/'.join(path.parts[-3:])}: not readable: {error}") from error
-    twice = [key for key, n in Counter(line["image_id"] for line in lines).items() if n > 1]
+def _read_lines(folder: Path) -> dict[int, Record]:
+    name = "/".join((*folder.parts[-2:], "pictures.jsonl"))
+    if not (folder / "pictures.jsonl").is_file():
+        raise InputError(f"{name}: not readable: no such file")
+    records = list(read_records(folder))
+    twice = [image_id for image_id, n in Counter(r.image_id for r in records).items() if n > 1]
     if twice:
-        raise InputError(f"{'/'.join(path.parts[-3:])}: picture {twice[0]} has two lines")
-    return {line["image_id"]: line for line in lines}
+        raise InputError(f"{name}: picture {twice[0]} has two lines")
+    return {record.image_id: record for record in records}
 
 
 def _sizes(claims: Claims, point: str, suffix: str) -> Iterator[str]:
-    stored, records = claims.points[point], claims.records[point]
-    listed = dict(zip(*(stored["per_picture"][key] for key in ("image_id", "bits")), strict=False))
+    stated, records = claims.points[point], claims.records[point]
+    listed = stated.bits_by_picture
     for entry in claims.dataset.entries:
         name, record = entry.image_id, records[entry.image_id]
         path = bitstream_path(claims.folder / point, name, suffix)
         if not path.is_file():
             yield f"the bitstream of picture {name} is missing"
             continue
-        found, in_result = 8 * path.stat().st_size, [listed.get(i) for i in entry.image_ids]
+        size, in_result = 8 * path.stat().st_size, tuple(listed.get(i) for i in entry.image_ids)
         for where, bits in (
-            ("pictures.jsonl", record["bits"]),
+            ("pictures.jsonl", record.bits),
             ("result.json", sum(bits or 0 for bits in in_result)),
         ):
-            if bits != found:
-                yield f"picture {name} has {found} bits, {where} claims {bits}"
-        if record.get("frame_bits", in_result) != in_result:
+            if bits != size:
+                yield f"picture {name} has {size} bits, {where} claims {bits}"
+        if (record.frame_bits or in_result) != in_result:
             yield f"sequence {name}: the bits of its frames differ in pictures.jsonl, result.json"
-    if stored["bits"] != sum(listed.values()):
-        yield f"{stored['bits']} bits claimed, the pictures add up to {sum(listed.values())}"
+    if stated.bits != sum(listed.values()):
+        yield f"{stated.bits} bits claimed, the pictures add up to {sum(listed.values())}"
     tested = len(claims.dataset.pictures)
-    if len(listed) != tested or stored["pictures"] != tested:
-        yield f"{stored['pictures']} pictures claimed, {tested} tested"
+    if len(listed) != tested or stated.pictures != tested:
+        yield f"{stated.pictures} pictures claimed, {tested} tested"
     pixels = sum(picture.pixels for picture in claims.dataset.pictures)
-    if stored["pixels"] != pixels:
-        yield f"{stored['pixels']} pixels claimed, the pictures have {pixels}"
-    if stored != read_json(claims.folder / point / "point.json"):
+    if stated.pixels != pixels:
+        yield f"{stated.pixels} pixels claimed, the pictures have {pixels}"
+    if to_json(stated) != read_json(claims.folder / point / "point.json"):
         yield "point.json and result.json differ"
 
 
@@ -264,11 +272,11 @@ def _compare_with_bundled(claims: Claims) -> Iterator[Finding]:
         text = f"no condition {claims.condition.name} is installed here to compare with"
         yield Finding("config", NOT_APPLICABLE, text, claims.name)
         return
-    ours = load_condition(path)
-    keys = (*KEYS, *(ours.codec_keys | claims.condition.codec_keys))
-    differing = [k for k in keys if ours.value(k) != claims.condition.value(k)]
+    bundled = load_condition(path)
+    keys = (*KEYS, *(bundled.codec_keys | claims.condition.codec_keys))
+    differing = [k for k in keys if bundled.value(k) != claims.condition.value(k)]
     if differing:
-        text = f"condition {ours.name} says otherwise here: {', '.join(differing)}"
+        text = f"condition {bundled.name} says otherwise here: {', '.join(differing)}"
         yield Finding("config", REMARK, text, claims.name)
 
 

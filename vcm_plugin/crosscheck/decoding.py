@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from pycocotools import mask as rle
 
 from vcm_plugin.crosscheck.package import Limits
 from vcm_plugin.ctc.picture_worker import Plan
-from vcm_plugin.ctc.results import UNCOMPRESSED, bitstream_path
+from vcm_plugin.ctc.results import UNCOMPRESSED, Record
+from vcm_plugin.ctc.run_folder import bitstream_path
 from vcm_plugin.ctc.sequence_worker import worker_class
 from vcm_plugin.errors import InputError
 
@@ -27,6 +28,21 @@ class DecodingPlan:
 
     run: Plan
     with_sources: bool
+
+
+@dataclass(frozen=True)
+class NotDecoded:
+    """A bitstream that does not decode here."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class EncodedAgain:
+    """What encoding an entry again gave."""
+
+    bits: int
+    identical: bool  # to the bitstream of the package
 
 
 class Decoder:
@@ -44,29 +60,29 @@ class Decoder:
         """What decides about results here."""
         return self.worker.identify()
 
-    def decode(self, point: str, entry_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """A bitstream -> what a line of pictures.jsonl says of it, without seconds; or why not."""
+    def decode(self, point: str, entry_id: int) -> Iterator[tuple[str, int, Record | NotDecoded]]:
+        """A bitstream -> what its record says of it, without seconds; or why it does not decode."""
         file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.kind.suffix)
         try:
-            found = self.worker.decode(self.entries[entry_id], file, self.plan.with_sources)
-            found["bits"] = 8 * file.stat().st_size
+            record = self.worker.decode(self.entries[entry_id], file, self.plan.with_sources)
         except InputError as error:
-            found = {"error": f"picture {entry_id}: {error}"}
-        yield point, entry_id, found
+            yield point, entry_id, NotDecoded(f"picture {entry_id}: {error}")
+        else:
+            yield point, entry_id, replace(record, bits=8 * file.stat().st_size)
 
-    def measure(self, entry_id: int) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    def measure(self, entry_id: int) -> Iterator[tuple[str, int, Record]]:
         """An entry of the test set here -> its sha256, and predictions without any codec."""
         for record in self.worker.measure(self.entries[entry_id]):
             yield UNCOMPRESSED, entry_id, record
 
     def encode(
         self, entry_id: int, points: Sequence[str]
-    ) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    ) -> Iterator[tuple[str, int, EncodedAgain]]:
         """An entry of the test set here -> its bitstreams again: size, and whether identical."""
         for point, data in self.worker.encode(self.entries[entry_id], points):
             file = bitstream_path(self.plan.run.folder / point, entry_id, self.worker.kind.suffix)
             same = data == file.read_bytes()
-            yield point, entry_id, {"bits": 8 * len(data), "identical": same}
+            yield point, entry_id, EncodedAgain(8 * len(data), same)
 
 
 def feature_deviation(claimed: dict, found: dict) -> float:
@@ -101,8 +117,8 @@ def unmatched(claimed: Sequence[dict], found: Sequence[dict], limits: Limits) ->
         ("category_id", lambda a, b: a == b),
         ("score", lambda a, b: np.abs(a - b) <= limits.score),
     ):
-        ours, theirs = (np.array([item[key] for item in side]) for side in (found, claimed))
-        fits &= equal(theirs[:, None], ours[None])
+        one, other = (np.array([item[key] for item in side]) for side in (claimed, found))
+        fits &= equal(one[:, None], other[None])
     pairs = 0
     for row in np.argsort([-item["score"] for item in claimed], kind="stable"):
         if fits[row].any():

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vcm_plugin.crosscheck.findings import OK, STEPS, CrossCheck
-from vcm_plugin.report import human
 from vcm_plugin.report.document import Bullets, Column, Document, Heading, Paragraph, Table
-from vcm_plugin.report.views import title_of
+from vcm_plugin.report.titles import IN_FIGURES, label_of, main_metrics, title_of
 
 
 def to_document(check: CrossCheck) -> Document:
@@ -33,8 +32,7 @@ def to_document(check: CrossCheck) -> Document:
 
 
 def _points(check: CrossCheck) -> Table:
-    metrics = dict.fromkeys(key for point in check.points for key in point["accuracy"])
-    shown = [metric for metric in metrics if not metric.endswith("50")]
+    shown = main_metrics({metric for point in check.points for metric in point.accuracy or ()})
     columns = [
         Column("run", "run"), Column("rate_point", "rate point"), Column("verdict", "verdict"),
         Column("bits", "bits claimed", "d"), Column("found_bits", "found", "d"),
@@ -48,12 +46,10 @@ def _points(check: CrossCheck) -> Table:
         ]
     rows = []
     for point in check.points:
-        flat = {
-            key: value for key, value in point.items() if key not in ("accuracy", "human_vision")
-        }
-        flat["verdict"] = check.verdict_of_point(point["run"], point["rate_point"])
-        for metric, values in point["accuracy"].items():
-            flat |= {f"{metric}.{key}": value for key, value in values.items()}
+        verdict = check.verdict_of_point(point.run, point.rate_point)
+        flat = {**vars(point), "verdict": verdict}
+        for metric, pair in (point.accuracy or {}).items():
+            flat |= {f"{metric}.{key}": value for key, value in vars(pair).items()}
         rows.append(flat)
     return Table("Rate points", tuple(columns), tuple(rows))
 
@@ -64,13 +60,13 @@ def _human_vision(check: CrossCheck) -> Iterator[Table]:
         ("Human vision, claimed", "claimed", ".4f"),
         ("Human vision, found here less claimed", "difference", "+.1e"),
     ):
-        measures = [Column(name, human.TITLES[name], spec) for name in human.SHOWN]
+        measures = [Column(name, label_of(name), spec) for name in IN_FIGURES]
         columns = (Column("run", "run"), Column("rate_point", "rate point"), *measures)
         rows = tuple(
-            {"run": point["run"], "rate_point": point["rate_point"]}
-            | {name: pair[key] for name, pair in point["human_vision"].items()}
+            {"run": point.run, "rate_point": point.rate_point}
+            | {name: getattr(pair, key) for name, pair in point.human_vision.items()}
             for point in check.points
-            if "human_vision" in point
+            if point.human_vision is not None
         )
         yield Table(title, columns, rows)
 
@@ -82,7 +78,7 @@ def _bd_rates(check: CrossCheck) -> Table:
         Column("recomputed", "of the claimed points", "+.4f"),
         Column("found", "of what was found here", "+.4f"),
     )  # fmt: skip
-    return Table("BD-rates", columns, tuple(check.bd_rates))
+    return Table("BD-rates", columns, tuple(vars(rate) for rate in check.bd_rates))
 
 
 def _findings(check: CrossCheck) -> Table:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vcm_plugin.ctc.typed_json import to_json
+
 # step -> (what it holds, what to ask the proponent where it fails), in the order of the check
 STEPS = {
     "manifest": (
@@ -67,6 +69,49 @@ class Finding:
     rate_point: str = ""
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A claimed value and the one found here."""
+
+    claimed: float
+    found: float
+    difference: float  # found less claimed
+
+    @classmethod
+    def between(cls, claimed: float, found: float) -> Difference:
+        return cls(claimed, found, found - claimed)
+
+
+@dataclass
+class PointCheck:
+    """How far one rate point as found here is from the claimed one; None is what was not compared.
+
+    feature_deviation: largest difference of a layer's mean or spread, in the claimed spread.
+    """
+
+    run: str
+    rate_point: str
+    bits: int | None = None
+    found_bits: int | None = None
+    feature_deviation: float | None = None
+    unmatched_percent: float | None = None  # of the detections
+    accuracy: dict[str, Difference] | None = None
+    human_vision: dict[str, Difference] | None = None
+
+
+@dataclass
+class BdRateCheck:
+    """One claimed BD-rate, that of the claimed points, and that of what was found here."""
+
+    test: str
+    anchor: str
+    metric: str
+    method: str
+    claimed: float | None
+    recomputed: float | None
+    found: float | None = None
+
+
 @dataclass
 class CrossCheck:
     """All findings, the measured differences of every rate point, and the verdicts."""
@@ -78,8 +123,8 @@ class CrossCheck:
     limits: dict[str, float]
     key: str = ""  # of the proposal's result
     findings: list[Finding] = field(default_factory=list)
-    points: list[dict[str, Any]] = field(default_factory=list)
-    bd_rates: list[dict[str, Any]] = field(default_factory=list)
+    points: list[PointCheck] = field(default_factory=list)
+    bd_rates: list[BdRateCheck] = field(default_factory=list)
 
     def add(self, findings: Iterable[Finding]) -> bool:
         """Keep findings; whether none of them is a failure."""
@@ -123,10 +168,10 @@ class CrossCheck:
             "key": self.key,
             "anchors": self.anchors,
             "points": [
-                {**point, "verdict": self.verdict_of_point(point["run"], point["rate_point"])}
+                to_json(point) | {"verdict": self.verdict_of_point(point.run, point.rate_point)}
                 for point in self.points
             ],
-            "bd_rates": self.bd_rates,
+            "bd_rates": [vars(rate) for rate in self.bd_rates],
             "findings": [vars(finding) for finding in self.findings],
             "limits": self.limits,
             "environment": self.environment,
@@ -136,10 +181,10 @@ class CrossCheck:
 
 def verdict_of(findings: Iterable[Finding]) -> str:
     """A failure is not confirmed; a remark or a step that was skipped is a remark."""
-    found = {finding.status for finding in findings}
-    if FAILED in found:
+    statuses = {finding.status for finding in findings}
+    if FAILED in statuses:
         return NOT_CONFIRMED
-    return WITH_REMARKS if found & {REMARK, SKIPPED} else CONFIRMED
+    return WITH_REMARKS if statuses & {REMARK, SKIPPED} else CONFIRMED
 
 
 def differences(claimed: Any, found: Any, name: str = "") -> Iterable[tuple[str, Any, Any]]:

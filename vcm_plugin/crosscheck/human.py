@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from vcm_plugin.crosscheck.claims import Claims, Lines, accuracy_of, finding
-from vcm_plugin.crosscheck.findings import SKIPPED, Finding, close
+from vcm_plugin.crosscheck.findings import SKIPPED, Difference, Finding, PointCheck, close
 from vcm_plugin.crosscheck.package import Limits
 from vcm_plugin.ctc.results import UNCOMPRESSED
-from vcm_plugin.metrics.measures import SET_METRICS
-from vcm_plugin.metrics.pictures import picture_measures
-from vcm_plugin.report.tables import AP_METRICS
+from vcm_plugin.metrics.pictures import SET_METRICS, Value, picture_measures
+from vcm_plugin.report.titles import AP_METRICS
 
 STEP = "human_vision"
 SAME = 1e-6  # measures of the same lines, whose distances of sets are sums in another order
@@ -22,25 +20,25 @@ BITS = ("machine_bits", "human_bits")
 
 def claimed_points(claims: Claims) -> set[str]:
     """The rate points that claim measures of decoded pictures."""
-    return {point for point, stored in claims.points.items() if STEP in stored}
+    return {name for name, point in claims.points.items() if point.human_vision is not None}
 
 
 def check_human_vision(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
     """The claimed measures of a rate point are those of its lines, to the last digits."""
     for point in sorted(claimed_points(claims) & set(points)):
-        claimed = claims.points[point][STEP]
-        found = _measures(claims, claims.records[point], claims.records[UNCOMPRESSED])
+        claimed = claims.points[point].human_vision or {}
+        measured = _measures(claims, claims.records[point], claims.records[UNCOMPRESSED])
         problems = [
-            f"claimed {key} is {claimed.get(key)}, that of the claimed lines is {found.get(key)}"
-            for key in dict.fromkeys((*claimed, *found))
-            if not close(claimed.get(key), found.get(key), SAME)
+            f"claimed {key} is {claimed.get(key)}, that of the claimed lines is {measured.get(key)}"
+            for key in dict.fromkeys((*claimed, *measured))
+            if not close(claimed.get(key), measured.get(key), SAME)
         ]
         text = "the claimed measures of the decoded pictures are those of their lines"
         yield finding(STEP, problems, text, claims.name, point)
 
 
 def compare_human_vision(
-    claims: Claims, point: str, found: Lines, sources: Lines, limits: Limits, row: dict
+    claims: Claims, point: str, decoded: Lines, sources: Lines, limits: Limits, row: PointCheck
 ) -> Iterator[Finding]:
     """The claimed measures of a rate point against those of the pictures decoded here.
 
@@ -51,36 +49,36 @@ def compare_human_vision(
     if not sources:
         yield Finding(STEP, SKIPPED, "the pictures are not here", claims.name, point)
         return
-    ours = _measures(claims, found, sources)
+    measured = _measures(claims, decoded, sources)
     claimed = {
         key: value
-        for key, value in claims.points[point][STEP].items()
+        for key, value in (claims.points[point].human_vision or {}).items()
         if isinstance(value, int | float) and (key in PAINTED or not key.startswith("painted_"))
     }
-    row[STEP] = {
-        key: {"claimed": value, "found": ours[key], "difference": ours[key] - value}
+    row.human_vision = {
+        key: Difference.between(value, measured[key])
         for key, value in claimed.items()
-        if isinstance(ours.get(key), int | float)
+        if isinstance(measured.get(key), int | float)
     }
-    lacking = [key for key in claimed if key not in row[STEP]]
+    lacking = [key for key in claimed if key not in row.human_vision]
     if lacking:
         text = f"not measured here: {', '.join(lacking)}; `vcm-plugin doctor` says what is missing"
         yield Finding(STEP, SKIPPED, text, claims.name, point)
     problems = [
-        f"{key} is claimed as {pair['claimed']:.6g} and is {pair['found']:.6g} here"
-        for key, pair in row[STEP].items()
-        if abs(pair["difference"]) > _limit(key, pair["claimed"], limits)
+        f"{key} is claimed as {pair.claimed:.6g} and is {pair.found:.6g} here"
+        for key, pair in row.human_vision.items()
+        if abs(pair.difference) > _limit(key, pair.claimed, limits)
     ]
-    text = f"{len(row[STEP])} measures of the decoded pictures are found here"
+    text = f"{len(row.human_vision)} measures of the decoded pictures are found here"
     yield finding(STEP, problems, text, claims.name, point)
 
 
-def _measures(claims: Claims, records: Lines, sources: Lines) -> dict[str, Any]:
+def _measures(claims: Claims, records: Lines, sources: Lines) -> dict[str, Value]:
     """What a run would state of these lines."""
     ids = claims.entry_ids
-    found = picture_measures([records[i] for i in ids], [sources[i] for i in ids])
+    measured = picture_measures([records[i] for i in ids], [sources[i] for i in ids])
     painted = accuracy_of(claims, records, "painted")
-    return found | {f"painted_{name}": value for name, value in painted.items()}
+    return measured | {f"painted_{name}": value for name, value in painted.items()}
 
 
 def _limit(key: str, claimed: float, limits: Limits) -> float:

@@ -23,15 +23,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import vcm_plugin
-from vcm_plugin.ctc.results import UNCOMPRESSED, load_result
+from vcm_plugin.ctc.results import UNCOMPRESSED, RunResult, load_result
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
 from vcm_plugin.report.layout import bd_rate_rows
 from vcm_plugin.report.tables import Rules, build_report
+from vcm_plugin.settings import build, read_yaml, without_sources
 
 FORMAT, VERSION = "vcm-plugin package", 1
 CLAIMED = ("test", "anchor", "metric", "method", "percent", "reason")
@@ -68,8 +67,7 @@ class Limits:
 def load_limits() -> Limits:
     """The limits of cfg/crosscheck.yaml."""
     path = cfg_folder() / "crosscheck.yaml"
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Limits(**{key: v for key, v in values.items() if not key.endswith("_source")})
+    return build(Limits, without_sources(read_yaml(path, "limits of a cross-check")), path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +89,10 @@ def make_package(run: Path, anchors: Sequence[Path], output: Path) -> dict[str, 
     folders = [Path(run), *map(Path, anchors)]
     claims: list[dict[str, Any]] = []
     results = [load_result(folder) for folder in folders]
-    names = [result["codec"] for result in results]
+    names = [result.codec for result in results]
     if len(set(names)) < len(names):
         raise InputError(f"a package holds one run of each codec, found {', '.join(names)}")
-    report = build_report(folders, names[1:], Rules(resamples=1, **_stated(results[0])))
+    report = build_report(folders, names[1:], Rules.stated_by(results[0], resamples=1))
     for row in bd_rate_rows(report):
         if row["test"] in (names[0], f"{names[0]}_100"):
             claims.append({key: row[key] for key in CLAIMED})
@@ -153,13 +151,12 @@ def open_package(package: Path, folder: Path, limits: Limits) -> Package:
     return Package(folder, _manifest(folder, package))
 
 
-def weights_of(result: Mapping) -> dict[str, str | None]:
+def weights_of(result: RunResult) -> dict[str, str | None]:
     """What identifies the weights of a result: of the detector, of the codec's features, and of
-    the human layer, whose weights are a folder and which names the prior that it needs, and of the
-    restorer of auxiliary pictures."""
-    codec = result["codec_identity"]
+    the human layer, whose weights are a folder and which names the prior that it needs."""
+    codec = result.codec_identity
     found = {
-        "detector_sha256": result["model_identity"].get("weights_sha256"),
+        "detector_sha256": result.model_identity.get("weights_sha256"),
         "codec_sha256": codec.get("machine", codec).get("weights_sha256"),  # "machine": simulcast
         "human_sha256": codec.get("human_weights_sha256"),
     }
@@ -168,12 +165,12 @@ def weights_of(result: Mapping) -> dict[str, str | None]:
     return found
 
 
-def _files(folder: Path, result: Mapping) -> dict[str, Path]:
+def _files(folder: Path, result: RunResult) -> dict[str, Path]:
     """Name in the run's folder -> file, of all that a package holds of a run."""
     names = ["result.json", "run.json", "condition.yaml", "ground_truth.json", "timings.json"]
     if (folder / "model.yaml").is_file():
         names.append("model.yaml")
-    for point in (UNCOMPRESSED, *(stored["rate_point"] for stored in result["points"])):
+    for point in (UNCOMPRESSED, *(point.rate_point for point in result.points)):
         names += [f"{point}/point.json", f"{point}/pictures.jsonl"]
         bitstreams = sorted((folder / point / "bitstreams").glob("*"))
         names += [f"{point}/bitstreams/{path.name}" for path in bitstreams]
@@ -241,15 +238,6 @@ def _manifest(folder: Path, package: Path) -> dict[str, Any]:
     if not all(isinstance(f, dict) and {"bytes", "sha256"} <= set(f) for f in files.values()):
         raise InputError(f"{package}: manifest.json: a file lacks its bytes or its sha256")
     return manifest
-
-
-def _stated(result: Mapping) -> dict[str, float]:
-    """The rules of comparison that a result states."""
-    test = result.get("test", {})
-    return {
-        "min_overlap": test.get("min_overlap", 0.0),
-        "near_lossless": test.get("near_lossless") or Rules.near_lossless,
-    }
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from vcm_plugin.crosscheck.claims import EXACT, Claims
@@ -14,16 +13,18 @@ from vcm_plugin.crosscheck.findings import (
     NOT_APPLICABLE,
     OK,
     SKIPPED,
+    BdRateCheck,
     CrossCheck,
     Finding,
     close,
 )
 from vcm_plugin.crosscheck.package import Limits, Package
-from vcm_plugin.ctc.results import load_result
+from vcm_plugin.ctc.results import PointResult
 from vcm_plugin.errors import InputError
-from vcm_plugin.files import read_json, write_json
+from vcm_plugin.files import read_json
 from vcm_plugin.report.layout import bd_rate_rows
-from vcm_plugin.report.tables import Rules, build_report
+from vcm_plugin.report.runs import Run, make_run
+from vcm_plugin.report.tables import Rules, compare_runs
 
 KEYS = ("test", "anchor", "metric", "method")
 
@@ -31,7 +32,7 @@ KEYS = ("test", "anchor", "metric", "method")
 def check_bd_rates(
     package: Package,
     runs: Mapping[str, Claims],
-    found: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    points_here: Mapping[str, Mapping[str, PointResult]],
     check: CrossCheck,
     limits: Limits,
 ) -> Iterator[Finding]:
@@ -41,52 +42,53 @@ def check_bd_rates(
         return
     try:
         claimed = {_key(row): row for row in _claimed_rates(package)}
-        recomputed = _bd_rates(list(package.runs.values()), check)
+        runs_claimed = [make_run(name, c.folder, c.result) for name, c in runs.items()]
+        recomputed = _bd_rates(runs_claimed, check)
     except (InputError, KeyError, TypeError) as error:
         yield Finding("bd_rate", FAILED, f"cannot be recomputed: {error}")
         return
     problems = []
     for key in dict.fromkeys((*claimed, *recomputed)):
-        theirs = claimed.get(key, {}).get("percent")
-        ours = recomputed.get(key, {}).get("percent")
-        check.bd_rates.append(
-            {**dict(zip(KEYS, key, strict=True)), "claimed": theirs, "recomputed": ours}
-        )
-        if key not in claimed or not close(theirs, ours, EXACT):
-            problems.append(f"{' '.join(key)}: claimed {theirs}, the claimed points give {ours}")
+        stated = claimed.get(key, {}).get("percent")
+        computed = recomputed.get(key, {}).get("percent")
+        check.bd_rates.append(BdRateCheck(*key, stated, computed))
+        if key not in claimed or not close(stated, computed, EXACT):
+            problems.append(
+                f"{' '.join(key)}: claimed {stated}, the claimed points give {computed}"
+            )
     text = "; ".join(problems[:3]) or f"{len(claimed)} BD-rates follow from the claimed points"
     yield Finding("bd_rate", FAILED if problems else OK, text)
-    yield from _compare_found_rates(package, runs, found, check, limits)
+    yield from _compare_rates_here(runs, points_here, check, limits)
 
 
-def _compare_found_rates(package, runs, found, check: CrossCheck, limits: Limits):
+def _compare_rates_here(
+    runs: Mapping[str, Claims],
+    points_here: Mapping[str, Mapping[str, PointResult]],
+    check: CrossCheck,
+    limits: Limits,
+) -> Iterator[Finding]:
     """BD-rates of the accuracy and bits that were found here."""
-    folders = []
+    runs_here = []
     for name, claims in runs.items():
-        if any(not found[name].get(point) for point in claims.points):
+        if any(point not in points_here[name] for point in claims.points):
             yield Finding("bd_rate", SKIPPED, "some rate points do not decode here")
             return
-        result = json.loads(json.dumps(claims.result))
-        for stored in result["points"]:
-            stored |= found[name][stored["rate_point"]]
-        folder = package.folder / "found" / name
-        write_json(folder / "result.json", result)
-        folders.append(folder)
+        points = tuple(points_here[name][point] for point in claims.points)
+        runs_here.append(make_run(name, claims.folder, replace(claims.result, points=points)))
     worst = 0.0
-    rates = _bd_rates(folders, check)
+    rates = _bd_rates(runs_here, check)
     for row in check.bd_rates:
-        row["found"] = rates[tuple(row[key] for key in KEYS)]["percent"]
-        if row["found"] is not None and row["recomputed"] is not None:
-            scale = max(1.0, abs(row["recomputed"]) / 100)
-            worst = max(worst, abs(row["found"] - row["recomputed"]) / scale)
+        row.found = rates[row.test, row.anchor, row.metric, row.method]["percent"]
+        if row.found is not None and row.recomputed is not None:
+            scale = max(1.0, abs(row.recomputed) / 100)
+            worst = max(worst, abs(row.found - row.recomputed) / scale)
     text = f"BD-rates of what was found here differ by at most {worst:.4f}"
     yield Finding("bd_rate", OK if worst <= limits.bd_rate_points else FAILED, text)
 
 
-def _bd_rates(folders: Sequence[Path], check: CrossCheck) -> dict[tuple, dict[str, Any]]:
-    first = load_result(folders[0])["test"]
-    rules = Rules(min_overlap=first["min_overlap"], resamples=1)
-    report = build_report(folders, check.anchors, rules)
+def _bd_rates(runs: Sequence[Run], check: CrossCheck) -> dict[tuple, dict[str, Any]]:
+    rules = Rules(min_overlap=runs[0].result.test.min_overlap, resamples=1)
+    report = compare_runs(runs, check.anchors, rules)
     tests = (check.proposal, f"{check.proposal}_100")
     return {_key(row): row for row in bd_rate_rows(report) if row["test"] in tests}
 

@@ -15,8 +15,8 @@ import yaml
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.crosscheck import claims as claimed_by
 from vcm_plugin.crosscheck.claims import Claims
-from vcm_plugin.crosscheck.compare import bits_of, compare_point
-from vcm_plugin.crosscheck.decoding import Decoder, DecodingPlan
+from vcm_plugin.crosscheck.compare import Decoded, bits_of, compare_point
+from vcm_plugin.crosscheck.decoding import Decoder, DecodingPlan, EncodedAgain, NotDecoded
 from vcm_plugin.crosscheck.findings import (
     FAILED,
     NOT_ASKED,
@@ -31,7 +31,7 @@ from vcm_plugin.crosscheck.human import check_human_vision
 from vcm_plugin.crosscheck.package import Limits, Package
 from vcm_plugin.crosscheck.weights import check_weights_ids, with_weights
 from vcm_plugin.ctc.picture_worker import Plan
-from vcm_plugin.ctc.results import UNCOMPRESSED
+from vcm_plugin.ctc.results import UNCOMPRESSED, PointResult, Record
 from vcm_plugin.ctc.workers import Workers
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.coco import CocoDataset
@@ -70,8 +70,8 @@ class RunCheck:
         self.claims, self.package, self.options = claims, package, options
         self.limits, self.check, self.progress = limits, check, progress
 
-    def run(self) -> dict[str, dict[str, Any]]:
-        """Point -> what was found here (accuracy, bits) where it could be decoded."""
+    def run(self) -> dict[str, PointResult]:
+        """Rate point -> its bits and accuracy as found here, where it could be decoded."""
         claims, check = self.claims, self.check
         try:
             _check_model(claims)
@@ -98,7 +98,7 @@ class RunCheck:
             return {}
         return self._decode(condition, whole)
 
-    def _decode(self, condition: TestCondition, points: list[str]) -> dict[str, dict[str, Any]]:
+    def _decode(self, condition: TestCondition, points: list[str]) -> dict[str, PointResult]:
         claims, check, options = self.claims, self.check, self.options
         dataset = self._dataset(condition)
         threads = options.threads or condition.threads_per_job
@@ -111,21 +111,22 @@ class RunCheck:
             check.environment = identity["environment"]
             if not check.add(self._check_identity(identity)):
                 return {}
-            found = self._decoded(workers, points, dataset is not None)
-            sources = found[UNCOMPRESSED]
+            decoded = self._decoded(workers, points, dataset is not None)
+            sources = decoded[UNCOMPRESSED]
             for point in (UNCOMPRESSED, *points):
-                here = found[point]
+                here = decoded[point]
                 check.add(compare_point(claims, point, here, sources, self.limits, check.points))
             if dataset is not None:
                 check.add(self._check_pictures(sources))
             check.add(self._encode_again(workers, points, dataset))
         return {
-            point: {
-                "accuracy": claimed_by.accuracy_of(claims, found[point]),
-                "bits": bits_of(claims, point),
-            }
+            point: dataclasses.replace(
+                claims.points[point],
+                accuracy=claimed_by.accuracy_of(claims, decoded[point]),
+                bits=bits_of(claims, point),
+            )
             for point in points
-            if all("predictions" in record for record in found[point].values())
+            if all(_is_judged(record) for record in decoded[point].values())
         }
 
     def _dataset(self, condition: TestCondition) -> CocoDataset | None:
@@ -145,25 +146,25 @@ class RunCheck:
         return dataset
 
     def _check_identity(self, identity: Mapping[str, Any]) -> Iterator[Finding]:
-        result, found = self.claims.result, {}
-        for what, theirs in (("model", "model_identity"), ("codec", "codec_identity")):
-            pairs = differences(result[theirs], identity[what], what)
-            found |= {key: (claimed, here) for key, claimed, here in pairs}
-        odd = {k: v for k, v in found.items() if k.rpartition(".")[2] not in VERSIONS}
+        result, differing = self.claims.result, {}
+        for what, claimed in (("model", result.model_identity), ("codec", result.codec_identity)):
+            pairs = differences(claimed, identity[what], what)
+            differing |= {key: (value, here) for key, value, here in pairs}
+        odd = {k: v for k, v in differing.items() if k.rpartition(".")[2] not in VERSIONS}
         if odd:
             text = "; ".join(f"{k} is claimed as {a} and is {b} here" for k, (a, b) in odd.items())
             yield Finding("config", FAILED, text, self.claims.name)
             return
-        versions = ", ".join(f"{k.rpartition('.')[2]} {b}" for k, (_, b) in found.items())
+        versions = ", ".join(f"{k.rpartition('.')[2]} {b}" for k, (_, b) in differing.items())
         text = "codec and detector here are the claimed ones"
         text += f"; other versions here: {versions}" if versions else ""
         yield Finding("config", OK, text[:600], self.claims.name)
 
     def _decoded(
         self, workers: Workers, points: list[str], with_pictures: bool
-    ) -> dict[str, dict[int, dict]]:
+    ) -> dict[str, Decoded]:
         claims = self.claims
-        ids, found = claims.entry_ids, defaultdict(dict)
+        ids, decoded = claims.entry_ids, defaultdict(dict)
         todo = [(point, image_id) for point in points for image_id in ids]
         calls = [("decode", todo)]
         if with_pictures:
@@ -171,19 +172,19 @@ class RunCheck:
         done, total = 0, sum(len(arguments) for _, arguments in calls)
         for method, arguments in calls:
             for point, image_id, record in workers.run(method, arguments):
-                found[point][image_id] = record
+                decoded[point][image_id] = record
                 done += 1
                 self.progress(f"{claims.name}: decode", done, total)
-        return found
+        return decoded
 
-    def _check_pictures(self, found: Mapping[int, Mapping]) -> Iterator[Finding]:
+    def _check_pictures(self, sources: Mapping[int, Record]) -> Iterator[Finding]:
         records = self.claims.records[UNCOMPRESSED]
         odd = [
             str(image_id)
-            for image_id, record in found.items()
-            if record["picture_sha256"] != records[image_id].get("picture_sha256")
+            for image_id, record in sources.items()
+            if record.picture_sha256 != records[image_id].picture_sha256
         ]
-        text = f"{len(found)} pictures here are those of the run"
+        text = f"{len(sources)} pictures here are those of the run"
         if odd:
             text = f"picture {', '.join(odd[:5])} here is another one than that of the run"
         yield Finding("data", FAILED if odd else OK, text, self.claims.name)
@@ -198,25 +199,29 @@ class RunCheck:
         if dataset is None:
             yield Finding("encoding", SKIPPED, "the pictures are not here", name)
             return
-        found, done = defaultdict(dict), 0
+        encoded: dict[str, list[EncodedAgain]] = defaultdict(list)
+        done = 0
         total = len(claims.entry_ids) * len(points)
         todo = [(image_id, points) for image_id in claims.entry_ids]
-        for point, image_id, record in workers.run("encode", todo):
-            found[point][image_id] = record
+        for point, _, again in workers.run("encode", todo):
+            encoded[point].append(again)
             done += 1
             self.progress(f"{name}: encode", done, total)
-        for point, records in found.items():
-            same = sum(record["identical"] for record in records.values())
-            bits = sum(record["bits"] for record in records.values())
-            change = 100 * (bits / claims.points[point]["bits"] - 1)
-            text = f"{same} of {len(records)} files identical, {change:+.4f} % bits"
-            status = OK if same == len(records) else REMARK
+        for point, files in encoded.items():
+            same = sum(file.identical for file in files)
+            change = 100 * (sum(file.bits for file in files) / claims.points[point].bits - 1)
+            text = f"{same} of {len(files)} files identical, {change:+.4f} % bits"
+            status = OK if same == len(files) else REMARK
             if abs(change) > self.limits.encoded_size_percent:
                 status = FAILED
             yield Finding("encoding", status, text, name, point)
 
     def _skip(self, step: str, text: str) -> None:
         self.check.add([Finding(step, SKIPPED, text, self.claims.name)])
+
+
+def _is_judged(decoded: Record | NotDecoded) -> bool:
+    return isinstance(decoded, Record) and decoded.predictions is not None
 
 
 def _check_model(claims: Claims) -> None:

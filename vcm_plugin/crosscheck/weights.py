@@ -13,7 +13,7 @@ from vcm_plugin.crosscheck.claims import Claims
 from vcm_plugin.crosscheck.findings import FAILED, SKIPPED, Finding
 from vcm_plugin.crosscheck.package import weights_of
 from vcm_plugin.ctc.codecs import settings_class
-from vcm_plugin.ctc.results import bitstream_path
+from vcm_plugin.ctc.run_folder import bitstream_path
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
 
@@ -34,9 +34,9 @@ def with_weights(claims: Claims, given: Sequence[Path]) -> TestCondition | Findi
             kind = "folder of a human layer" if key == HUMAN else "file"
             text = f"{key}: no {kind} with the sha256 {sha256}: give it with --weights"
             return Finding("config", SKIPPED, text, claims.name)
-        found = sha256_of(path)
-        if found != sha256:
-            text = f"{key}: {name} has the sha256 {found} here, claimed is {sha256}"
+        actual = sha256_of(path)
+        if actual != sha256:
+            text = f"{key}: {name} has the sha256 {actual} here, claimed is {sha256}"
             return Finding("config", FAILED, text, claims.name)
         condition = with_values(condition, {key: str(path.absolute())})
     if claims.name != "diff_fchm_human" or condition.value(PRIOR) is None:
@@ -69,10 +69,10 @@ def check_weights_ids(claims: Claims) -> Iterator[Finding]:
         for image_id in claims.entry_ids:
             path = bitstream_path(claims.folder / point, image_id, "fcm")
             try:
-                found = _weights_ids(path.read_bytes(), claims.name) if path.is_file() else {}
+                ids = _weights_ids(path.read_bytes(), claims.name) if path.is_file() else {}
             except InputError:
                 continue  # the step that decodes says what is wrong with it
-            named |= dict.fromkeys(found.items(), f"{point}/{image_id}")
+            named |= dict.fromkeys(ids.items(), f"{point}/{image_id}")
     for (part, weights_id), where in named.items():
         sha256 = claimed.get(part)
         if None not in (sha256, weights_id) and not sha256.startswith(weights_id):
@@ -92,13 +92,13 @@ def _weights_ids(data: bytes, codec: str) -> Mapping[str, str | None]:
     if not data.startswith(b"FCM"):
         return {}
     weights_id = bitstream.read_header(data)[0].weights_id
-    found = {"codec_sha256": None if weights_id is None else f"{weights_id:08x}"}
+    ids = {"codec_sha256": None if weights_id is None else f"{weights_id:08x}"}
     if codec not in ("diff_fchm_human", "diff_fchm_picture"):
-        return found
+        return ids
     for unit in bitstream.read(data).units:
         if unit.type == "human":
-            found["human_sha256"] = f"{HumanPayload.from_bytes(unit.payload).weights_id:08x}"
+            ids["human_sha256"] = f"{HumanPayload.from_bytes(unit.payload).weights_id:08x}"
         elif unit.type == "auxiliary_picture":
             payload = AuxiliaryPicturePayload.from_bytes(unit.payload)
-            found["restorer_sha256"] = f"{payload.weights_id:04x}"
-    return found
+            ids["restorer_sha256"] = f"{payload.weights_id:04x}"
+    return ids

@@ -25,15 +25,16 @@ from torch.utils._pytree import tree_leaves
 
 from vcm_plugin.ctc.codecs import Codec
 from vcm_plugin.ctc.coding import Source, decode, encode
+from vcm_plugin.ctc.results import Complexity
 
 ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "log2", "pow",
                "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu")  # fmt: skip
 REDUCTIONS = ("mean", "sum")
 # fvcore itself passes over views, clamp, floor, ReLU, max and most comparisons.
 MOVES_DATA = ("im2col", "pad", "pixel_shuffle", "pixel_unshuffle", "unflatten", "frexp",
-              "lift_fresh", "numpy_T", "movedim", "repeat_interleave", "numel",
-              "randn")  # fmt: skip
-COMPARES = ("ne", "lt", "isfinite", "all", "amin", "amax", "round")
+              "lift_fresh", "numpy_T", "movedim", "repeat_interleave", "numel", "as_strided",
+              "index_select", "repeat", "fill_", "randn")  # fmt: skip
+COMPARES = ("ne", "lt", "all", "amin", "amax", "aminmax", "round", "floor_", "__rshift__")
 NO_FVCORE = "n/a: pip install fvcore"
 
 
@@ -50,24 +51,22 @@ class Macs:
         return float("nan") if self.unknown else float(sum(self.by_operation.values()))
 
 
-def measure(codec: Codec, source: Source, rate_point: str, pixels: int) -> dict[str, Any]:
+def measure(codec: Codec, source: Source, rate_point: str, pixels: int) -> Complexity:
     """The cost of a codec on one picture of `pixels` source pixels.
 
-    encode_kmac, decode_kmac: thousand multiply-accumulates per source pixel, or "n/a: ..."; None
-    where all work is done outside torch. parameters: None for a codec without weights.
-    peak_memory_bytes: of this process up to now, and of the largest encoder process it started.
+    Its peak memory: of this process up to now, and of the largest encoder process it started.
     """
     data = encode(codec, source, rate_point)
     decode(codec, data)
     memory = _peak_memory()  # before tracing takes its own
     parameters = getattr(codec, "parameters", None)
-    return {
-        "rate_point": rate_point,
-        "encode_kmac": _kmac(pixels, encode, codec, source, rate_point) if parameters else None,
-        "decode_kmac": _kmac(pixels, decode, codec, data) if parameters else None,
-        "parameters": parameters,
-        "peak_memory_bytes": memory,
-    }
+    return Complexity(
+        rate_point,
+        _kmac(pixels, encode, codec, source, rate_point) if parameters else None,
+        _kmac(pixels, decode, codec, data) if parameters else None,
+        parameters,
+        memory,
+    )
 
 
 def count(function: Callable, *arguments: Any) -> Macs:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -22,13 +23,8 @@ from vcm_plugin.ctc.codecs import make_codec
 from vcm_plugin.ctc.coding import Source
 from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.ctc.feature_cache import FeatureCache
-from vcm_plugin.ctc.results import (
-    UNCOMPRESSED,
-    Journal,
-    bitstream_path,
-    decoded_path,
-    read_predictions,
-)
+from vcm_plugin.ctc.results import UNCOMPRESSED, Complexity, Evaluation, Record, Skipped
+from vcm_plugin.ctc.run_folder import Journal, bitstream_path, decoded_path, read_predictions
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import sha256_of, write_bytes, writing
@@ -120,30 +116,29 @@ class Worker:
             },
         }
 
-    def measure(self, entry: PictureEntry) -> Iterator[dict[str, Any]]:
-        """The record of an uncompressed picture."""
+    def measure(self, entry: PictureEntry) -> Iterator[Record | Skipped]:
+        """The record of an uncompressed picture, or that it was skipped as unreadable."""
         watch = Watch()
         try:
             picture = read_entry(entry)
-        except PictureError as error:
+        except PictureError:
             if not self.plan.keep_going:
                 raise
-            yield {"image_id": entry.image_id, "unreadable": entry.path.name, "error": str(error)}
+            yield Skipped(entry.image_id, entry.path.name)
             return
         features = self._features(picture, watch)
         with watch("nn_part2"):
             detections = self.model.nn_part2(features)
-        record = {
-            "image_id": entry.image_id,
-            "picture_sha256": _sha256(picture),
-            "seconds": watch.seconds,
-            "predictions": self._predictions(detections, entry),
-        }
-        if self.plan.condition.human_vision:
-            record["embeddings"] = embeddings(picture, features)
-        yield record
+        human_vision = self.plan.condition.human_vision
+        yield Record(
+            entry.image_id,
+            picture_sha256=_sha256(picture),
+            seconds=watch.seconds,
+            predictions=self._predictions(detections, entry),
+            embeddings=embeddings(picture, features) if human_vision else None,
+        )
 
-    def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, Record]]:
         """The records of one picture at some rate points, each with its rate point.
 
         Between encoder and decoder nothing but the file passes.
@@ -161,9 +156,9 @@ class Worker:
             if self.plan.condition.human_vision and inferred.picture is not None:
                 with writing(decoded_path(file.parents[1], entry.image_id)) as png:
                     Image.fromarray(inferred.picture).save(png, "PNG")
-            record = {"image_id": entry.image_id, "bits": 8 * file.stat().st_size}
-            record["seconds"] = watch.seconds
-            yield point, record | self._described(entry, inferred, source.picture)
+            record = self._described(entry, inferred, source.picture)
+            bits = 8 * file.stat().st_size
+            yield point, dataclasses.replace(record, bits=bits, seconds=watch.seconds)
 
     def encode(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """The bitstreams of one picture, each with its rate point."""
@@ -171,18 +166,20 @@ class Worker:
         for point in points:
             yield point, coding.encode(self.codec, source, point)
 
-    def decode(self, entry: PictureEntry, file: Path, with_source: bool) -> dict[str, Any]:
+    def decode(self, entry: PictureEntry, file: Path, with_source: bool) -> Record:
         """What the record of a file says of what it decodes to; with_source: and how the decoded
         picture looks beside the source, which must be there."""
         inferred = self._infer(file, Watch())
         return self._described(entry, inferred, read_entry(entry) if with_source else None)
 
-    def complexity(self, entry: PictureEntry, point: str) -> Iterator[dict[str, Any]]:
+    def complexity(self, entry: PictureEntry, point: str) -> Iterator[Complexity]:
         """What the codec costs on this picture."""
         source, pixels = self._source(entry), entry.height * entry.width
         yield complexity.measure(self.codec, source, point, pixels)
 
-    def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
+    def evaluate(
+        self, point: str, skipped: Sequence[int]
+    ) -> Iterator[tuple[str, Evaluation, float]]:
         """Write the predictions of a point; yields the point, what was measured and the seconds."""
         started = time.perf_counter()
         condition, folder = self.plan.condition, self.plan.folder / point
@@ -193,10 +190,10 @@ class Worker:
         accuracy, matches = judge(condition, dataset, predictions)
         if matches:
             coco_ap.write_matches(folder / "matches.npz", matches)
-        measured: dict[str, Any] = {"accuracy": accuracy}
+        human_vision = None
         if condition.human_vision and point != UNCOMPRESSED and self._shows_pictures():
-            measured["human_vision"] = self._evaluate_pictures(point, dataset, image_ids)
-        yield point, measured, round(time.perf_counter() - started, 6)
+            human_vision = self._evaluate_pictures(point, dataset, image_ids)
+        yield point, Evaluation(accuracy, human_vision), round(time.perf_counter() - started, 6)
 
     def _shows_pictures(self) -> bool:
         return self.kind.gives_picture
@@ -206,10 +203,10 @@ class Worker:
     ) -> dict[str, Any]:
         """The measures of human vision of a point: bits of both layers, means over the pictures,
         distances of the two sets, and the detector's accuracy on the decoded pictures."""
-        found = Journal(self.plan.folder / point).records
+        decoded = Journal(self.plan.folder / point).records
         sources = Journal(self.plan.folder / UNCOMPRESSED).records
         measured = picture_measures(
-            [found[image_id] for image_id in image_ids],
+            [decoded[image_id] for image_id in image_ids],
             [sources[image_id] for image_id in image_ids],
         )
         painted = read_predictions(self.plan.folder / point, image_ids, "painted")
@@ -235,25 +232,27 @@ class Worker:
 
     def _described(
         self, entry: PictureEntry, inferred: Inference, source: np.ndarray | None
-    ) -> dict[str, Any]:
+    ) -> Record:
         """What a record holds of what was decoded, looked at beside the source where a condition
         measures human vision; painted: the predictions in the decoded picture."""
         detections, features = inferred.detections, inferred.features
-        found: dict[str, Any] = {
-            "features": features.statistics(),
-            "predictions": self._predictions(detections, entry),
-        }
+        record = Record(
+            entry.image_id,
+            features=features.statistics(),
+            predictions=self._predictions(detections, entry),
+        )
         if not self.plan.condition.human_vision or inferred.picture is None or source is None:
-            return found
+            return record
         if inferred.machine_bits is not None:  # the detections were not made in the picture
-            found["machine_bits"] = inferred.machine_bits
             features = self.model.nn_part1(inferred.picture)
             detections = self.model.nn_part2(features)
-        return found | {
-            "painted": self._predictions(detections, entry),
-            "picture": pair_metrics(source, inferred.picture),
-            "embeddings": embeddings(inferred.picture, features),
-        }
+        return dataclasses.replace(
+            record,
+            machine_bits=inferred.machine_bits,
+            painted=self._predictions(detections, entry),
+            picture=pair_metrics(source, inferred.picture),
+            embeddings=embeddings(inferred.picture, features),
+        )
 
     def _features(self, picture: np.ndarray, watch: Watch) -> FeaturePyramid:
         """NN-Part1 of a picture, from the cache where it holds it."""

@@ -1,163 +1,232 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Where a run keeps its results: a folder that survives kills and is never mixed up.
+"""What does a run state? The content of result.json, timings.json and journals, as dataclasses.
 
-    RUN/run.json                     what the results depend on; another value is refused
-    RUN/condition.yaml               the test condition, without absolute paths
-    RUN/ground_truth.json            the annotations that the accuracy was measured against
-    RUN/<point>/pictures.jsonl       one flushed line per picture: bits, predictions, seconds,
-                                     mean and standard deviation of the decoded features
-    RUN/<point>/bitstreams/<id>.*    the files whose sizes are the bits
-    RUN/<point>/decoded/<id>.png     the pictures that they decode to, where a condition measures
-                                     human vision; to look at, may be deleted once measured
-    RUN/<point>/predictions.json     COCO results of all pictures
-    RUN/<point>/point.json           bits and accuracy of a complete point
-    RUN/result.json                  deterministic values only, written when all is there
-    RUN/timings.json                 seconds of every stage; arithmetic, parameters, peak memory
-
-A point is a rate point or `uncompressed`.
+`vcm_plugin.ctc.run_folder` says which file holds which of them.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vcm_plugin.ctc.typed_json import from_json, to_json
 from vcm_plugin.errors import InputError
-from vcm_plugin.files import read_json, write_json
+from vcm_plugin.files import read_json
 
 FORMAT, VERSION = "vcm-plugin result", 1
 UNCOMPRESSED = "uncompressed"
 
+Accuracy = Mapping[str, float]  # metric -> percent
 
-def load_result(run: Path) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a journal: a picture, or a sequence, at one point; None is what was not measured.
+
+    features: layer -> [mean, standard deviation] of what was decoded. painted: predictions in the
+    decoded picture; picture: its measures against the source, "n/a: ..." where there is none;
+    embeddings: what distances of two sets of pictures need.
+    """
+
+    image_id: int  # of a sequence its number, from 1 on
+    bits: int | None = None
+    frame_bits: tuple[int, ...] | None = None  # of a sequence
+    picture_sha256: str | None = None  # of an uncompressed picture
+    seconds: Mapping[str, float] | None = None  # stage -> seconds
+    features: dict[str, list[float]] | None = None
+    predictions: list[dict[str, Any]] | None = None  # COCO results
+    machine_bits: int | None = None  # those of bits that the detections needed
+    painted: list[dict[str, Any]] | None = None
+    picture: Mapping[str, float | str] | None = None
+    embeddings: dict[str, list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of all pictures of a point.
+
+    human_vision: means over the decoded pictures and distances of the two sets. sequences, classes:
+    the accuracy of each of them alone.
+    """
+
+    accuracy: Accuracy
+    human_vision: Mapping[str, float | str] | None = None
+    sequences: Mapping[str, Accuracy] | None = None
+    classes: Mapping[str, Accuracy] | None = None
+
+
+@dataclass(frozen=True)
+class PictureBits:
+    """The bits of each picture or frame of a rate point, in the order of the test set."""
+
+    image_id: tuple[int, ...]
+    bits: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointResult:
+    """One rate point: its bits in all pictures, and what was measured there as in `Evaluation`."""
+
+    rate_point: str
+    bits: int
+    pixels: int  # of the source
+    pictures: int  # or frames
+    accuracy: Accuracy
+    human_vision: Mapping[str, float | str] | None = None
+    sequences: Mapping[str, Accuracy] | None = None
+    classes: Mapping[str, Accuracy] | None = None
+    per_picture: PictureBits
+
+    @property
+    def bits_by_picture(self) -> dict[int, int]:
+        """Image id -> bits."""
+        return dict(zip(self.per_picture.image_id, self.per_picture.bits, strict=True))
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """How predictions are judged and curves compared, as the test condition says."""
+
+    __test__ = False  # the name is no test of pytest
+
+    tasks: tuple[str, ...]
+    protocol: str
+    score_threshold: float
+    iou_threshold: float
+    threads_per_job: int
+    min_overlap: float  # accuracy points
+    near_lossless: float | None  # accuracy points below uncompressed
+    human_vision: bool
+
+
+@dataclass(frozen=True)
+class SequenceSummary:
+    """One sequence of a test set."""
+
+    name: str
+    group: str = field(metadata={"key": "class"})
+    frames: int
+    rate: tuple[int, ...]  # frames per second: numerator, denominator
+
+    @property
+    def fps(self) -> float:
+        return self.rate[0] / self.rate[1]
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """The pictures that were tested: their number, pixels and a digest of them and their truth."""
+
+    name: str
+    pictures: int  # or frames
+    pixels: int
+    sha256: str
+    sequences: tuple[SequenceSummary, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that could not be read, and was passed over."""
+
+    image_id: int
+    file_name: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The content of result.json: nothing in it depends on when or where the test ran."""
+
+    key: str  # digest of all that affects the result
+    condition: str
+    codec: str
+    codec_identity: dict[str, Any]  # kind, and what else decides about the bitstreams
+    model_identity: dict[str, Any]
+    test: TestSettings
+    environment: Mapping[str, str]
+    dataset: DatasetSummary
+    skipped: tuple[Skipped, ...]
+    uncompressed: Evaluation
+    expected: dict[str, Any]  # the accuracy that the condition states, and whether it was checked
+    points: tuple[PointResult, ...]
+
+    @property
+    def kind(self) -> str:
+        """Of the codec: "feature", "picture" or "human"."""
+        return self.codec_identity["kind"]
+
+    def point(self, rate_point: str) -> PointResult:
+        """The rate point of this name; raises InputError where there is none."""
+        for point in self.points:
+            if point.rate_point == rate_point:
+                return point
+        known = ", ".join(point.rate_point for point in self.points)
+        raise InputError(f"{self.codec}: rate point {rate_point}: expected one of {known}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of result.json."""
+        return {"format": FORMAT, "version": VERSION, **to_json(self)}
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a codec costs on one picture.
+
+    encode_kmac, decode_kmac: thousand multiply-accumulates per source pixel, or "n/a: ..."; None
+    where all work is done outside torch. parameters: None for a codec without weights.
+    """
+
+    rate_point: str
+    encode_kmac: float | str | None
+    decode_kmac: float | str | None
+    parameters: int | None
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class StageSeconds:
+    """Seconds of one stage over the pictures of a point."""
+
+    sum: float
+    median: float | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The content of timings.json: what a run cost on this machine."""
+
+    wall_seconds: float
+    complexity: Complexity | None
+    jobs: int
+    points: Mapping[str, Mapping[str, StageSeconds]]  # point -> stage -> seconds
+
+
+def load_result(run: Path) -> RunResult:
     """The result.json of a run folder; raises InputError where it is missing or foreign."""
     path = run / "result.json"
     if not path.is_file():
         state = "the run is not complete: repeat `vcm-plugin run`" if run.is_dir() else "no folder"
         raise InputError(f"{run}: expected a run folder with result.json, found none ({state})")
-    result = read_json(path)
-    found = (result.get("format"), result.get("version")) if isinstance(result, dict) else None
+    stored = read_json(path)
+    found = (stored.get("format"), stored.get("version")) if isinstance(stored, dict) else None
     if found != (FORMAT, VERSION):
         raise InputError(f"{path}: expected {FORMAT} {VERSION}, found {found}")
+    stored = {key: value for key, value in stored.items() if key not in ("format", "version")}
+    result = from_json(RunResult, stored, path)
+    if not isinstance(result.codec_identity.get("kind"), str):
+        raise InputError(f"{path}: expected a field codec_identity.kind, found none; run it again")
+    for point in result.points:
+        if len(point.per_picture.image_id) != len(point.per_picture.bits):
+            raise InputError(
+                f"{path}: rate point {point.rate_point}: per_picture: expected as many bits as "
+                f"pictures, found {len(point.per_picture.bits)} and "
+                f"{len(point.per_picture.image_id)}; run it again"
+            )
     return result
 
 
-def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None:
-    """Make a locked folder the run folder of these inputs, or go on in it where it is already.
-
-    Raises InputError where it holds the results of other inputs, or no results but other files.
-    """
-    path, inputs = folder / "run.json", json.loads(json.dumps(inputs))
-    for draft in folder.rglob(".*.[0-9]*"):  # what a kill left of a file that was being written
-        draft.unlink(missing_ok=True)
-    if overwrite and path.is_file():
-        path.rename(folder / "run.json.old")  # a kill from here on leaves a folder that is refused
-        for item in folder.iterdir():
-            if item.is_dir():
-                shutil.rmtree(item)
-            elif item.name not in (".lock", "run.json.old"):
-                item.unlink()
-        (folder / "run.json.old").unlink()
-    if path.is_file():
-        found = list(_differences(read_json(path), inputs))
-        if found:
-            more = f"; {len(found) - 3} more" if len(found) > 3 else ""
-            differing = "; ".join(found[:3]) + more
-            raise InputError(
-                f"{folder} holds results of another test: {differing}; give another folder with "
-                "-o, or --overwrite to delete these results"
-            )
-    elif any(item.name != ".lock" for item in folder.iterdir()):
-        raise InputError(f"{folder}: expected an empty or a run folder, found other files; use -o")
-    else:
-        write_json(path, inputs)
-
-
-class Journal:
-    """The lines of one point, one per picture, in the order in which they were written.
-
-    A line counts once it ends in a newline: one that a kill tore off is dropped when read.
-    records: image id -> line, without its predictions, which `read_predictions` reads.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder, self.path = folder, folder / "pictures.jsonl"
-        self.records: dict[int, dict[str, Any]] = {}
-        self._whole = 0
-        for line in _whole_lines(self.path):
-            record = _parsed(line, self.path)
-            self._whole += len(line)
-            self.records[record["image_id"]] = _without_predictions(record)
-
-    def append(self, record: dict[str, Any]) -> None:
-        """Add a line and flush it."""
-        line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        with open(self.path, "ab") as handle:
-            handle.truncate(self._whole)
-            handle.write(line)
-        self._whole += len(line)
-        self.records[record["image_id"]] = _without_predictions(record)
-
-    def reopen(self) -> None:
-        """Make the folder ready for more lines: a point that was complete is so no more."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "point.json").unlink(missing_ok=True)
-
-    def has(self, image_id: int, suffix: str) -> bool:
-        """Whether a picture has its line and its bitstream; suffix: of the codec's files."""
-        path = bitstream_path(self.folder, image_id, suffix)
-        record = self.records.get(image_id)
-        return record is not None and path.is_file() and 8 * path.stat().st_size == record["bits"]
-
-
-def read_predictions(
-    folder: Path, image_ids: Sequence[int], kind: str = "predictions"
-) -> list[dict[str, Any]]:
-    """The predictions of these pictures, in this order, from the journal of a point; kind "painted"
-    are those in the decoded pictures."""
-    path = folder / "pictures.jsonl"
-    records = (_parsed(line, path) for line in _whole_lines(path))
-    found = {record["image_id"]: record[kind] for record in records}
-    return [prediction for image_id in image_ids for prediction in found[image_id]]
-
-
-def bitstream_path(folder: Path, image_id: int, suffix: str) -> Path:
-    """The bitstream of a picture in the folder of its point; suffix: of the codec's files."""
-    return folder / "bitstreams" / f"{image_id}.{suffix}"
-
-
-def decoded_path(folder: Path, image_id: int) -> Path:
-    """The picture that a bitstream in the folder of a point decodes to."""
-    return folder / "decoded" / f"{image_id}.png"
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    if path.is_file():
-        with open(path, "rb") as handle:
-            yield from (line for line in handle if line.endswith(b"\n"))
-
-
-def _parsed(line: bytes, path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise InputError(
-            f"{path}: a line is no JSON ({error}); delete the file to repeat this point"
-        ) from error
-
-
-def _without_predictions(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in ("predictions", "painted")}
-
-
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """What another test differs in, one short phrase per value."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
-    elif old != new:
-        short = max(len(str(old)), len(str(new))) < 64
-        yield f"{name} is {old} there and {new} now" if short else f"{name} differs"
+def load_timings(run: Path) -> Timings | None:
+    """The timings.json of a run folder, None where it keeps none; raises InputError."""
+    path = run / "timings.json"
+    return from_json(Timings, read_json(path), path) if path.is_file() else None

@@ -9,21 +9,38 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition, write_condition
 from vcm_plugin.ctc.codecs import codec_rate_points
 from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.picture_worker import Plan
-from vcm_plugin.ctc.results import FORMAT, UNCOMPRESSED, VERSION, Journal, claim
+from vcm_plugin.ctc.results import (
+    UNCOMPRESSED,
+    Complexity,
+    DatasetSummary,
+    Evaluation,
+    PictureBits,
+    PointResult,
+    RunResult,
+    SequenceSummary,
+    Skipped,
+    StageSeconds,
+    TestSettings,
+    Timings,
+    load_timings,
+)
+from vcm_plugin.ctc.run_folder import Journal, claim
 from vcm_plugin.ctc.sequence_worker import worker_class
+from vcm_plugin.ctc.typed_json import from_json, to_json
 from vcm_plugin.ctc.workers import Workers
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import locked, read_json, sha256_of, write_json
 from vcm_plugin.testsets.open import open_test_set
 
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ def run(
     folder: Path,
     options: RunOptions,
     progress: Progress = lambda stage, done, total: None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Run one codec over a test condition; returns what is now in folder/result.json.
 
     Only what is missing in the folder is done. progress(stage, done, total) is called as pictures
@@ -71,9 +88,10 @@ def run(
         with locked(folder), Workers(options.jobs, worker, plan) as workers:
             test = _Test(plan, options, workers, progress)
             result = test.run()
-            wall = {"wall_seconds": time.perf_counter() - started}
-            costs = {"complexity": test.complexity(result["skipped"])}
-            write_json(folder / "timings.json", wall | costs | test.timings())
+            wall_seconds = time.perf_counter() - started
+            complexity = test.complexity(result.skipped)
+            timings = Timings(wall_seconds, complexity, options.jobs, test.seconds())
+            write_json(folder / "timings.json", to_json(timings))
             return result
     except OSError as error:
         raise InputError(
@@ -90,7 +108,7 @@ class _Test:
         self.points = codec_rate_points(plan.codec_name, plan.condition)
         self.evaluations: dict[str, float] = {}  # seconds
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RunResult:
         plan = self.plan
         (identity,) = self.workers.run("identify", [()])
         files = {"files_sha256": plan.dataset.files_sha256()}
@@ -98,12 +116,14 @@ class _Test:
         write_condition(plan.condition, plan.folder)
         write_json(plan.folder / "ground_truth.json", plan.dataset.coco)
         skipped = self._measure()
-        points = self._evaluate([UNCOMPRESSED], skipped)
-        expected = self._check_expected(points[UNCOMPRESSED]["accuracy"])
+        self._evaluate([UNCOMPRESSED], skipped)
+        uncompressed = self._read_point(UNCOMPRESSED, Evaluation)
+        expected = self._check_expected(uncompressed.accuracy)
         self._code(skipped, KINDS[identity["codec"]["kind"]].suffix)
-        points |= self._evaluate(self.points, skipped)
-        result = self._result(identity, skipped, expected, points)
-        write_json(plan.folder / "result.json", result)
+        self._evaluate(self.points, skipped)
+        points = tuple(self._read_point(point, PointResult) for point in self.points)
+        result = self._result(identity, skipped, expected, uncompressed, points)
+        write_json(plan.folder / "result.json", result.to_json())
         return result
 
     def _measure(self) -> dict[int, str]:
@@ -115,8 +135,8 @@ class _Test:
         if todo:
             journal.reopen()
         for record in self._counted(UNCOMPRESSED, "measure", todo, done, len(entries)):
-            if "unreadable" in record:
-                skipped[record["image_id"]] = record["unreadable"]
+            if isinstance(record, Skipped):
+                skipped[record.image_id] = record.file_name
             else:
                 journal.append(record)
         if len(skipped) == len(entries):
@@ -133,8 +153,9 @@ class _Test:
             lacking = [
                 p for p, journal in journals.items() if not journal.has(entry.image_id, suffix)
             ]
-            if lacking:
-                todo.append((entry, lacking))
+            # A picture's points share its features; a sequence is long, so each point is a unit.
+            units = [[p] for p in lacking] if self.plan.dataset.sequences else [lacking]
+            todo += [(entry, unit) for unit in units if unit]
         for point in {point for _, lacking in todo for point in lacking}:
             journals[point].reopen()
         total = len(entries) * len(self.points)
@@ -142,16 +163,20 @@ class _Test:
         for point, record in self._counted("rate points", "code", todo, done, total):
             journals[point].append(record)
 
-    def _evaluate(self, points: list[str], skipped: dict[int, str]) -> dict[str, dict[str, Any]]:
-        """The complete points by name, evaluated where that is still to be done."""
+    def _evaluate(self, points: list[str], skipped: dict[int, str]) -> None:
+        """Write point.json of the points that lack it."""
         files = {point: self.plan.folder / point / "point.json" for point in points}
         todo = [(point, list(skipped)) for point, file in files.items() if not file.is_file()]
         done, stage = len(points) - len(todo), "evaluation"
         for evaluated in self._counted(stage, "evaluate", todo, done, len(points)):
             point, measured, seconds = evaluated
             self.evaluations[point] = seconds
-            write_json(files[point], self._point(point, measured, skipped))
-        return {point: read_json(file) for point, file in files.items()}
+            whole = self._point(point, measured, skipped) if point != UNCOMPRESSED else measured
+            write_json(files[point], to_json(whole))
+
+    def _read_point(self, point: str, kind: type[T]) -> T:
+        path = self.plan.folder / point / "point.json"
+        return from_json(kind, read_json(path), path)
 
     def _counted(
         self, stage: str, method: str, todo: list[tuple], done: int, total: int
@@ -167,23 +192,21 @@ class _Test:
         """The pictures or sequences that are readable."""
         return [e for e in self.plan.dataset.entries if e.image_id not in skipped]
 
-    def _point(self, point: str, measured: dict[str, Any], skipped: dict[int, str]) -> dict:
-        """One entry of `points` in result.json; the uncompressed one has no bits."""
-        if point == UNCOMPRESSED:
-            return measured
+    def _point(self, point: str, measured: Evaluation, skipped: dict[int, str]) -> PointResult:
+        """What was measured of a rate point, with its bits."""
         entries = self._entries(skipped)
         records = Journal(self.plan.folder / point).records
         coded = [records[entry.image_id] for entry in entries]
         image_ids = [image_id for entry in entries for image_id in entry.image_ids]
-        bits = [bits for record in coded for bits in record.get("frame_bits", [record["bits"]])]
-        return {
-            "rate_point": point,
-            "bits": sum(bits),
-            "pixels": sum(entry.pixels for entry in entries),
-            "pictures": len(image_ids),
-            **measured,
-            "per_picture": {"image_id": image_ids, "bits": bits},
-        }
+        bits = [bits for record in coded for bits in record.frame_bits or (record.bits,)]
+        return PointResult(
+            rate_point=point,
+            bits=sum(bits),
+            pixels=sum(entry.pixels for entry in entries),
+            pictures=len(image_ids),
+            **vars(measured),
+            per_picture=PictureBits(tuple(image_ids), tuple(bits)),
+        )
 
     def _check_expected(self, accuracy: dict[str, float]) -> dict[str, Any]:
         """The expected uncompressed accuracy; raises InputError where another was measured."""
@@ -205,71 +228,72 @@ class _Test:
         return {**stated, "checked": True}
 
     def _result(
-        self, identity: dict, skipped: dict[int, str], expected: dict, points: dict
-    ) -> dict:
-        """The content of result.json: nothing in it depends on when or where the test ran."""
+        self,
+        identity: dict[str, Any],
+        skipped: dict[int, str],
+        expected: dict[str, Any],
+        uncompressed: Evaluation,
+        points: tuple[PointResult, ...],
+    ) -> RunResult:
         plan = self.plan
         entries = self._entries(skipped)
         records = Journal(plan.folder / UNCOMPRESSED).records
-        pictures = [[e.image_id, records[e.image_id]["picture_sha256"]] for e in entries]
-        digest = sha256_of([pictures, plan.dataset.without(skipped).coco])
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "key": sha256_of([identity, digest, self.points]),
-            "condition": plan.condition.name,
-            "codec": plan.codec_name,
-            "codec_identity": identity["codec"],
-            "model_identity": identity["model"],
-            "test": identity["test"],
-            "environment": {**identity["environment"], "commit": environment.commit()},
-            "dataset": {
-                "name": plan.condition.dataset_name(),
-                "pictures": sum(len(entry.image_ids) for entry in entries),
-                "pixels": sum(entry.pixels for entry in entries),
-                "sha256": digest,
-                **self._sequences(),
-            },
-            "skipped": [{"image_id": i, "file_name": name} for i, name in sorted(skipped.items())],
-            "uncompressed": points[UNCOMPRESSED],
-            "expected": expected,
-            "points": [points[point] for point in self.points],
-        }
+        hashes = [[e.image_id, records[e.image_id].picture_sha256] for e in entries]
+        digest = sha256_of([hashes, plan.dataset.without(skipped).coco])
+        dataset = DatasetSummary(
+            plan.condition.dataset_name(),
+            sum(len(entry.image_ids) for entry in entries),
+            sum(entry.pixels for entry in entries),
+            digest,
+            self._sequences(),
+        )
+        return RunResult(
+            key=sha256_of([identity, digest, self.points]),
+            condition=plan.condition.name,
+            codec=plan.codec_name,
+            codec_identity=identity["codec"],
+            model_identity=identity["model"],
+            test=from_json(TestSettings, identity["test"], "the worker"),
+            environment={**identity["environment"], "commit": environment.commit()},
+            dataset=dataset,
+            skipped=tuple(Skipped(i, name) for i, name in sorted(skipped.items())),
+            uncompressed=uncompressed,
+            expected=expected,
+            points=points,
+        )
 
-    def _sequences(self) -> dict[str, list]:
-        """Name, class, frames and frame rate of each sequence; nothing for a set of pictures."""
+    def _sequences(self) -> tuple[SequenceSummary, ...] | None:
+        """The sequences; None for a set of pictures."""
         sequences = self.plan.dataset.sequences
-        described = [
-            {"name": s.name, "class": s.group, "frames": len(s.frames), "rate": list(s.frame_rate)}
-            for s in sequences
-        ]
-        return {"sequences": described} if sequences else {}
+        described = (
+            SequenceSummary(s.name, s.group, len(s.frames), tuple(s.frame_rate)) for s in sequences
+        )
+        return tuple(described) if sequences else None
 
-    def complexity(self, skipped: list[dict]) -> dict[str, Any] | None:
+    def complexity(self, skipped: tuple[Skipped, ...]) -> Complexity | None:
         """What the codec costs on the first picture at the last rate point, which takes an encoder
         the least time; measured once, not for sequences."""
         if self.plan.dataset.sequences:
             return None
-        path = self.plan.folder / "timings.json"
-        known = read_json(path).get("complexity") if path.is_file() else None
-        if known:
-            return known
-        (entry, *_) = self.plan.dataset.without({s["image_id"] for s in skipped}).pictures
-        (found,) = self.workers.run("complexity", [(entry, self.points[-1])])
-        return found
+        known = load_timings(self.plan.folder)
+        if known and known.complexity:
+            return known.complexity
+        (entry, *_) = self.plan.dataset.without({s.image_id for s in skipped}).pictures
+        (measured,) = self.workers.run("complexity", [(entry, self.points[-1])])
+        return measured
 
-    def timings(self) -> dict[str, Any]:
+    def seconds(self) -> dict[str, dict[str, StageSeconds]]:
         """Seconds of each stage and point: the sum and the median of the pictures."""
         seconds = {}
         for point in [UNCOMPRESSED, *self.points]:
             stages: dict[str, list[float]] = defaultdict(list)
             for record in Journal(self.plan.folder / point).records.values():
-                for stage, value in record["seconds"].items():
+                for stage, value in (record.seconds or {}).items():
                     stages[stage].append(value)
             seconds[point] = {
-                stage: {"sum": sum(values), "median": statistics.median(values)}
+                stage: StageSeconds(sum(values), statistics.median(values))
                 for stage, values in stages.items()
             }
             if point in self.evaluations:
-                seconds[point]["evaluation"] = {"sum": self.evaluations[point]}
-        return {"jobs": self.options.jobs, "points": seconds}
+                seconds[point]["evaluation"] = StageSeconds(self.evaluations[point])
+        return seconds

@@ -9,7 +9,7 @@ import io
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from vcm_plugin.bitstream import Timing
 from vcm_plugin.ctc import coding
 from vcm_plugin.ctc.coding import Decoded
 from vcm_plugin.ctc.picture_worker import Plan, Watch, Worker
-from vcm_plugin.ctc.results import bitstream_path
+from vcm_plugin.ctc.results import Evaluation, Record
+from vcm_plugin.ctc.run_folder import bitstream_path
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import read_json, writing
@@ -36,7 +37,7 @@ class SequenceWorker(Worker):
         super().__init__(plan)
         coding.require_sequences(self.codec)
 
-    def measure(self, entry: SequenceEntry) -> Iterator[dict[str, Any]]:
+    def measure(self, entry: SequenceEntry) -> Iterator[Record]:
         """The record of an uncompressed sequence."""
         watch, digest = Watch(), hashlib.sha256()
 
@@ -46,14 +47,14 @@ class SequenceWorker(Worker):
                 yield self._features(picture, watch)
 
         predictions = self._detect(entry, features(), watch)
-        yield {
-            "image_id": entry.image_id,
-            "picture_sha256": digest.hexdigest(),
-            "seconds": watch.seconds,
-            "predictions": predictions,
-        }
+        yield Record(
+            entry.image_id,
+            picture_sha256=digest.hexdigest(),
+            seconds=watch.seconds,
+            predictions=predictions,
+        )
 
-    def code(self, entry: SequenceEntry, points: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    def code(self, entry: SequenceEntry, points: Sequence[str]) -> Iterator[tuple[str, Record]]:
         """The records of one sequence at some rate points, each with its rate point."""
         for point in points:
             try:
@@ -61,29 +62,31 @@ class SequenceWorker(Worker):
             except InputError as error:
                 raise InputError(f"{entry.name} at rate point {point}: {error}") from error
 
-    def evaluate(self, point: str, skipped: Sequence[int]) -> Iterator[tuple[str, dict, float]]:
+    def evaluate(
+        self, point: str, skipped: Sequence[int]
+    ) -> Iterator[tuple[str, Evaluation, float]]:
         """As for pictures; the accuracy of each sequence and of each class stands beside it."""
         dataset = self.plan.dataset
-        for name, found, seconds in super().evaluate(point, skipped):
+        for name, evaluation, seconds in super().evaluate(point, skipped):
             folder, started = self.plan.folder / point, time.perf_counter()
             predictions = read_json(folder / "predictions.json")
-            found |= judge_parts(self.plan.condition, dataset, predictions)
-            yield name, found, round(seconds + time.perf_counter() - started, 6)
+            parts = judge_parts(self.plan.condition, dataset, predictions)
+            evaluation = dataclasses.replace(evaluation, **parts)
+            yield name, evaluation, round(seconds + time.perf_counter() - started, 6)
 
-    def _coded(self, entry: SequenceEntry, point: str) -> dict[str, Any]:
+    def _coded(self, entry: SequenceEntry, point: str) -> Record:
         """Frames -> file -> frames -> predictions; nothing but the file passes between."""
         watch = Watch()
         path = bitstream_path(self.plan.folder / point, entry.image_id, self.kind.suffix)
         with writing(path) as file, watch("encode"):
             sizes = self._encode(entry, point, file, watch)
         watch.add("encode", -watch.seconds.pop("source"))
-        return {
-            "image_id": entry.image_id,
-            "bits": 8 * path.stat().st_size,
-            "frame_bits": [8 * size for size in sizes],
-            **self._decoded(entry, path, watch),
-            "seconds": watch.seconds,
-        }
+        return dataclasses.replace(
+            self._decoded(entry, path, watch),
+            bits=8 * path.stat().st_size,
+            frame_bits=tuple(8 * size for size in sizes),
+            seconds=watch.seconds,
+        )
 
     def encode(self, entry: SequenceEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """The bitstreams of one sequence, each with its rate point."""
@@ -92,13 +95,13 @@ class SequenceWorker(Worker):
             self._encode(entry, point, file, Watch())
             yield point, file.getvalue()
 
-    def decode(self, entry: SequenceEntry, file: Path, with_source: bool) -> dict[str, Any]:
+    def decode(self, entry: SequenceEntry, file: Path, with_source: bool) -> Record:
         """What the record of a file says of what it decodes to. Labelled points are part of the
         source: without it there are no predictions where a condition judges them."""
         if self.plan.condition.protocol != "semantic" or with_source:
             return self._decoded(entry, file, Watch())
-        found = self._decoded(dataclasses.replace(entry, points=None), file, Watch())
-        return {"features": found["features"]}
+        record = self._decoded(dataclasses.replace(entry, points=None), file, Watch())
+        return dataclasses.replace(record, predictions=None)
 
     def _encode(
         self, entry: SequenceEntry, point: str, file: BinaryIO, watch: Watch
@@ -116,7 +119,7 @@ class SequenceWorker(Worker):
         watch.add("source", waiting.seconds["source"])
         return sizes
 
-    def _decoded(self, entry: SequenceEntry, path: Path, watch: Watch) -> dict[str, Any]:
+    def _decoded(self, entry: SequenceEntry, path: Path, watch: Watch) -> Record:
         """Statistics of the features in a file, their mean over the frames, and the predictions."""
         statistics = []
 
@@ -128,10 +131,10 @@ class SequenceWorker(Worker):
         frames = _timed(coding.decode_sequence(self.codec, path), watch, "decode")
         predictions = self._detect(entry, noted(self._features_in(frames, watch)), watch)
         mean = {
-            name: np.mean([found[name] for found in statistics], axis=0).tolist()
+            name: np.mean([frame[name] for frame in statistics], axis=0).tolist()
             for name in statistics[0]
         }
-        return {"features": mean, "predictions": predictions}
+        return Record(entry.image_id, features=mean, predictions=predictions)
 
     def _features_in(self, frames: Iterable[Decoded], watch: Watch) -> Iterator[FeaturePyramid]:
         for frame in frames:

@@ -1,17 +1,34 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How the work of a run is spread over processes."""
+"""How the work of a run is spread over processes, and goes on where one of them dies.
+
+Units of work go through the interface of concurrent.futures. A process pool breaks as a whole when
+one of its processes dies: the pool is made anew, and the units that were lost are handed out again,
+each alone, so that one that kills its process is told from those that ran beside it.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-import traceback
-from collections import deque
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
+from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from vcm_plugin.errors import InputError
+
+ATTEMPTS = 3  # of a unit whose process dies
 
 
 class Workers:
@@ -22,93 +39,139 @@ class Workers:
     """
 
     def __init__(self, jobs: int, make_worker: Callable[[Any], Any], plan: Any):
+        self._jobs, self._made_by = jobs, (make_worker, plan)
         self._own = make_worker(plan) if jobs == 1 else None
-        self._connections: list[Connection] = []
-        self._processes = []
-        context = multiprocessing.get_context("spawn")
-        for _ in range(jobs if jobs > 1 else 0):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, make_worker, plan), daemon=True)
-            process.start()
-            theirs.close()  # so that the end of the process closes the pipe
-            self._connections.append(ours)
-            self._processes.append(process)
+        self._pool = self._new_pool() if jobs > 1 else None
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.terminate()
-            process.join()
+        if self._pool is not None:
+            _end(self._pool)
 
     def run(self, method: str, arguments: Sequence[tuple]) -> Iterator[Any]:
-        """Call `method` once for each tuple of arguments; yields what the calls yield, as it comes.
+        """Call `method` once for each tuple of arguments; yields what the calls yield.
 
-        A worker that is free takes the next call, so the order between calls is open.
+        With one job, as it comes; else once a call is done, and the order between calls is open.
+        Raises what a call raises, and InputError, naming the call, where its process died
+        ATTEMPTS times.
         """
         if self._own is not None:
             for call in arguments:
                 yield from getattr(self._own, method)(*call)
             return
-        waiting, busy = deque(arguments), set()
-        idle = list(self._connections)
-        while waiting or busy:
-            while waiting and idle:
-                connection = idle.pop()
-                _send(connection, (method, waiting.popleft()))
-                busy.add(connection)
-            for connection in wait(busy):
-                kind, value = _receive(connection)
-                if kind == "yielded":
-                    yield value
-                elif kind == "done":
-                    busy.remove(connection)
-                    idle.append(connection)
-                elif kind == "bad input":
-                    raise InputError(value)
-                elif kind == "system":
-                    raise value
-                else:
-                    raise RuntimeError(f"a worker process failed:\n{value}")
+        waiting, suspects = deque(range(len(arguments))), deque()
+        busy: dict[Future, int] = {}
+        deaths: Counter[int] = Counter()
+        while waiting or suspects or busy:
+            while (waiting or suspects) and len(busy) < (1 if suspects else self._jobs):
+                unit = suspects.popleft() if suspects else waiting.popleft()
+                busy[self._submit(method, arguments[unit])] = unit
+            done, _ = wait(busy, return_when=FIRST_COMPLETED)
+            if any(map(_is_lost, done)):
+                done, _ = wait(busy)  # all that a broken pool was at end with it
+            lost = [busy[future] for future in done if _is_lost(future)]
+            for future in done:
+                del busy[future]
+                if not _is_lost(future):
+                    yield from future.result()
+            if lost:
+                suspects.extend(lost)
+                deaths.update(lost)
+                self._refuse_deadly(method, arguments, deaths)
+                _end(self._pool)
+                self._pool = self._new_pool()
+
+    def _submit(self, method: str, call: tuple) -> Future:
+        try:
+            return self._pool.submit(_call, method, call)
+        except BrokenExecutor as error:  # it broke between two calls
+            broken: Future = Future()
+            broken.set_exception(error)
+            return broken
+
+    def _new_pool(self) -> Executor:
+        pool = ProcessPoolExecutor(
+            self._jobs, multiprocessing.get_context("spawn"), _start, self._made_by
+        )
+        with _interrupts_ignored():  # by the processes from their start on: this one decides
+            for _ in range(self._jobs):  # so that all make their worker objects at the same time
+                pool.submit(_ready)
+        return pool
+
+    def _refuse_deadly(self, method: str, arguments: Sequence[tuple], deaths: Counter) -> None:
+        for unit, count in deaths.items():
+            if count >= ATTEMPTS:
+                raise InputError(
+                    f"{method} {_shown(arguments[unit])}: its process ended {count} times, for "
+                    "instance killed for lack of memory; what was finished is kept, repeat the "
+                    "same command to go on, with fewer --jobs where memory is short"
+                )
 
 
-def _serve(connection: Connection, make_worker: Callable[[Any], Any], plan: Any) -> None:
-    """The main function of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
+_worker: Any = None  # the worker object of this process, or the exception that kept it from being
+_made = False
+
+
+def _start(make_worker: Callable[[Any], Any], plan: Any) -> None:
+    """Make the worker object of this process; an exception waits for the first call, since one
+    that is raised here would break the pool without saying why."""
+    global _worker, _made
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     try:
-        worker = make_worker(plan)
-        while True:
-            method, call = connection.recv()
-            for value in getattr(worker, method)(*call):
-                connection.send(("yielded", value))
-            connection.send(("done", None))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the main process is gone
-    except InputError as error:
-        connection.send(("bad input", str(error)))
-    except OSError as error:
-        connection.send(("system", OSError(error.errno, error.strerror, error.filename)))
-    except Exception:
-        connection.send(("failed", traceback.format_exc()))
+        _worker, _made = make_worker(plan), True
+    except Exception as error:
+        _worker = error
 
 
-def _send(connection: Connection, value: Any) -> None:
+def _end_with_the_main_process() -> None:
+    wait_for([multiprocessing.parent_process().sentinel])
+    os._exit(1)
+
+
+def _ready() -> None:
+    pass
+
+
+def _call(method: str, call: tuple) -> list[Any]:
+    if not _made:
+        raise _worker
+    return list(getattr(_worker, method)(*call))
+
+
+def _is_lost(future: Future) -> bool:
+    """Whether a process died before this unit was done."""
+    return isinstance(future.exception(), BrokenExecutor)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes that are started inside ignore SIGINT."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say so
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        connection.send(value)
-    except OSError as error:
-        raise _ended() from error
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
-def _receive(connection: Connection) -> Any:
-    try:
-        return connection.recv()
-    except (EOFError, OSError) as error:
-        raise _ended() from error
+def _end(pool: Executor) -> None:
+    """End the processes of a pool, whatever they are at."""
+    for process in list((getattr(pool, "_processes", None) or {}).values()):
+        process.terminate()
+    pool.shutdown(cancel_futures=True)
 
 
-def _ended() -> InputError:
-    return InputError(
-        "a worker process ended unexpectedly, for instance killed for lack of memory; repeat the "
-        "same command to go on, with fewer --jobs where memory is short"
-    )
+def _shown(call: tuple) -> str:
+    """The arguments of a call, pictures and sequences by their names."""
+    words = []
+    for argument in call:
+        if isinstance(argument, (list, tuple)):
+            words += argument
+        else:
+            file = getattr(argument, "path", argument)
+            words.append(getattr(argument, "name", getattr(file, "name", file)))
+    return " ".join(map(str, words))

@@ -2,17 +2,12 @@
 """How latents become bytes that every machine decodes alike: entropy coding by integer networks.
 
 Whatever selects an entropy table or offsets a symbol is an integer: the EntropyNetworks of
-networks.py run with integer weights on integer activations, held in float64 and multiplied by
-unfold + matmul. Every partial sum stays below 2^53 (proven from the weights when they
-are loaded), so it is exact in any order, on any device, with any number of threads.
-
-Fixed point: activations count 1/256 and are clamped to +-2^20; weights count 2^-14; means and
-decoded latents count 1/16, so y_hat = 16 q + mean is itself an input of the next network.
+networks.py run with integer weights on integer activations, and exactly (integer.py, contexts.py).
+Means and decoded latents count 1/16, so y_hat = 16 q + mean is itself an input of the next network.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import zlib
 from collections.abc import Callable
@@ -20,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
 
+from vcm_plugin.entropy.contexts import IntegerContexts
+from vcm_plugin.entropy.integer import ACTIVATION_STEPS, ACTIVATIONS
 from vcm_plugin.entropy.networks import (
     LEVEL_GAIN,
     LEVEL_START,
@@ -34,71 +29,8 @@ from vcm_plugin.entropy.networks import (
 from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
 from vcm_plugin.errors import BitstreamError, InputError
 
-ACTIVATION_STEPS = 256  # in 1.0
-ACTIVATION_LIMIT = 1 << 20
-ACTIVATIONS = (-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
-WEIGHT_BITS = 14  # after the binary point
 LATENT_STEPS = 16  # in 1.0
 TAIL = 2.0**-13  # probability beyond the entries of a table, left to the escape
-
-
-class IntegerConv(nn.Module):
-    """A convolution of integers: weight (O, C, k, k) and bias (O,) hold int tensors.
-
-    Input and output count 1/256. Raises InputError where a sum could pass 2^52.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor):
-        super().__init__()
-        self.size = weight.shape[-1]
-        self.register_buffer("weight", weight.flatten(1).double())
-        self.register_buffer("bias", bias.double())
-        largest = (self.weight.abs().sum(1) * ACTIVATION_LIMIT + self.bias.abs()).max().item()
-        if not largest < 2.0**52:
-            raise InputError(
-                f"integer network: a sum of {largest:.3g} would not be exact; expected less than "
-                "2^52: the weights file is damaged, or was trained with other networks"
-            )
-        self.largest_sum = int(largest)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        columns = F.unfold(x, self.size, padding=self.size // 2)  # (N, C * k * k, h * w)
-        total = self.weight @ columns + self.bias[:, None]
-        scaled = torch.floor(total * 2.0**-WEIGHT_BITS + 0.5)
-        return scaled.clamp(*ACTIVATIONS).unflatten(2, x.shape[-2:])
-
-
-def integer_weights(networks: EntropyNetworks) -> dict[str, torch.Tensor]:
-    """Trained networks -> the weights of their integer twins, as they are stored."""
-    weights = {}
-    for name, conv in networks.named_modules():
-        if isinstance(conv, nn.Conv2d):
-            scale = 2.0**WEIGHT_BITS
-            weight = torch.round(conv.weight.detach().double().cpu() * scale)
-            bias = torch.round(conv.bias.detach().double().cpu() * scale * ACTIVATION_STEPS)
-            small = weight.abs().max() < 1 << 15
-            weights[f"{name}.weight"] = weight.to(torch.int16 if small else torch.int32)
-            weights[f"{name}.bias"] = bias.to(torch.int64)
-    return weights
-
-
-def integer_networks(
-    networks: EntropyNetworks, weights: dict[str, torch.Tensor]
-) -> EntropyNetworks:
-    """The same graph with the convolutions of `weights`."""
-    twins = copy.deepcopy(networks).requires_grad_(False)
-    for name, conv in list(twins.named_modules()):
-        if isinstance(conv, nn.Conv2d):
-            weight, bias = (weights.get(f"{name}.{part}") for part in ("weight", "bias"))
-            if weight is None or weight.shape != conv.weight.shape or bias.shape != conv.bias.shape:
-                raise InputError(
-                    f"integer network {name}: expected weights {tuple(conv.weight.shape)}, found "
-                    f"{None if weight is None else tuple(weight.shape)}; the weights file does not "
-                    "fit its own description"
-                )
-            parent = twins.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], IntegerConv(weight, bias))
-    return twins
 
 
 def gaussian_tables() -> Tables:
@@ -158,17 +90,24 @@ class LatentCoder:
                 f"expected {SCALE_LEVELS} entropy tables in the weights, found {len(tables.rows)}"
             )
         self.networks, self.tables = networks, tables
+        self.contexts = IntegerContexts(networks)
+
+    def to(self, device: torch.device | str) -> LatentCoder:
+        """Return self with its networks on another device."""
+        self.networks.to(device)
+        self.contexts.to(device)
+        return self
 
     def encode(
         self, z: torch.Tensor, y: torch.Tensor, told: int | torch.Tensor
     ) -> tuple[bytes, Latents]:
         """z and y (C, h, w), floats -> bytes, and the latents that they decode to."""
         encoder = Encoder(self.tables)
-        values = {"z": z.double().cpu().numpy(), "y": y.double().cpu().numpy()}
+        z_and_y = [x.double().cpu().flatten(1).numpy() for x in (z, y)]
 
-        def write(which: str, place, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
-            q = np.rint(values[which][place] - mean / LATENT_STEPS)
-            q = np.where(level > 0, q, 0).clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int64)
+        def write(which: int, own: slice, at, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
+            q = np.rint(z_and_y[which][own][:, at] - mean / LATENT_STEPS)
+            q = np.where(level > 0, q, 0).clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
             encoder.add(q, level)
             return q
 
@@ -179,7 +118,7 @@ class LatentCoder:
         """Bytes -> latents; grid: (height, width) of y. Raises BitstreamError."""
         decoder = Decoder(self.tables, data)
         z_grid = (-(-grid[0] // 4), -(-grid[1] // 4))
-        latents = self._walk(z_grid, grid, told, lambda _1, _2, _3, level: decoder.take(level))
+        latents = self._walk(z_grid, grid, told, lambda _1, _2, _3, _4, level: decoder.take(level))
         decoder.finish()
         return latents
 
@@ -190,38 +129,35 @@ class LatentCoder:
         device = networks.contexts[0][0].weight.device
         told = torch.as_tensor(told, dtype=torch.float64, device=device)
         told = (told if told.ndim else told.view(1, 1, 1, 1)).clamp(*ACTIVATIONS)
-        everywhere = np.ones(z_grid, dtype=bool)
-        mean, level = (
-            np.broadcast_to(x, (*x.shape[:1], *z_grid))[:, everywhere]
-            for x in _integers(*networks.of_z(told))
-        )
-        q = transfer("z", (slice(None), everywhere), mean, level)
-        z = (LATENT_STEPS * q + mean).reshape(-1, *z_grid)
-        psi = networks.psi(_activations(z, device), told, grid)
-        y = np.zeros((sum(s.stop - s.start for s in networks.slices), *grid), np.int64)
-        y_hat = _activations(y, device)
-        for own, colour, mask in networks.passes(grid, device):
-            mask = mask.bool().cpu().numpy()
-            if not mask.any():
-                continue
-            mean, level = (x[:, mask] for x in _integers(*networks.of_y(psi, y_hat, own, colour)))
-            q = transfer("y", (slice(own.start, own.stop), mask), mean, level)
-            y[own, mask] = LATENT_STEPS * q + mean
-            y_hat[0, own] = _activations(y[own], device)[0]
-        return Latents(z, y)
+        of_z = [x[0].expand(-1, *z_grid).flatten(1) for x in networks.of_z(told)]
+        mean, level = _integers(*of_z)
+        z = LATENT_STEPS * transfer(0, slice(None), slice(None), mean, level) + mean
+        z = z.reshape(-1, *z_grid)
+        sums = self.contexts.begin(networks.psi(_activations(z, device)[None], told, grid))
+        y = np.zeros((networks.slices[-1].stop, grid[0] * grid[1]), np.int32)
+        places = [at.cpu().numpy() for at in sums.board.cells]
+        for number, own in enumerate(networks.slices):
+            for colour, at in enumerate(places):
+                mean, level = _integers(*sums.of(number, colour))
+                q = transfer(1, own, at, mean, level)
+                decoded = LATENT_STEPS * q + mean
+                y[own, at] = decoded
+                sums.know(number, colour, _activations(decoded, device))
+        return Latents(z.astype(np.int64), y.reshape(-1, *grid).astype(np.int64))
 
 
 def _integers(mean: torch.Tensor, raw_level: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs of a network, in 1/256 -> means in 1/16 and levels, int64 (C, h, w)."""
+    """Outputs of a network, in 1/256 -> means in 1/16 and levels, int32 of the same shape."""
     step = ACTIVATION_STEPS // LATENT_STEPS
     limit = SYMBOL_LIMIT * LATENT_STEPS
-    mean = torch.floor((mean[0] + step // 2) / step).clamp(-limit, limit)
-    level = (raw_level[0] * LEVEL_GAIN + ACTIVATION_STEPS // 2) / ACTIVATION_STEPS
-    level = (torch.floor(level) + LEVEL_START).clamp(0, SCALE_LEVELS - 1)
-    return mean.to(torch.int64).cpu().numpy(), level.to(torch.int64).cpu().numpy()
+    mean = (mean.to(torch.int32) + step // 2) >> (step.bit_length() - 1)
+    level = raw_level.to(torch.int32) * LEVEL_GAIN + ACTIVATION_STEPS // 2
+    level = (level >> (ACTIVATION_STEPS.bit_length() - 1)) + LEVEL_START
+    mean, level = mean.clamp_(-limit, limit), level.clamp_(0, SCALE_LEVELS - 1)
+    return mean.cpu().numpy(), level.cpu().numpy()
 
 
 def _activations(latents: np.ndarray, device) -> torch.Tensor:
-    """Integers in 1/16 -> integer-valued float64 (1, C, h, w) in 1/256."""
+    """Integers in 1/16 -> integer-valued float64 of the same shape in 1/256."""
     step = ACTIVATION_STEPS // LATENT_STEPS
-    return torch.from_numpy(latents * step).to(device, torch.float64)[None]
+    return torch.from_numpy(latents).to(device, torch.float64) * step

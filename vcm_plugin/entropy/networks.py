@@ -7,8 +7,6 @@ import math
 from typing import Protocol
 
 import torch
-from compressai.entropy_models import GaussianConditional
-from compressai.ops import LowerBound
 from torch import nn
 
 SCALE_LEVELS = 48
@@ -80,47 +78,6 @@ class EntropyNetworks(nn.Module):
         known = y_hat[:, : own.stop if colour else own.start]
         network = self.contexts[2 * self.slices.index(own) + colour]
         return network(torch.cat((psi, known), dim=1)).chunk(2, dim=1)
-
-
-def estimate(
-    networks: EntropyNetworks, gaussian: GaussianConditional, z, y, told
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """z and y -> (y_hat, bits (N,)) of coding both, differentiable: what LatentCoder does.
-
-    Bits are those of noisy latents while `gaussian` is in training mode, else of rounded ones.
-    """
-
-    def bits_of(x, mean, level, mask=1.0) -> torch.Tensor:
-        _, likelihood = gaussian(x, scale_of(level).expand_as(x), mean.expand_as(x))
-        return (-torch.log2(likelihood) * mask).sum(dim=(1, 2, 3))
-
-    mean, level = networks.of_z(told)
-    bits = bits_of(z, mean, level)
-    z_hat = _round(z - mean) + mean
-    psi = networks.psi(z_hat, told, y.shape[-2:])
-    y_hat = torch.zeros_like(y)
-    for own, colour, mask in networks.passes(y.shape[-2:], y.device):
-        mean, level = networks.of_y(psi, y_hat, own, colour)
-        y_own = y[:, own]
-        bits = bits + bits_of(y_own, mean, level, mask)
-        y_hat = y_hat.clone()
-        y_hat[:, own] += mask * (_round(y_own - mean) + mean)
-    return y_hat, bits
-
-
-def scale_of(raw_level: torch.Tensor) -> torch.Tensor:
-    """Standard deviation of an output of the entropy networks; differentiable."""
-    level = _at_least_zero(LEVEL_START + LEVEL_GAIN * raw_level).clamp(max=SCALE_LEVELS - 1)
-    return SCALE_MIN * torch.exp(SCALE_STEP * level)
-
-
-def _at_least_zero(x: torch.Tensor) -> torch.Tensor:
-    return LowerBound(0.0).to(x.device)(x)
-
-
-def _round(x: torch.Tensor) -> torch.Tensor:
-    """Rounding whose gradient is that of the identity."""
-    return x + (torch.round(x) - x).detach()
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:

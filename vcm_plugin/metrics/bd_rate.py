@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How many bits, how good, and how much better: pure functions on numbers.
 
-A curve is a sequence of (rate, accuracy) points in any order. Order is always (anchor, test);
-a negative BD-rate means fewer bits at equal accuracy. What cannot be computed comes back as
+A curve is a sequence of (rate, accuracy) points in any order, or a pair of two sequences: the rates
+and the accuracies, as `bjontegaard` takes them. Order is always (anchor, test); a negative BD-rate
+means fewer bits at equal accuracy. What cannot be computed comes back as
 `None` together with the reason, never as a stand-in value.
 """
 
@@ -15,7 +16,8 @@ from scipy.optimize import nnls
 
 from vcm_plugin.errors import InputError
 
-Curve = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float, float]]
+Curve = Points | tuple[Sequence[float], Sequence[float]]  # points, or (rates, accuracies)
 
 MIN_POINTS = 4  # the reporting sheets compare at least four rate points
 METHODS = {"pchip": "pchip", "monotone": "pchip after monotone fit"}  # option -> label
@@ -58,9 +60,16 @@ def bd_rate(anchor: Curve, test: Curve, method: str = "pchip", min_overlap: floa
     Refused, with the reason: fewer than four points, equal or falling points, no overlap,
     an overlap below `min_overlap` accuracy points.
 
+    Raises InputError for what is no curve, and for an unknown method.
+
     >>> anchor = [(1, 30), (2, 40), (4, 50), (8, 60)]
     >>> round(bd_rate(anchor, [(rate / 2, ap) for rate, ap in anchor]).percent, 6)
     -50.0
+    >>> rates, accuracies = [1, 2, 4, 8], [30, 40, 50, 60]
+    >>> round(bd_rate((rates, accuracies), ([2, 4, 8, 16], accuracies)).percent, 6)
+    100.0
+    >>> bd_rate(anchor, anchor[:3]).reason
+    'test: 3 points, at least 4 are needed'
     """
     label = _label(method)
     prepared = []
@@ -86,7 +95,13 @@ def bd_rate(anchor: Curve, test: Curve, method: str = "pchip", min_overlap: floa
 def bits_at(curve: Curve, accuracy: float, method: str = "pchip") -> BitsAt:
     """The rate at which a curve reaches `accuracy`: PCHIP of log10(rate) over accuracy.
 
-    Used for the near-lossless point (1 AP below uncompressed). Never extrapolates.
+    Used for the near-lossless point (1 AP below uncompressed). Never extrapolates. Raises
+    InputError for what is no curve, and for an unknown method.
+
+    >>> round(bits_at([(1, 30), (2, 40), (4, 50), (8, 60)], 45).bits, 4)
+    2.8284
+    >>> bits_at([(1, 30), (2, 40), (4, 50), (8, 60)], 61).reason
+    '61.00 is above the measured accuracies 30.00 .. 60.00'
     """
     label = _label(method)
     points, problem = _prepare(curve, method)
@@ -106,9 +121,16 @@ def monotone_fit(curve: Curve) -> list[tuple[float, float]]:
     The constrained fit of the VCM test conditions (Wang et al., PCS 2024): least squares with
     slope >= 0 and curvature <= 0 at the points, value >= 0 at the lowest and <= 100 at the
     highest rate. All constraints are linear in the coefficients, so the optimum is unique; it is
-    found exactly as a least-distance problem (Lawson and Hanson, 1974, chapter 23).
+    found exactly as a least-distance problem (Lawson and Hanson, 1974, chapter 23). Raises
+    InputError for what is no curve, and where two points have one rate or a rate is not positive.
+
+    >>> [(rate, round(ap, 2)) for rate, ap in monotone_fit([(1, 30), (2, 42), (4, 41), (8, 50)])]
+    [(1.0, 30.72), (2.0, 39.13), (4.0, 44.59), (8.0, 48.57)]
     """
-    points = np.array(sorted(curve), dtype=np.float64).reshape(-1, 2)
+    points = points_of(curve)
+    problem = _no_rates(points)
+    if problem:
+        raise InputError(f"monotone fit: {problem}")
     log_rate, accuracy = np.log10(points[:, 0]), points[:, 1]
     x = (log_rate - log_rate.mean()) / (log_rate.max() - log_rate.min())
     zero, one = np.zeros_like(x), np.ones_like(x)
@@ -129,6 +151,31 @@ def monotone_fit(curve: Curve) -> list[tuple[float, float]]:
     coefficients = np.linalg.solve(r, target - residual[:-1] / residual[-1])
     fitted = cubic @ coefficients
     return [(float(rate), float(value)) for rate, value in zip(points[:, 0], fitted, strict=True)]
+
+
+def points_of(curve: Curve) -> np.ndarray:
+    """The points of a curve, float64 (N, 2), by rising rate; raises InputError for another shape.
+
+    Two pairs are two points, never two rates and two accuracies.
+
+    >>> points_of(([4, 1, 2], [50, 30, 40])).tolist()
+    [[1.0, 30.0], [2.0, 40.0], [4.0, 50.0]]
+    """
+    given = list(curve)
+    try:
+        points = np.array(given) if given else np.zeros((0, 2))
+    except ValueError:  # rows of several lengths
+        points = np.zeros(0)
+    if points.ndim == 2 and len(points) == 2 and points.shape[1] != 2:
+        points = points.T  # (rates, accuracies)
+    if points.ndim != 2 or points.shape[1] != 2 or points.dtype.kind not in "iuf":
+        shown = repr(given)
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        raise InputError(
+            "a curve: expected (rate, accuracy) points, or (rates, accuracies) of one length, "
+            f"found {shown}"
+        )
+    return points[np.lexsort((points[:, 1], points[:, 0]))].astype(np.float64)
 
 
 def bootstrap_counts(pictures: int, resamples: int, seed: int) -> np.ndarray:
@@ -170,10 +217,10 @@ def _label(method: str) -> str:
 
 def _prepare(curve: Curve, method: str) -> tuple[np.ndarray, str | None]:
     """Points by rising rate, fitted if asked, and what is wrong with them (or None)."""
-    points = np.array(sorted(curve), dtype=np.float64).reshape(-1, 2)
+    points = points_of(curve)
     problem = _unusable(points)
     if problem is None and method == "monotone":
-        points = np.array(monotone_fit(curve))
+        points = np.array(monotone_fit(points.tolist()))
         if np.any(np.diff(points[:, 1]) <= 1e-9):
             return points, "the monotone fit is flat: accuracy does not rise with the rate"
     if problem is None:
@@ -184,6 +231,10 @@ def _prepare(curve: Curve, method: str) -> tuple[np.ndarray, str | None]:
 def _unusable(points: np.ndarray) -> str | None:
     if len(points) < MIN_POINTS:
         return f"{len(points)} points, at least {MIN_POINTS} are needed"
+    return _no_rates(points)
+
+
+def _no_rates(points: np.ndarray) -> str | None:
     if not np.all(np.isfinite(points)) or np.any(points[:, 0] <= 0):
         return "every point needs a positive rate and a finite accuracy"
     same = np.flatnonzero(np.diff(points[:, 0]) == 0)

@@ -4,7 +4,7 @@
 import math
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.metrics.bd_rate import Curve
+from vcm_plugin.metrics.bd_rate import Curve, points_of
 
 
 def convex_hull(points: Curve) -> list[tuple[float, float]]:
@@ -12,9 +12,13 @@ def convex_hull(points: Curve) -> list[tuple[float, float]]:
 
     This is the VCM anchor over the resize factors: from the cheapest point to the most accurate
     one, keeping only points that no mix (straight line) of two others beats. Accuracy rises
-    strictly along it, so a dearer point that is no better is never on it.
+    strictly along it, so a dearer point that is no better is never on it. Raises InputError for
+    what is no curve, and for a rate that is not positive.
+
+    >>> convex_hull([(1, 30), (2, 32), (4, 50), (8, 49)])
+    [(1.0, 30.0), (4.0, 50.0)]
     """
-    by_rate = sorted(points, key=lambda point: (point[0], -point[1]))
+    by_rate = sorted(map(tuple, points_of(points).tolist()), key=lambda p: (p[0], -p[1]))
     for rate, accuracy in by_rate:
         if not (rate > 0 and math.isfinite(rate) and math.isfinite(accuracy)):
             raise InputError(f"a hull needs positive, finite points, found ({rate}, {accuracy})")

@@ -16,6 +16,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import ffmpeg
 import numpy as np
@@ -25,10 +26,14 @@ from piq.feature_extractors import InceptionV3
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.metrics.measures import SET_METRICS
 from vcm_plugin.process import FFMPEG_REPAIR, ffmpeg_program, run
 from vcm_plugin.vvc.planes import to_planes
 
+PAIR_METRICS = (
+    "psnr", "psnr_y", "psnr_u", "psnr_v", "psnr_yuv", "ssim", "ms_ssim", "vmaf", "vmaf_neg", "vif",
+    "gmsd", "haarpsi", "lpips", "dists",
+)  # fmt: skip
+SET_METRICS = ("kid_detector", "fid", "kid")
 MS_SSIM_MIN_SIDE = 161  # pixels: five scales of an 11 x 11 window
 WEIGHTS_MISSING = "n/a: weights missing"  # `vcm-plugin doctor` says how to get them
 _VGG = "vgg16-397923af.pth"
@@ -44,8 +49,17 @@ LEAST_ERROR = 1e-8  # of equal planes, so that their PSNR is 80 dB, as piq has i
 Value = float | str
 
 
+class PictureRecord(Protocol):
+    """What `picture_measures` needs of a decoded, or of an uncompressed picture."""
+
+    bits: int | None
+    machine_bits: int | None  # of a codec that also serves a detector
+    picture: Mapping[str, Value] | None  # as `pair_metrics` gives them
+    embeddings: Mapping[str, list[float]] | None
+
+
 def pair_metrics(reference: np.ndarray, decoded: np.ndarray) -> dict[str, Value]:
-    """metrics.PAIR_METRICS of two pictures, uint8 RGB (H, W, 3) of one size."""
+    """PAIR_METRICS of two pictures, uint8 RGB (H, W, 3) of one size."""
     if reference.shape != decoded.shape:
         raise InputError(
             f"expected a decoded picture of {reference.shape}, found {decoded.shape}: pictures are "
@@ -117,7 +131,7 @@ def embeddings(picture: np.ndarray, features: FeaturePyramid) -> dict[str, list[
 def set_metrics(
     reference: Sequence[Mapping[str, list[float]]], decoded: Sequence[Mapping[str, list[float]]]
 ) -> dict[str, Value]:
-    """metrics.SET_METRICS of the embeddings of all pictures, in one order; needs two pictures."""
+    """SET_METRICS of the embeddings of all pictures, in one order; needs two pictures."""
     if len(reference) < 2:
         return dict.fromkeys(SET_METRICS, "n/a: needs two pictures or more")
     # piq draws the order of the set, which the unbiased estimate does not depend on but for
@@ -154,18 +168,20 @@ def averaged(pictures: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
     return means
 
 
-def picture_measures(records: Sequence[Mapping], sources: Sequence[Mapping]) -> dict[str, Value]:
+def picture_measures(
+    records: Sequence[PictureRecord], sources: Sequence[PictureRecord]
+) -> dict[str, Value]:
     """What a rate point states of its decoded pictures, their detections aside: bits of both
     layers, means over the pictures, distances of the two sets.
 
     records, sources: the lines of the decoded and of the uncompressed pictures, in one order.
     """
     measured: dict[str, Value] = {}
-    if "machine_bits" in records[0]:
-        measured["machine_bits"] = sum(record["machine_bits"] for record in records)
-        measured["human_bits"] = sum(r["bits"] - r["machine_bits"] for r in records)
-    measured |= averaged([record["picture"] for record in records])
-    embedded = ([line["embeddings"] for line in side] for side in (sources, records))
+    if records[0].machine_bits is not None:
+        measured["machine_bits"] = sum(record.machine_bits for record in records)
+        measured["human_bits"] = sum(record.bits - record.machine_bits for record in records)
+    measured |= averaged([record.picture for record in records])
+    embedded = ([record.embeddings for record in side] for side in (sources, records))
     return measured | set_metrics(*embedded)
 
 

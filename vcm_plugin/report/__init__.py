@@ -8,7 +8,7 @@ from pathlib import Path
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.csv_files import write_csv
 from vcm_plugin.report.document import Document
-from vcm_plugin.report.human import write_expected_plot, write_human_plot
+from vcm_plugin.report.human_plot import write_expected_plot, write_human_plot
 from vcm_plugin.report.layout import write_json
 from vcm_plugin.report.paper import to_document
 from vcm_plugin.report.plots import write_plots
@@ -21,6 +21,7 @@ __all__ = [
     "ALL_FORMATS",
     "FORMATS",
     "ViewerOptions",
+    "default_formats",
     "rd_table_text",
     "rd_tables",
     "require",
@@ -28,7 +29,7 @@ __all__ = [
     "write_report",
 ]
 
-FORMATS = ("csv", "json", "png", "svg")  # what a report consists of where nothing else is said
+FORMATS = ("csv", "json", "png", "svg")  # for these everything is always there
 PLOTS = ("png", "svg", "pdf")
 # format -> the package that writes it, of the extra "report"
 NEEDS = {"xlsx": "openpyxl", "html": "plotly", "docx": "docx"}
@@ -39,7 +40,7 @@ def write_report(
     runs: Sequence[Path],
     anchors: Sequence[str],
     out: Path,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] | None = None,
     rules: Rules | None = None,
     viewer: ViewerOptions | None = None,
 ) -> Report:
@@ -49,9 +50,10 @@ def write_report(
     png, svg and pdf: one plot of bpp against accuracy per task, rd_<metric>; where human
     vision was measured, also human_vision.<format>, human_expected.<format> and CSV tables. xlsx:
     the spreadsheet report.xlsx; html: report.html with plots and a viewer; docx, md and tex: the
-    tables and plots on paper. Raises InputError for an unknown format, and for one whose package is
-    missing.
+    tables and plots on paper. None: `default_formats`. Raises InputError for an unknown format, and
+    for one whose package is missing.
     """
+    formats = default_formats()[0] if formats is None else formats
     for name in formats:
         if name not in ALL_FORMATS:
             raise InputError(f"report format {name}: expected one of {', '.join(ALL_FORMATS)}")
@@ -93,6 +95,16 @@ def write_document(document: Document, stem: Path, formats: Sequence[str]) -> li
     return [stem.with_suffix(f".{name}") for name in ("docx", "md", "tex") if name in formats]
 
 
+def default_formats() -> tuple[tuple[str, ...], str | None]:
+    """What a report consists of where nothing else is said: FORMATS and the web page; and why the
+    page is left out, where its package is not installed."""
+    try:
+        require("html")
+    except InputError as error:
+        return FORMATS, str(error)
+    return (*FORMATS, "html"), None
+
+
 def require(name: str) -> None:
     """Raise InputError where the package that a format needs is not installed."""
     try:
@@ -100,5 +112,5 @@ def require(name: str) -> None:
     except ImportError as error:
         raise InputError(
             f"report format {name} needs the package {error.name}, found none: "
-            "pip install '.[report]'"
+            "pip install '.[report]' in the checkout"
         ) from error

@@ -12,16 +12,29 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vcm_plugin.ctc.results import UNCOMPRESSED, Journal, load_result
+from vcm_plugin.ctc.codecs import integer_qp
+from vcm_plugin.ctc.results import (
+    UNCOMPRESSED,
+    Accuracy,
+    PointResult,
+    RunResult,
+    SequenceSummary,
+    StageSeconds,
+    Timings,
+    load_result,
+    load_timings,
+)
+from vcm_plugin.ctc.run_folder import Journal
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
 from vcm_plugin.metrics.rate import bpp, kbps
-from vcm_plugin.report.csv_files import qp_of, stages
+from vcm_plugin.rate_points import percent_of
+from vcm_plugin.report.csv_files import stages
 from vcm_plugin.testsets.coco import FRAMES
 
 SETS = {"coco": ("SFU", "SFUHW"), "open_images": ("OIV6", "MPEGOIV6"),
@@ -49,10 +62,10 @@ def write_ctc_tables(runs: Sequence[Path], out: Path) -> Path:
     """
     results = [load_result(run) for run in runs]
     names = {_set_of(result, run) for result, run in zip(results, runs, strict=True)}
-    if len(names) != 1 or len({result["codec"] for result in results}) != 1:
+    if len(names) != 1 or len({result.codec for result in results}) != 1:
         raise InputError(
             "expected runs of one codec on one test set (both tasks of MPEG-OIV6, or one run of "
-            "sequences), found " + ", ".join(f"{r['codec']} on {r['condition']}" for r in results)
+            "sequences), found " + ", ".join(f"{r.codec} on {r.condition}" for r in results)
         )
     (name, catalog), *_ = names
     if name != "OIV6" and len(runs) > 1:
@@ -74,134 +87,140 @@ def write_ctc_tables(runs: Sequence[Path], out: Path) -> Path:
         rows = [row | {"end_accuracy": 100 * row["end_accuracy"]} for row in rows]
         rows.sort(key=lambda row: (row["Dataset"], row["qp"]))
     else:
-        rows += _classes(rows, results[0])
+        rows += list(_classes(rows, results[0]))
     _write(path, [{"": index} | _final(row) for index, row in enumerate(rows)])
     return path
 
 
-def _set_of(result: Mapping, run: Path) -> tuple[str, str]:
+def _set_of(result: RunResult, run: Path) -> tuple[str, str]:
     """(set, datacatalog) of a run; raises InputError for a run of another test set."""
-    protocol = result["test"].get("protocol")
-    if protocol == "coco" and "sequences" not in result["dataset"]:
+    if result.test.protocol == "coco" and result.dataset.sequences is None:
         raise InputError(
-            f"{run}: {result['condition']} is no test set of MPEG; expected a run of sfu_hw, "
+            f"{run}: {result.condition} is no test set of MPEG; expected a run of sfu_hw, "
             "mpeg_oiv6_detection, mpeg_oiv6_segmentation or pandaset, or of data in their layout"
         )
-    return SETS[protocol]
+    return SETS[result.test.protocol]
 
 
-def _points(result: Mapping) -> list[tuple[int, Mapping]]:
+def _points(result: RunResult) -> list[tuple[int, PointResult]]:
     """The rate points at full size by rising QP, which is falling rate."""
-    points = [point for point in result["points"] if "@" not in point["rate_point"]]
-    numbered = [(qp_of(result["codec"], point["rate_point"]), point) for point in points]
+    points = [point for point in result.points if percent_of(point.rate_point) == 100]
+    numbered = [(integer_qp(result.codec, point.rate_point), point) for point in points]
     numbered.sort(key=lambda pair: pair[0])
     if len(numbered) not in RATE_POINTS:
         raise InputError(
-            f"{result['condition']}, {result['codec']}: the tables take 4 rate points (FCM) or 6 "
+            f"{result.condition}, {result.codec}: the tables take 4 rate points (FCM) or 6 "
             f"(VCM) at full size, found {len(numbered)}; run it with as many --rate-points"
         )
     if len({qp for qp, _ in numbered}) < len(numbered):
         raise InputError(
-            f"{result['condition']}, {result['codec']}: two rate points have the same integer QP; "
+            f"{result.condition}, {result.codec}: two rate points have the same integer QP; "
             "scales s stand for 32 + 6 log2(s), choose them further apart"
         )
     return numbered
 
 
-def _pictures(run: Path, result: Mapping, _: str) -> list[Part]:
+def _timings(run: Path) -> Timings:
+    timings = load_timings(run)
+    if timings is None:
+        raise InputError(f"{run}: expected timings.json, found none; repeat `vcm-plugin run`")
+    return timings
+
+
+def _pictures(run: Path, result: RunResult, _: str) -> list[Part]:
     """A run of one task of MPEG-OIV6; accuracy 0..1, as the harness's evaluator gives it."""
-    seconds = read_json(run / "timings.json")["points"]
-    remote = result["codec_identity"].get("kind") == "picture"
-    name = result["dataset"]["name"].rpartition("/")[2].removesuffix(".json")
+    seconds, remote = _timings(run).points, result.kind == "picture"
+    name = result.dataset.name.rpartition("/")[2].removesuffix(".json")
     name = name.removesuffix("-coco")
     parts = []
     for qp, point in _points(result):
-        accuracy = [v for k, v in point["accuracy"].items() if k.endswith("_ap50")]
+        accuracy = [v for k, v in point.accuracy.items() if k.endswith("_ap50")]
         if len(accuracy) != 1:
             raise InputError(f"{run}: expected one task a run of MPEG-OIV6; run it with --tasks")
         row = {
             "Dataset": name,
             "qp": qp,
-            "avg_bpp": bpp(point["bits"], point["pixels"]),
+            "avg_bpp": bpp(point.bits, point.pixels),
             "end_accuracy": accuracy[0] / 100,
-            **stages(seconds, point["rate_point"], remote),
+            **stages(seconds, point.rate_point, remote),
         }
         parts.append(Part(name, row, {}))
     return parts
 
 
-def _sequences(run: Path, result: Mapping, name: str) -> list[Part]:
+def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
     """A run of sequences: one part for each sequence and rate point."""
-    remote = result["codec_identity"].get("kind") == "picture"
     uncompressed = Journal(run / UNCOMPRESSED).records
     points = _points(result)
-    found = {
-        point["rate_point"]: (
-            Journal(run / point["rate_point"]).records,
-            read_json(run / point["rate_point"] / "predictions.json"),
-        )
-        for _, point in points
+    folders = {point.rate_point: run / point.rate_point for _, point in points}
+    records = {rate_point: Journal(folder).records for rate_point, folder in folders.items()}
+    predictions = {
+        rate_point: read_json(folder / "predictions.json") for rate_point, folder in folders.items()
     }
     parts = []
-    for number, sequence in enumerate(result["dataset"]["sequences"], start=1):
-        once = {"nn_part1": {"sum": uncompressed[number]["seconds"]["nn_part1"]}}
+    for number, sequence in enumerate(result.dataset.sequences or (), start=1):
+        once = (uncompressed[number].seconds or {}).get("nn_part1", 0.0)
         for qp, point in points:
-            records, predictions = found[point["rate_point"]]
-            record, fps = records[number], sequence["rate"][0] / sequence["rate"][1]
-            spent = {stage: {"sum": value} for stage, value in record["seconds"].items()}
-            seconds = {point["rate_point"]: spent, UNCOMPRESSED: once}
-            accuracy = point["sequences"][sequence["name"]]
-            row = {
-                "Dataset": sequence["name"],
-                "fps": int(fps) if fps == int(fps) else fps,
-                "num_of_coded_frame": sequence["frames"],
-                "qp": qp,
-                "bitrate (kbps)": kbps(record["bits"], fps, sequence["frames"]),
-                "end_accuracy": accuracy["box_ap" if name == "SFU" else "miou"],
-                **stages(seconds, point["rate_point"], remote),
+            record = records[point.rate_point][number]
+            seconds = {
+                point.rate_point: {k: StageSeconds(v) for k, v in (record.seconds or {}).items()},
+                UNCOMPRESSED: {"nn_part1": StageSeconds(once)},
             }
-            files = _files(name, number, sequence["name"], predictions, accuracy)
+            accuracy = (point.sequences or {})[sequence.name]
+            times = stages(seconds, point.rate_point, result.kind == "picture")
+            row = _row(name, sequence, qp, record.bits, accuracy) | times
+            files = _files(name, number, sequence.name, predictions[point.rate_point], accuracy)
             ending = "_val" if name == "SFU" else ""
-            parts.append(Part(f"{PREFIXES[name]}{sequence['name']}{ending}", row, files))
+            parts.append(Part(f"{PREFIXES[name]}{sequence.name}{ending}", row, files))
     return parts
 
 
+def _row(name: str, sequence: SequenceSummary, qp: int, bits: int, accuracy: Accuracy) -> Row:
+    """The row of a sequence, its times aside."""
+    fps = sequence.fps
+    return {
+        "Dataset": sequence.name,
+        "fps": int(fps) if fps == int(fps) else fps,
+        "num_of_coded_frame": sequence.frames,
+        "qp": qp,
+        "bitrate (kbps)": kbps(bits, fps, sequence.frames),
+        "end_accuracy": accuracy["box_ap" if name == "SFU" else "miou"],
+    }
+
+
 def _files(
-    name: str, number: int, sequence: str, predictions: list[dict], accuracy: Mapping
+    name: str, number: int, sequence: str, predictions: list[dict], accuracy: Accuracy
 ) -> dict[str, Any]:
     """What the harness's table script pools over a class."""
     if name == "PANDASET":
         file = f"SemanticSegmentationEval_on_PANDASET_pandaset-{sequence}.json"
         return {file: {"mIoU": accuracy["miou"]}}
-    mine = [
+    of_sequence = [
         prediction | {"image_id": prediction["image_id"] % FRAMES}
         for prediction in predictions
         if prediction["image_id"] // FRAMES == number
     ]
-    return {"coco_instances_results.json": mine}
+    return {"coco_instances_results.json": of_sequence}
 
 
-def _classes(rows: list[Row], result: Mapping) -> list[Row]:
+def _classes(rows: list[Row], result: RunResult) -> Iterator[Row]:
     """One row for each class of sequences and rate point, which is counted from 0.
 
     Rates and times are means weighted by the length in seconds; accuracy is that of the class.
     """
-    classes = {s["name"]: s["class"] for s in result["dataset"]["sequences"]}
-    metric = "miou" if result["test"]["protocol"] == "semantic" else "box_ap"
-    found = []
+    classes = {sequence.name: sequence.group for sequence in result.dataset.sequences or ()}
+    metric = "miou" if result.test.protocol == "semantic" else "box_ap"
     for group in dict.fromkeys(classes.values()):
         for index, (qp, point) in enumerate(_points(result)):
-            mine = [row for row in rows if classes[row["Dataset"]] == group and row["qp"] == qp]
-            lengths = [row["num_of_coded_frame"] / row["fps"] for row in mine]
-            fixed = {"Dataset": group, "qp": index, "end_accuracy": point["classes"][group][metric]}
-            found.append(
-                {
-                    key: fixed[key] if key in fixed
-                    else sum(r[key] * n for r, n in zip(mine, lengths, strict=True)) / sum(lengths)
-                    for key in mine[0]
-                }
-            )  # fmt: skip
-    return found
+            members = [row for row in rows if classes[row["Dataset"]] == group and row["qp"] == qp]
+            lengths = [row["num_of_coded_frame"] / row["fps"] for row in members]
+            accuracy = (point.classes or {})[group][metric]
+            fixed = {"Dataset": group, "qp": index, "end_accuracy": accuracy}
+            yield {
+                key: fixed[key] if key in fixed
+                else sum(r[key] * n for r, n in zip(members, lengths, strict=True)) / sum(lengths)
+                for key in members[0]
+            }  # fmt: skip
 
 
 def _final(row: Row) -> Row:

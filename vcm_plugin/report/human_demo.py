@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin.conditions import TestCondition
@@ -20,12 +18,12 @@ from vcm_plugin.environment import make_deterministic
 from vcm_plugin.files import write_bytes
 from vcm_plugin.metrics.pictures import Value, pair_metrics
 from vcm_plugin.rate_points import MAX_QP
-from vcm_plugin.report.plots import SETTINGS
+from vcm_plugin.report.figures import SETTINGS, Figure, rc_context
+from vcm_plugin.report.titles import METRICS
 from vcm_plugin.testsets.coco import read_entry
 from vcm_plugin.testsets.open import open_test_set
 
-SHOWN = {"psnr": "PSNR {:.1f} dB", "ssim": "SSIM {:.3f}", "vmaf": "VMAF {:.0f}",
-         "haarpsi": "HaarPSI {:.3f}"}  # fmt: skip
+SHOWN = ("psnr", "ssim", "vmaf", "haarpsi")
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,11 @@ class Shown:
     measures: dict[str, Value]
 
     def caption(self) -> str:
-        found = [text.format(self.measures[name]) for name, text in SHOWN.items()]
-        return f"{self.title}: {self.bits} bits\n" + ", ".join(found)
+        texts = [
+            f"{METRICS[name].title} {self.measures[name]:{METRICS[name].spec}} {METRICS[name].unit}"
+            for name in SHOWN
+        ]
+        return f"{self.title}: {self.bits} bits\n" + ", ".join(text.strip() for text in texts)
 
 
 def write_human_demo(

@@ -20,16 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from vcm_plugin.ctc.results import PointResult, RunResult
 from vcm_plugin.metrics.bd_rate import BdRate, bd_rate, bits_at
 from vcm_plugin.metrics.convex_hull import convex_hull
-from vcm_plugin.metrics.measures import PAIR_METRICS
 from vcm_plugin.metrics.rate import bpp
-from vcm_plugin.rate_points import percent_of
+from vcm_plugin.rate_points import has_layers, machine_part, percent_of
+from vcm_plugin.report.titles import HUMAN_METRICS, METRICS
 
-# What curves are compared on, and whether a higher value is better.
-COMPARED = PAIR_METRICS | {"kid_detector": False, "painted_box_ap": True}
+COMPARED = tuple(key for key in HUMAN_METRICS if METRICS[key].compared)  # what curves are
 ACCURACY = "box_ap"  # of equal machine accuracy
 
 
@@ -65,9 +64,9 @@ class HumanCurve:
     def rates(self, metric: str) -> list[tuple[float, float]]:
         """(bpp, value) where it was measured, negated where lower is better; of several sizes
         their convex hull."""
-        sign = 1.0 if COMPARED[metric] else -1.0
-        found = [(point.bpp, point.values.get(metric)) for point in self.points]
-        rates = [(bpp, sign * value) for bpp, value in found if isinstance(value, float)]
+        sign = _sign(metric)
+        measured = [(point.bpp, point.values.get(metric)) for point in self.points]
+        rates = [(bpp, sign * value) for bpp, value in measured if isinstance(value, float)]
         return convex_hull(rates) if len({p.percent for p in self.points}) > 1 else rates
 
     def accuracies(self) -> list[tuple[float, float]]:
@@ -133,8 +132,8 @@ class HumanVision:
     comparisons: tuple[HumanComparison, ...] = ()
 
 
-def human_vision(results: Mapping[str, Mapping[str, Any]], anchors: Sequence[str]) -> HumanVision:
-    """Compare the human codecs among the runs {name: result.json} with the anchors among them."""
+def human_vision(results: Mapping[str, RunResult], anchors: Sequence[str]) -> HumanVision:
+    """Compare the human codecs among the runs {name: result} with the anchors among them."""
     curves = tuple(c for name, result in results.items() for c in _curves(name, result))
     equal, comparisons = [], []
     for test in (c for c in curves if c.machine and c.run not in anchors):
@@ -143,17 +142,18 @@ def human_vision(results: Mapping[str, Mapping[str, Any]], anchors: Sequence[str
                 if len(test.rates(metric)) < len(test.points) or not anchor.rates(metric):
                     continue
                 equal += [_equal(test, point, anchor, metric) for point in test.points]
-                found = bd_rate(anchor.rates(metric), test.rates(metric))
-                comparisons.append(HumanComparison(test.name, anchor.name, metric, found))
+                result = bd_rate(anchor.rates(metric), test.rates(metric))
+                comparisons.append(HumanComparison(test.name, anchor.name, metric, result))
     return HumanVision(curves, tuple(equal), tuple(comparisons))
 
 
-def _curves(name: str, result: Mapping[str, Any]) -> list[HumanCurve]:
+def _curves(name: str, result: RunResult) -> list[HumanCurve]:
     by_machine: dict[str, list[HumanPoint]] = {}
-    for stored in result.get("points", ()):
-        if "human_vision" in stored:
-            machine = stored["rate_point"].partition("+")
-            by_machine.setdefault(machine[0] if machine[1] else "", []).append(_point(stored))
+    for stored in result.points:
+        if stored.human_vision is not None:
+            layers = has_layers(stored.rate_point)
+            machine = machine_part(stored.rate_point) if layers else ""
+            by_machine.setdefault(machine, []).append(_point(stored))
     return [
         HumanCurve(
             f"{name} {machine}".strip(), name, machine,
@@ -163,23 +163,22 @@ def _curves(name: str, result: Mapping[str, Any]) -> list[HumanCurve]:
     ]  # fmt: skip
 
 
-def _point(stored: Mapping[str, Any]) -> HumanPoint:
-    values = dict(stored["human_vision"])
+def _point(stored: PointResult) -> HumanPoint:
+    values = dict(stored.human_vision or {})
     machine, _ = values.pop("machine_bits", None), values.pop("human_bits", None)
     return HumanPoint(
-        stored["rate_point"],
-        bpp(stored["bits"], stored["pixels"]),
-        None if machine is None else bpp(machine, stored["pixels"]),
-        stored["accuracy"].get(ACCURACY),
+        stored.rate_point,
+        bpp(stored.bits, stored.pixels),
+        None if machine is None else bpp(machine, stored.pixels),
+        stored.accuracy.get(ACCURACY),
         values,
     )
 
 
 def _equal(test: HumanCurve, point: HumanPoint, anchor: HumanCurve, metric: str) -> EqualValue:
     value = point.values[metric]
-    sign = 1.0 if COMPARED[metric] else -1.0
-    found = bits_at(anchor.rates(metric), sign * value)
-    bits, accuracy_bits, reason = found.bits, None, found.reason
+    at_value = bits_at(anchor.rates(metric), _sign(metric) * value)
+    bits, accuracy_bits, reason = at_value.bits, None, at_value.reason
     if bits is not None and not anchor.machine and point.accuracy is not None:
         reached = bits_at(anchor.accuracies(), point.accuracy, "monotone")
         accuracy_bits = reached.bits
@@ -191,3 +190,8 @@ def _equal(test: HumanCurve, point: HumanPoint, anchor: HumanCurve, metric: str)
         test.name, point.rate_point, anchor.name, metric, value, point.bpp, point.machine_bpp,
         bits, accuracy_bits, reason,
     )  # fmt: skip
+
+
+def _sign(metric: str) -> float:
+    """Curves rise with the rate: of a metric that falls, the negative is taken."""
+    return 1.0 if METRICS[metric].higher_is_better else -1.0

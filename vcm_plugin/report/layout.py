@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vcm_plugin.ctc.results import RunResult
+from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.metrics.bd_rate import BdRate, BitsAt, Interval
 from vcm_plugin.metrics.rate import bpp
-from vcm_plugin.report.human import human_dict
+from vcm_plugin.report.human_tables import human_dict
 from vcm_plugin.report.tables import Comparison, NearLossless, Report
 
 FORMAT = "vcm-plugin report"
@@ -31,8 +33,8 @@ def report_dict(report: Report) -> dict[str, Any]:
         "format": FORMAT,
         "version": VERSION,
         "condition": report.condition,
-        "dataset": report.dataset,
-        "skipped": list(report.skipped),
+        "dataset": to_json(report.dataset),
+        "skipped": to_json(report.skipped),
         "runs": {run.name: _run(run.result) for run in report.runs},
         "anchors": list(report.anchors),
         "rules": dataclasses.asdict(report.rules),
@@ -65,11 +67,11 @@ def point_rows(report: Report) -> list[dict[str, Any]]:
 def bd_rate_rows(report: Report) -> list[dict[str, Any]]:
     """One flat row per test, anchor, metric and method."""
     rows = []
-    for found in report.comparisons:
-        names = {"test": found.test, "anchor": found.anchor, "metric": found.metric}
+    for comparison in report.comparisons:
+        names = {key: getattr(comparison, key) for key in ("test", "anchor", "metric")}
         for result, interval in (
-            (found.raw, found.raw_interval),
-            (found.fit, found.fit_interval),
+            (comparison.raw, comparison.raw_interval),
+            (comparison.fit, comparison.fit_interval),
         ):
             cell = bd_rate_cell(result, interval)
             cell["overlap_low"], cell["overlap_high"] = cell.pop("overlap") or (None, None)
@@ -81,9 +83,9 @@ def bd_rate_rows(report: Report) -> list[dict[str, Any]]:
 def near_lossless_rows(report: Report) -> list[dict[str, Any]]:
     """One flat row per curve, metric and method."""
     return [
-        {"curve": found.curve, "metric": found.metric, **near_lossless_cell(found, result)}
-        for found in report.near_lossless
-        for result in (found.raw, found.fit)
+        {"curve": point.curve, "metric": point.metric, **near_lossless_cell(point, result)}
+        for point in report.near_lossless
+        for result in (point.raw, point.fit)
     ]
 
 
@@ -101,21 +103,21 @@ def bd_rate_cell(result: BdRate, interval: Interval) -> dict[str, Any]:
     }
 
 
-def near_lossless_cell(found: NearLossless, result: BitsAt) -> dict[str, Any]:
+def near_lossless_cell(point: NearLossless, result: BitsAt) -> dict[str, Any]:
     """Bits of the whole test set at the near-lossless accuracy."""
     bits = None if result.bits is None else round(result.bits)
     return {
-        "accuracy": found.accuracy,
+        "accuracy": point.accuracy,
         "bits": bits,
-        "bpp": None if bits is None else bpp(bits, found.pixels),
+        "bpp": None if bits is None else bpp(bits, point.pixels),
         "method": result.method,
         "reason": result.reason,
     }
 
 
-def _run(result: dict[str, Any]) -> dict[str, Any]:
+def _run(result: RunResult) -> dict[str, Any]:
     kept = ("codec", "key", "codec_identity", "model_identity", "expected", "uncompressed")
-    return {key: result[key] for key in kept if key in result}
+    return {key: to_json(getattr(result, key)) for key in kept}
 
 
 def _curves(report: Report) -> dict[str, Any]:
@@ -135,21 +137,21 @@ def _curves(report: Report) -> dict[str, Any]:
 
 def _bd_rate(report: Report) -> dict[str, Any]:
     matrix: dict[str, Any] = {}
-    for found in report.comparisons:
-        row = matrix.setdefault(found.test, {}).setdefault(found.anchor, {})
-        row[found.metric] = _comparison(found)
+    for comparison in report.comparisons:
+        row = matrix.setdefault(comparison.test, {}).setdefault(comparison.anchor, {})
+        row[comparison.metric] = _comparison(comparison)
     return matrix
 
 
-def _comparison(found: Comparison) -> dict[str, Any]:
-    fit = bd_rate_cell(found.fit, found.fit_interval)
-    return {**bd_rate_cell(found.raw, found.raw_interval), "monotone_fit": fit}
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    fit = bd_rate_cell(comparison.fit, comparison.fit_interval)
+    return {**bd_rate_cell(comparison.raw, comparison.raw_interval), "monotone_fit": fit}
 
 
 def _near_lossless(report: Report) -> dict[str, Any]:
     curves: dict[str, Any] = {}
-    for found in report.near_lossless:
-        fit = near_lossless_cell(found, found.fit)
-        cell = {**near_lossless_cell(found, found.raw), "monotone_fit": fit}
-        curves.setdefault(found.curve, {})[found.metric] = cell
+    for point in report.near_lossless:
+        fit = near_lossless_cell(point, point.fit)
+        cell = {**near_lossless_cell(point, point.raw), "monotone_fit": fit}
+        curves.setdefault(point.curve, {})[point.metric] = cell
     return curves

@@ -5,20 +5,19 @@ from __future__ import annotations
 
 import io
 
-import matplotlib
-
-from vcm_plugin.report import plots, views
+from vcm_plugin.report import human_tables, plots, views
 from vcm_plugin.report.document import Block, Document, Figure, Heading, Paragraph
+from vcm_plugin.report.figures import NO_DATES, SETTINGS, rc_context
 from vcm_plugin.report.tables import Report
+from vcm_plugin.report.titles import METRICS, TASKS
 
 
 def to_document(report: Report) -> Document:
     """All tables, and a plot per task."""
-    pictures = report.dataset.get("pictures", report.points[0].pictures)
-    text = f"Test set {report.dataset.get('name', '')}, {pictures} pictures."
+    text = f"Test set {report.dataset.name}, {report.dataset.pictures} pictures."
     blocks: list[Block] = [Heading("Test conditions"), Paragraph(text), Heading("Results")]
     blocks += figures(report)
-    narrow = [views.main_points(report), views.human_main_points(report)]
+    narrow = [views.main_points(report), human_tables.main_points(report.human_vision)]
     shown = {table.title: table for table in narrow}
     tables = [narrow[0], *views.all_tables(report)[1:]]
     tables = [shown.get(table.title, table) for table in tables]
@@ -30,11 +29,11 @@ def to_document(report: Report) -> Document:
 
 def figures(report: Report) -> list[Figure]:
     """The rate-accuracy plot of every task that was measured."""
-    found = []
-    for metric in (m for m in plots.TASKS if m in report.uncompressed and report.curves):
-        with matplotlib.rc_context(plots.SETTINGS), io.BytesIO() as file:
-            plots.draw(report, metric).savefig(file, dpi=200, metadata=plots.NO_DATES["png"])
+    drawn = []
+    for metric in plots.plotted(report):
+        with rc_context(SETTINGS), io.BytesIO() as file:
+            plots.draw(report, metric).savefig(file, dpi=200, metadata=NO_DATES["png"])
             png = file.getvalue()
-        caption = f"{plots.TASKS[metric]}: rate against {views.title_of(metric)} (%)"
-        found.append(Figure(f"rd_{metric}", png, caption))
-    return found
+        caption = f"{TASKS[METRICS[metric].task]}: rate against {METRICS[metric].label}"
+        drawn.append(Figure(f"rd_{metric}", png, caption))
+    return drawn

@@ -1,56 +1,38 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How do the curves look? One plot per task: bits per pixel (log) against accuracy.
-
-Curves differ in marker, line style and lightness, so that a grey print stays readable.
-"""
+"""How do the curves look? One plot per task: bits per pixel (log) against its main metric."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-from vcm_plugin.report.published import Reference
-from vcm_plugin.report.tables import Curve, Report
-
-TASKS = {"box_ap": "Detection", "mask_ap": "Instance segmentation"}
-AXES = {"box_ap": "box AP@[.5:.95] (%)", "mask_ap": "mask AP@[.5:.95] (%)"}
-INK = "#333333"
-# colour, marker, line style; neighbours differ in lightness, so in grey too
-STYLES = (
-    ("#0b3c6f", "o", "-"),
-    ("#dd6b20", "s", "--"),
-    ("#1f7a5a", "^", "-."),
-    ("#b583cc", "D", (0, (6, 1, 1, 1, 1, 1))),
-    ("#7a1f3d", "v", (0, (8, 2))),
-    ("#d9b13b", "P", (0, (3, 1))),
+from vcm_plugin.report.curves import Curve
+from vcm_plugin.report.figures import (
+    INK,
+    NO_DATES,
+    SETTINGS,
+    STYLES,
+    Axes,
+    Figure,
+    bits_axis,
+    rc_context,
 )
-NO_DATES = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-SETTINGS = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "svg.hashsalt": "vcm-plugin",  # the same picture gives the same file
-    "svg.fonttype": "path",
-}
+from vcm_plugin.report.published import Reference
+from vcm_plugin.report.tables import Report
+from vcm_plugin.report.titles import METRICS, TASKS
 
 
 def write_plots(report: Report, out: Path, formats: Sequence[str]) -> None:
     """Write rd_<metric>.<format> for every task that was measured."""
-    for metric in TASKS:
-        if metric not in report.uncompressed or not formats or not report.curves:
-            continue
-        with matplotlib.rc_context(SETTINGS):
+    for metric in plotted(report) if formats else ():
+        with rc_context(SETTINGS):
             figure = draw(report, metric)
             for name in formats:
                 figure.savefig(out / f"rd_{metric}.{name}", dpi=200, metadata=NO_DATES[name])
+
+
+def plotted(report: Report) -> tuple[str, ...]:
+    """The metrics that have a plot: the main one of each task, where there are curves."""
+    return report.main_metrics if report.curves else ()
 
 
 def draw(report: Report, metric: str) -> Figure:
@@ -88,7 +70,7 @@ def _draw_curve(axes: Axes, curve: Curve, metric: str, style: tuple, derived: bo
         zorder=3 if derived else 4,
     )
     if curve.hull:
-        off = [point for point in curve.points if point not in chosen and point.size != "100"]
+        off = [point for point in curve.points if point not in chosen and point.percent != 100]
         axes.scatter(
             [point.bpp for point in off],
             [point.accuracy[metric] for point in off],
@@ -105,7 +87,9 @@ def _draw_curve(axes: Axes, curve: Curve, metric: str, style: tuple, derived: bo
 def _draw_published(axes: Axes, reference: Reference, metric: str) -> None:
     """Points that others published, in grey and labelled so."""
     points = [
-        (p["bpp"], p["accuracy"][metric]) for p in reference.points if metric in p["accuracy"]
+        (point.bpp, point.accuracy[metric])
+        for point in reference.points
+        if metric in point.accuracy
     ]
     if points:
         label = f"{reference.codec} (published, not run here)"
@@ -133,7 +117,7 @@ def _name_points(axes: Axes, curves: Sequence[Curve], metric: str, styles: dict)
 
 def _draw_uncompressed(axes: Axes, report: Report, metric: str) -> None:
     value, loss = report.uncompressed[metric], report.rules.near_lossless
-    text = f"uncompressed {value:.1f} (band: within {loss:g} AP)"
+    text = f"uncompressed {value:.1f} (band: within {loss:g} points)"
     axes.axhline(value, color=INK, linestyle=(0, (5, 3)), linewidth=1.2, zorder=1, label=text)
     axes.axhspan(value - loss, value, color="#000000", alpha=0.06, linewidth=0, zorder=0)
 
@@ -142,10 +126,9 @@ def _dress(axes: Axes, report: Report, metric: str) -> None:
     bits_axis(axes)
     axes.margins(x=0.09, y=0.09)
     axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-    axes.set_ylabel(AXES[metric])
-    pictures = report.dataset.get("pictures", report.points[0].pictures)
+    axes.set_ylabel(METRICS[metric].axis or METRICS[metric].label)
     axes.set_title(
-        f"{TASKS[metric]}, {report.condition}: {pictures} pictures",
+        f"{TASKS[METRICS[metric].task]}, {report.condition}: {report.dataset.pictures} pictures",
         loc="left",
         fontsize=11.5,
         fontweight="bold",
@@ -154,15 +137,6 @@ def _dress(axes: Axes, report: Report, metric: str) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", fontsize=9, framealpha=0.95, edgecolor="#cccccc")
-
-
-def bits_axis(axes: Axes) -> None:
-    """The x axis of every plot."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=20))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("rate (bits per pixel of the source picture, log scale)")
 
 
 def _label(curve: Curve, derived: bool) -> str:

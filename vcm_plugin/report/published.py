@@ -6,14 +6,23 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from vcm_plugin.ctc.typed_json import from_json
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
 
 FORMAT, VERSION = "vcm-plugin reference", 1
 FOLDER = PACKAGE.parent / "anchors" / "reference"
+
+
+@dataclass(frozen=True)
+class ReferencePoint:
+    """One published rate point."""
+
+    rate_point: str
+    bpp: float
+    accuracy: Mapping[str, float]  # metric -> percent
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class Reference:
     codec: str
     dataset: str
     source: str
-    points: tuple[Mapping[str, Any], ...]  # rate_point, bpp, accuracy {metric: value}
+    points: tuple[ReferencePoint, ...]
 
 
 def load_references(folder: Path = FOLDER) -> list[Reference]:
@@ -38,7 +47,7 @@ def references_for(dataset: str, metrics: Collection[str]) -> tuple[Reference, .
         reference
         for reference in load_references()
         if reference.dataset == dataset
-        and any(set(point["accuracy"]) & set(metrics) for point in reference.points)
+        and any(set(point.accuracy) & set(metrics) for point in reference.points)
     )
 
 
@@ -50,5 +59,6 @@ def _load(path: Path) -> Reference:
             f"{path}: expected {FORMAT} {VERSION} with published: true and its source, found "
             f"{found}"
         )
-    dataset, points = stored["dataset"]["name"], tuple(stored["points"])
-    return Reference(path.stem, stored["codec"], dataset, stored["source"], points)
+    points = tuple(from_json(ReferencePoint, point, path, "points") for point in stored["points"])
+    dataset, source = stored["dataset"]["name"], stored["source"]
+    return Reference(path.stem, stored["codec"], dataset, source, points)

@@ -8,17 +8,11 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from vcm_plugin.metrics.bd_rate import BdRate, Interval
-from vcm_plugin.report import human
+from vcm_plugin.report.curves import Curve, Point
+from vcm_plugin.report.human_tables import figure_metrics
 from vcm_plugin.report.human_vision import HumanVision
-from vcm_plugin.report.tables import Comparison, Curve, Report
-
-TITLES = {
-    "box_ap": "box AP",
-    "box_ap50": "box AP50",
-    "mask_ap": "mask AP",
-    "mask_ap50": "mask AP50",
-    "miou": "mIoU",
-}
+from vcm_plugin.report.tables import Comparison, Report
+from vcm_plugin.report.titles import AT_EQUAL_VALUE, METRICS, label_of, title_of
 
 
 def rd_tables(report: Report) -> Group:
@@ -44,7 +38,7 @@ def rate_accuracy_table(report: Report) -> Table:
     table = _table(f"Rate and accuracy in percent: {report.condition}")
     table.add_column("curve")
     table.add_column("rate point", justify="right")
-    for title in ("bpp", "bits", *(TITLES[metric] for metric in report.ap_metrics)):
+    for title in ("bpp", "bits", *map(title_of, report.ap_metrics)):
         table.add_column(title, justify="right")
     measured = [f"{report.uncompressed[metric]:.2f}" for metric in report.ap_metrics]
     table.add_row("uncompressed", "", "", "", *measured, end_section=True)
@@ -69,14 +63,14 @@ def bd_rate_table(report: Report) -> Table:
         table.add_column(title)
     for title in ("BD-rate", "after monotone fit", "overlap"):
         table.add_column(title, justify="right")
-    for found in _main(report):
-        overlap = found.raw.overlap or found.fit.overlap
+    for comparison in _main(report):
+        overlap = comparison.raw.overlap or comparison.fit.overlap
         table.add_row(
-            found.test,
-            found.anchor,
-            TITLES[found.metric],
-            _cell(found.raw, found.raw_interval),
-            _cell(found.fit, found.fit_interval),
+            comparison.test,
+            comparison.anchor,
+            title_of(comparison.metric),
+            _cell(comparison.raw, comparison.raw_interval),
+            _cell(comparison.fit, comparison.fit_interval),
             f"{overlap[0]:.0f} .. {overlap[1]:.0f}" if overlap else "none",
         )
     return table
@@ -88,15 +82,15 @@ def near_lossless_table(report: Report) -> Table:
     table = _table(f"Bits per pixel at {loss:g} AP below uncompressed")
     table.add_column("curve")
     for metric in report.ap_metrics:
-        table.add_column(TITLES[metric], justify="right")
+        table.add_column(title_of(metric), justify="right")
     for curve in report.curves:
         cells = []
-        for found in report.near_lossless:
-            if found.curve == curve.name:
-                bits, fitted = found.raw.bits, found.fit.bits
+        for point in report.near_lossless:
+            if point.curve == curve.name:
+                bits, fitted = point.raw.bits, point.fit.bits
                 value = bits if bits is not None else fitted
                 mark = "" if bits is not None else " (fit)"
-                cells.append("none" if value is None else f"{value / found.pixels:.4f}{mark}")
+                cells.append("none" if value is None else f"{value / point.pixels:.4f}{mark}")
         table.add_row(curve.name, *cells)
     return table
 
@@ -110,11 +104,11 @@ def human_tables(report: Report) -> list[Table]:
 
 def _points_table(report: Report) -> Table:
     vision = report.human_vision
-    shown = human.shown_metrics(vision)
+    shown = figure_metrics(vision)
     table = _table(f"Human vision: {report.condition}; bpp of both layers, of the machine layer")
     for title in ("curve", "rate point"):
         table.add_column(title)
-    for title in ("bpp", "machine", "box AP", *(human.TITLES[metric] for metric in shown)):
+    for title in ("bpp", "machine", "box AP", *map(label_of, shown)):
         table.add_column(title, justify="right")
     for curve in vision.curves:
         for number, point in enumerate(curve.points, start=1):
@@ -124,7 +118,7 @@ def _points_table(report: Report) -> Table:
                 f"{point.bpp:.4f}",
                 "" if point.machine_bpp is None else f"{point.machine_bpp:.4f}",
                 "" if point.accuracy is None else f"{point.accuracy:.2f}",
-                *(_value(point.values.get(metric)) for metric in shown),
+                *(_value(metric, point.values.get(metric)) for metric in shown),
                 end_section=number == len(curve.points),
             )
     return table
@@ -137,18 +131,18 @@ def _equal_table(vision: HumanVision) -> Table:
     )
     for title in ("test", "rate point", "anchor"):
         table.add_column(title)
-    for metric in human.EQUAL:
-        table.add_column(human.TITLES[metric], justify="right")
+    for metric in AT_EQUAL_VALUE:
+        table.add_column(label_of(metric), justify="right")
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
-    for found in vision.equal:
-        row = cells.setdefault((found.test, found.rate_point, found.anchor), {})
-        row[found.metric] = "none" if found.percent is None else f"{found.percent:+.0f}"
+    for equal in vision.equal:
+        row = cells.setdefault((equal.test, equal.rate_point, equal.anchor), {})
+        row[equal.metric] = "none" if equal.percent is None else f"{equal.percent:+.0f}"
     for names, row in cells.items():
-        table.add_row(*names, *(row.get(metric, "") for metric in human.EQUAL))
+        table.add_row(*names, *(row.get(metric, "") for metric in AT_EQUAL_VALUE))
     return table
 
 
-def _listed(curve: Curve, report: Report) -> list:
+def _listed(curve: Curve, report: Report) -> list[Point]:
     kept = {point for metric in report.ap_metrics for point in map(id, curve.chosen(metric))}
     return sorted((p for p in curve.points if id(p) in kept), key=lambda point: point.bits)
 
@@ -165,8 +159,8 @@ def _table(title: str) -> Table:
 
 
 def _main(report: Report) -> list[Comparison]:
-    """The comparisons on box and mask AP; those on AP50 are in the files."""
-    return [found for found in report.comparisons if not found.metric.endswith("50")]
+    """The comparisons on the main metric of each task; the others are in the files."""
+    return [each for each in report.comparisons if each.metric in report.main_metrics]
 
 
 def _cell(result: BdRate, interval: Interval) -> str:
@@ -185,13 +179,14 @@ def _percent(value: float) -> str:
 def _notes(report: Report) -> list[str]:
     """Why a figure was refused, and what the tables leave out."""
     reasons: dict[str, list[str]] = {}
-    for found in _main(report):
-        for result in (found.raw, found.fit):
+    for comparison in _main(report):
+        title = title_of(comparison.metric)
+        for result in (comparison.raw, comparison.fit):
             if result.reason:
-                line = f"{found.test} against {found.anchor} refused: {result.reason}"
-                reasons.setdefault(line, []).append(f"{TITLES[found.metric]}, {result.method}")
+                line = f"{comparison.test} against {comparison.anchor} refused: {result.reason}"
+                reasons.setdefault(line, []).append(f"{title}, {result.method}")
     notes = [f"{line} ({'; '.join(cases)})." for line, cases in reasons.items()]
-    intervals = [i for found in _main(report) for i in (found.raw_interval, found.fit_interval)]
+    intervals = [i for each in _main(report) for i in (each.raw_interval, each.fit_interval)]
     if any(interval.low_high is None for interval in intervals):
         notes.append("No interval where over a fifth of the resamples are refused themselves.")
     hulls = [curve.name for curve in report.curves if curve.hull]
@@ -202,7 +197,5 @@ def _notes(report: Report) -> list[str]:
     return notes
 
 
-def _value(value: float | str | None) -> str:
-    if not isinstance(value, float):
-        return "n/a"
-    return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+def _value(metric: str, value: float | str | None) -> str:
+    return format(value, METRICS[metric].spec) if isinstance(value, float) else "n/a"

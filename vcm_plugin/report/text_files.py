@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How does a document become Markdown, LaTeX or a plain HTML page?"""
+"""How does a document become Markdown or LaTeX?"""
 
 from __future__ import annotations
 
-import base64
-import html
 from pathlib import Path
 
 from vcm_plugin.report.document import (
@@ -38,14 +36,6 @@ _PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
 \newcolumntype{R}[1]{>{\raggedleft\arraybackslash}p{\dimexpr #1\textwidth-2\tabcolsep\relax}}
 """
 BREAK, FLUSH_LEFT = r"\allowbreak{}", r"\raggedright\arraybackslash "
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto;
-       padding: 0 1em; }
-table { border-collapse: collapse; font-size: 13px; margin: .6em 0 1.4em; }
-th, td { border: 1px solid #ccd; padding: .25em .6em; vertical-align: top; text-align: left; }
-th { background: #e7edf3; } td.number { text-align: right; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: .4em 0; } img { max-width: 100%; }
-"""
 
 
 def write_markdown(document: Document, path: Path) -> None:
@@ -63,15 +53,6 @@ def write_latex(document: Document, path: Path) -> None:
     )
     parts = [_PREAMBLE + title, *(_latex(block) for block in document.blocks), r"\end{document}"]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def write_html(document: Document, path: Path) -> None:
-    """Write a document as one self-contained HTML page."""
-    title = html.escape(document.title)
-    head = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-    parts = [f"{head}<style>{_STYLE}</style></head><body><h1>{title}</h1>"]
-    parts += [_html(block) for block in document.blocks]
-    path.write_text("\n".join(parts) + "\n</body></html>\n", encoding="utf-8")
 
 
 def latex_text(text: str) -> str:
@@ -152,36 +133,3 @@ def _latex_cell(text: str, kind: str) -> str:
     chunks = [[word[k : k + LONG] for k in range(0, len(word), LONG)] for word in words]
     cell = " ".join(BREAK.join(map(latex_text, parts)) for parts in chunks)
     return FLUSH_LEFT + cell if kind == "R" and len(text) >= LONG else cell
-
-
-def _html(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"<h{block.level + 1}>{html.escape(block.text)}</h{block.level + 1}>"
-    if isinstance(block, Paragraph):
-        return f"<p>{html.escape(block.text)}</p>"
-    if isinstance(block, Bullets):
-        return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in block.items) + "</ul>"
-    if isinstance(block, Figure):
-        data, caption = base64.b64encode(block.png).decode(), html.escape(block.caption)
-        image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-    return html_table(block)
-
-
-def html_table(table: Table) -> str:
-    """A table as HTML; the raw value of a number stands beside its text, for sorting."""
-    head = "".join(f"<th>{html.escape(column.title)}</th>" for column in table.columns)
-    rows = []
-    for row, texts in zip(table.rows, table.texts(), strict=True):
-        cells = []
-        for column, text in zip(table.columns, texts, strict=True):
-            value = row.get(column.key)
-            number = isinstance(value, (int, float))
-            attributes = f' class="number" data-value="{value!r}"' if number else ""
-            cells.append(f"<td{attributes}>{html.escape(text)}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
-    return (
-        f"<table><caption>{html.escape(table.title)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>{notes}"
-    )

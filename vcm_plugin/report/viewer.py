@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,14 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from vcm_plugin.ctc.codecs import load_condition
-from vcm_plugin.ctc.results import UNCOMPRESSED, Journal, decoded_path, read_predictions
+from vcm_plugin.ctc.results import UNCOMPRESSED, Record
+from vcm_plugin.ctc.run_folder import Journal, decoded_path, read_predictions, read_records
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
-from vcm_plugin.report import human
-from vcm_plugin.report.tables import Report, Run
+from vcm_plugin.report.runs import Run
+from vcm_plugin.report.tables import Report
+from vcm_plugin.report.titles import METRICS, UNDER_PICTURES
 from vcm_plugin.testsets.pictures import read_picture
-
-MEASURES = ("psnr", "vmaf", "haarpsi")  # shown under a decoded picture
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,11 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     path = first.folder / "ground_truth.json"
     if not path.is_file() or options.pictures < 1:
         return {"pictures": [], "note": "The viewer is empty: the runs keep no ground truth."}
-    test = first.result.get("test", {})
-    if test.get("protocol") == "semantic":
+    test = first.result.test
+    if test.protocol == "semantic":
         return {"pictures": [], "note": "The viewer is empty: labelled points have no boxes."}
     truth = read_json(path)
-    skipped = {entry["image_id"] for entry in report.skipped}
+    skipped = {picture.image_id for picture in report.skipped}
     images = [image for image in truth["images"] if image["id"] not in skipped]
     folders = [run.folder / point.rate_point for run in report.runs for point in run.points]
     each = sum(decoded_path(folder, 0).parent.is_dir() for folder in folders)
@@ -75,11 +74,11 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
         "classes": {category["id"]: category["name"] for category in truth["categories"]},
         "points": list(_points(report, objects, options)),
     }
-    score, iou = test.get("score_threshold", 0.5), test.get("iou_threshold", 0.5)
     data["note"] = (
         f"{len(shown)} of {len(images)} pictures, evenly spaced over the test set; thumbnails of "
-        f"at most {options.side} pixels. Detections with a score of at least {score:g}; matched: "
-        f"same class and a box IoU of at least {iou:g} with an object that is still free."
+        f"at most {options.side} pixels. Detections with a score of at least "
+        f"{test.score_threshold:g}; matched: same class and a box IoU of at least "
+        f"{test.iou_threshold:g} with an object that is still free."
     )
     if any("decoded" in shown for p in data["points"] for shown in p["pictures"].values()):
         data["note"] += (
@@ -92,23 +91,25 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     return data
 
 
-def match(objects: Sequence[dict], found: Sequence[dict], iou: float) -> tuple[list[int], set[int]]:
+def match(
+    objects: Sequence[dict], detections: Sequence[dict], iou: float
+) -> tuple[list[int], set[int]]:
     """Index of the object that each detection matches (-1: none), and the objects that are missed.
 
     Detections choose by falling score among the free objects of their class; crowds are no objects
     to find, and a detection on one is not counted as wrong (-2).
     """
     taken: set[int] = set()
-    chosen = [-1] * len(found)
-    if objects and found:
+    chosen = [-1] * len(detections)
+    if objects and detections:
         crowds = [int(item.get("iscrowd", 0)) for item in objects]
-        boxes = [np.array([item["bbox"] for item in side], float) for side in (found, objects)]
-        overlaps = rle.iou(*boxes, crowds)  # (found, objects)
-        for k in sorted(range(len(found)), key=lambda k: -found[k]["score"]):
+        boxes = [np.array([item["bbox"] for item in side], float) for side in (detections, objects)]
+        overlaps = rle.iou(*boxes, crowds)  # (detections, objects)
+        for k in sorted(range(len(detections)), key=lambda k: -detections[k]["score"]):
             same = [
                 (overlaps[k, j], j)
                 for j, item in enumerate(objects)
-                if item["category_id"] == found[k]["category_id"] and overlaps[k, j] >= iou
+                if item["category_id"] == detections[k]["category_id"] and overlaps[k, j] >= iou
             ]
             free = [pair for pair in same if pair[1] not in taken and not crowds[pair[1]]]
             if free:
@@ -124,64 +125,54 @@ def _points(
     report: Report, objects: dict[int, list], options: ViewerOptions
 ) -> Iterator[dict[str, Any]]:
     """One entry per run and rate point: bits, detections and decoded picture of each picture."""
-    test = report.runs[0].result.get("test", {})
-    score, iou = test.get("score_threshold", 0.5), test.get("iou_threshold", 0.5)
     for run in report.runs:
-        stored = {point["rate_point"]: point["per_picture"] for point in run.result["points"]}
-        for point in (UNCOMPRESSED, *stored):
-            if point == UNCOMPRESSED and run is not report.runs[0]:
-                continue
-            listed = stored.get(point, {"image_id": [], "bits": []})
-            bits = dict(zip(listed["image_id"], listed["bits"], strict=True))
-            pictures = {}
-            records = _frames if "sequences" in run.result["dataset"] else _records
-            for image_id, record in records(run.folder / point, objects):
-                kept = [item for item in record["predictions"] if item["score"] >= score]
-                chosen, missed = match(objects[image_id], kept, iou)
-                drawn = [_drawn(item, place) for item, place in zip(kept, chosen, strict=True)]
-                pictures[image_id] = {
-                    "bits": bits.get(image_id),
-                    "found": drawn,
-                    "missed": sorted(missed),
-                    **_looks(run.folder / point, record, options),
-                }
+        points = {point.rate_point: point.bits_by_picture for point in run.result.points}
+        if run is report.runs[0]:
+            points = {UNCOMPRESSED: {}} | points
+        for point, bits in points.items():
             name = point if point == UNCOMPRESSED else f"{run.name}, {point}"
-            yield {"name": name, "pictures": pictures}
+            yield {"name": name, "pictures": _pictures(run, point, bits, objects, options)}
 
 
-def _looks(folder: Path, record: dict, options: ViewerOptions) -> dict[str, Any]:
-    """Of a decoded picture: its thumbnail, the bits before the human layer, and MEASURES."""
-    path = decoded_path(folder, record["image_id"])
+def _pictures(
+    run: Run, point: str, bits: dict[int, int], objects: dict[int, list], options: ViewerOptions
+) -> dict[int, dict[str, Any]]:
+    """Image id -> what the page shows of it at one point of a run."""
+    test, folder, pictures = run.result.test, run.folder / point, {}
+    records = _records_of_frames if run.result.dataset.sequences else read_records
+    for record in records(folder, objects):
+        predictions = record.predictions or []
+        kept = [item for item in predictions if item["score"] >= test.score_threshold]
+        chosen, missed = match(objects[record.image_id], kept, test.iou_threshold)
+        pictures[record.image_id] = {
+            "bits": bits.get(record.image_id),
+            "found": [_drawn(item, place) for item, place in zip(kept, chosen, strict=True)],
+            "missed": sorted(missed),
+            **_looks(folder, record, options),
+        }
+    return pictures
+
+
+def _looks(folder: Path, record: Record, options: ViewerOptions) -> dict[str, Any]:
+    """Of a decoded picture: its thumbnail, the bits before the human layer, and its measures."""
+    path = decoded_path(folder, record.image_id)
     if not path.is_file():
         return {}
-    measured = record.get("picture", {})
-    measures = {human.TITLES[key]: measured[key] for key in MEASURES if key in measured}
+    measured = record.picture or {}
+    measures = {METRICS[key].label: measured.get(key) for key in UNDER_PICTURES}
     kept = {name: value for name, value in measures.items() if isinstance(value, float)}
-    machine = {"machine_bits": record["machine_bits"]} if "machine_bits" in record else {}
+    machine = {} if record.machine_bits is None else {"machine_bits": record.machine_bits}
     return machine | {"decoded": _thumbnail(path, options), "measures": kept}
 
 
-def _records(folder: Path, wanted: dict[int, Any]) -> Iterator[tuple[int, dict]]:
-    """(image id, line) of the wanted pictures; other lines are passed over unparsed."""
-    path = folder / "pictures.jsonl"
-    if not path.is_file():
-        return
-    heads = tuple(f'{{"image_id":{image_id},'.encode() for image_id in wanted)
-    with path.open("rb") as file:
-        for line in file:
-            if line.startswith(heads):
-                record = json.loads(line)
-                yield record["image_id"], record
-
-
-def _frames(folder: Path, wanted: dict[int, Any]) -> Iterator[tuple[int, dict]]:
-    """The same of the frames of sequences, whose lines hold the predictions of all their frames."""
-    found: dict[int, list[dict]] = {image_id: [] for image_id in wanted}
+def _records_of_frames(folder: Path, wanted: dict[int, Any]) -> Iterator[Record]:
+    """A record of each wanted frame; those of sequences hold the predictions of all frames."""
+    by_frame: dict[int, list[dict]] = {image_id: [] for image_id in wanted}
     for item in read_predictions(folder, list(Journal(folder).records)):
-        if item["image_id"] in found:
-            found[item["image_id"]].append(item)
-    for image_id, predictions in found.items():
-        yield image_id, {"image_id": image_id, "predictions": predictions}
+        if item["image_id"] in by_frame:
+            by_frame[item["image_id"]].append(item)
+    for image_id, predictions in by_frame.items():
+        yield Record(image_id, predictions=predictions)
 
 
 def _drawn(item: dict, place: int | None) -> list:

@@ -3,42 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from vcm_plugin.metrics.bd_rate import BdRate, BitsAt
-from vcm_plugin.report import human
+from vcm_plugin.ctc.results import UNCOMPRESSED, StageSeconds
+from vcm_plugin.metrics.bd_rate import BitsAt
 from vcm_plugin.report.document import Column, Table
+from vcm_plugin.report.human_tables import human_tables, value_or_reason
 from vcm_plugin.report.layout import bd_rate_cell, near_lossless_cell, point_rows
-from vcm_plugin.report.tables import Report
+from vcm_plugin.report.tables import NearLossless, Report
+from vcm_plugin.report.titles import TASKS, spec_of, task_of, title_of
 
-TASK_NAMES = {"box": "Detection", "mask": "Instance segmentation"}
-TITLES = {
-    "box_ap": "box AP",
-    "box_ap50": "box AP50",
-    "box_ap75": "box AP75",
-    "mask_ap": "mask AP",
-    "mask_ap50": "mask AP50",
-    "mask_ap75": "mask AP75",
-}
 POINT_KEYS = ("codec", "rate_point", "pictures", "bits", "pixels", "bpp")
-
-
-def title_of(metric: str) -> str:
-    """The heading of a metric: a metric that has none of its own is its name in words."""
-    return TITLES.get(metric, metric.replace("_", " "))
-
-
-def task_of(metric: str) -> str:
-    """The task that a metric belongs to; "" for those of human vision and for sums."""
-    task = metric.partition("_")[0]
-    return task if task in TASK_NAMES else ""
+COSTS = ("encode_kmac", "decode_kmac", "parameters")
 
 
 def point_metrics(report: Report, task: str | None = None) -> list[str]:
-    """The columns of `point_rows` that are measured values, of one task where it is given."""
-    named = [key for key in point_rows(report)[0] if key not in POINT_KEYS]
-    return [key for key in named if task is None or task_of(key) == task]
+    """Every accuracy that was measured, of one task where it is given."""
+    return [key for key in report.metrics if task is None or task_of(key) == task]
 
 
 def tasks(report: Report) -> list[str]:
@@ -49,16 +30,16 @@ def tasks(report: Report) -> list[str]:
 def points(report: Report, task: str | None = None) -> Table:
     """Rate and every measured value of every rate point, the uncompressed pictures first."""
     measured = point_metrics(report, task)
-    first = {"codec": "uncompressed", "pictures": report.dataset.get("pictures")}
+    first = {"codec": "uncompressed", "pictures": report.dataset.pictures}
     columns = (
         Column("codec", "codec"),
         Column("rate_point", "rate point"),
         Column("bits", "bits", "d"),
         Column("bpp", "bpp", ".4f"),
-        *(Column(metric, title_of(metric), ".2f") for metric in measured),
+        *(Column(metric, title_of(metric), spec_of(metric)) for metric in measured),
     )
     rows = ({**first, **report.uncompressed}, *point_rows(report))
-    name = TASK_NAMES.get(task, "Rate and accuracy" if task is None else "Other")
+    name = TASKS.get(task, "Rate and accuracy" if task is None else "Other")
     return Table(f"{name}: rate points", columns, rows, _hull_notes(report))
 
 
@@ -83,18 +64,18 @@ def bd_rates(report: Report, metrics: Sequence[str] | None = None) -> Table:
         Column("overlap", "common accuracy", ".1f"),
     )
     rows = []
-    for found in report.comparisons:
-        if metrics is not None and found.metric not in metrics:
+    for comparison in report.comparisons:
+        if metrics is not None and comparison.metric not in metrics:
             continue
-        raw = bd_rate_cell(found.raw, found.raw_interval)
-        fit = bd_rate_cell(found.fit, found.fit_interval)
+        raw = bd_rate_cell(comparison.raw, comparison.raw_interval)
+        fit = bd_rate_cell(comparison.fit, comparison.fit_interval)
         rows.append({
-            "test": found.test,
-            "anchor": found.anchor,
-            "metric": title_of(found.metric),
-            "percent": value_or_reason(found.raw),
+            "test": comparison.test,
+            "anchor": comparison.anchor,
+            "metric": title_of(comparison.metric),
+            "percent": value_or_reason(comparison.raw),
             "interval95": raw["interval95"],
-            "fit_percent": value_or_reason(found.fit),
+            "fit_percent": value_or_reason(comparison.fit),
             "fit_interval95": fit["interval95"],
             "overlap": raw["overlap"] or fit["overlap"],
         })  # fmt: skip
@@ -117,13 +98,13 @@ def near_lossless(report: Report) -> Table:
     )
     rows = tuple(
         {
-            "curve": found.curve,
-            "metric": title_of(found.metric),
-            "accuracy": found.accuracy,
-            "bpp": _bpp_or_reason(found, found.raw),
-            "fit_bpp": _bpp_or_reason(found, found.fit),
+            "curve": point.curve,
+            "metric": title_of(point.metric),
+            "accuracy": point.accuracy,
+            "bpp": _bpp_or_reason(point, point.raw),
+            "fit_bpp": _bpp_or_reason(point, point.fit),
         }
-        for found in report.near_lossless
+        for point in report.near_lossless
     )
     loss = report.rules.near_lossless
     return Table(f"Rate at {loss:g} point below uncompressed", columns, rows)
@@ -147,33 +128,34 @@ def complexity(report: Report) -> Table:
     for run in report.runs:
         if run.timings is None:
             continue
-        costs = run.timings.get("complexity") or {}
-        peak = costs.get("peak_memory_bytes")
+        costs = run.timings.complexity
         for point in run.points:
             rows.append({
                 "codec": run.name,
                 "rate_point": point.rate_point,
-                **{key: costs.get(key) for key in ("encode_kmac", "decode_kmac", "parameters")},
-                **seconds_per_picture(run.timings["points"], point.rate_point, point.pictures),
-                "peak_memory_mib": None if peak is None else peak / (1 << 20),
+                **{key: getattr(costs, key, None) for key in COSTS},
+                **seconds_per_picture(run.timings.points, point.rate_point, point.pictures),
+                "peak_memory_mib": costs and costs.peak_memory_bytes / (1 << 20),
             })  # fmt: skip
     return Table("Complexity", columns, tuple(rows), _machine_notes(report))
 
 
-def seconds_per_picture(seconds: dict, rate_point: str, pictures: int) -> dict[str, float | None]:
+def seconds_per_picture(
+    seconds: Mapping[str, Mapping[str, StageSeconds]], rate_point: str, pictures: int
+) -> dict[str, float | None]:
     """Mean seconds of each stage; NN-Part1 of split inference runs once for all rate points."""
     stages = ("encode", "decode", "nn_part1", "nn_part2")
-    spent = {**seconds.get("uncompressed", {}), **seconds.get(rate_point, {})}
-    return {name: spent[name]["sum"] / pictures if name in spent else None for name in stages}
+    spent = {**seconds.get(UNCOMPRESSED, {}), **seconds.get(rate_point, {})}
+    return {name: spent[name].sum / pictures if name in spent else None for name in stages}
 
 
 def environment(report: Report) -> Table:
     """Versions and device of every run, one column each."""
     names = [run.name for run in report.runs]
-    keys = dict.fromkeys(key for run in report.runs for key in run.result["environment"])
+    keys = dict.fromkeys(key for run in report.runs for key in run.result.environment)
     columns = (Column("what", ""), *(Column(name, name) for name in names))
     rows = tuple(
-        {"what": key, **{run.name: run.result["environment"].get(key) for run in report.runs}}
+        {"what": key, **{run.name: run.result.environment.get(key) for run in report.runs}}
         for key in keys
     )
     return Table("Environment", columns, rows)
@@ -191,102 +173,33 @@ def published(report: Report) -> Table:
     )
     rows = [
         {
-            "codec": found.codec,
-            "rate_point": point["rate_point"],
-            "bpp": point["bpp"],
+            "codec": reference.codec,
+            "rate_point": point.rate_point,
+            "bpp": point.bpp,
             "metric": title_of(metric),
             "value": value,
-            "source": found.source,
+            "source": reference.source,
         }
-        for found in report.published
-        for point in found.points
-        for metric, value in point["accuracy"].items()
+        for reference in report.published
+        for point in reference.points
+        for metric, value in point.accuracy.items()
         if metric in report.metrics
     ]
     return Table("Published, not run here", columns, tuple(rows))
 
 
-def human_points(report: Report) -> Table:
-    """Human vision: every measure of every rate point, in total bits per pixel."""
-    rows = human.point_rows(report.human_vision)
-    measured = dict.fromkeys(key for row in rows for key in row if key in human.TITLES)
-    columns = (
-        Column("curve", "curve"),
-        Column("rate_point", "rate point"),
-        Column("bpp", "bpp", ".4f"),
-        Column("machine_bpp", "bpp, machine", ".4f"),
-        Column("box_ap", "box AP", ".2f"),
-        *(Column(metric, human.TITLES[metric], ".4g") for metric in measured),
-    )
-    return Table("Human vision: rate points", columns, tuple(rows))
-
-
-def human_main_points(report: Report) -> Table:
-    """The same with the measures that figures show only: what fits on paper."""
-    whole = human_points(report)
-    kept = tuple(c for c in whole.columns if c.key not in human.TITLES or c.key in human.SHOWN)
-    return Table(whole.title, kept, whole.rows)
-
-
-def human_equal(report: Report) -> Table:
-    """Total bits of the test against an anchor at an equal value of a measure."""
-    columns = (
-        Column("test", "test"),
-        Column("rate_point", "rate point"),
-        Column("anchor", "anchor"),
-        Column("metric", "measure"),
-        Column("value", "value", ".4g"),
-        Column("bpp", "bpp", ".4f"),
-        Column("anchor_bpp", "bpp of the anchor", ".4f"),
-        Column("percent", "difference (%)", "+.1f"),
-        Column("break_even_share", "break-even share", ".2f"),
-        Column("reason", "why there is none"),
-    )
-    rows = tuple(human.equal_rows(report.human_vision))
-    return Table("Human vision: total bits at equal value", columns, rows)
-
-
-def human_bd_rates(report: Report) -> Table:
-    """BD-rate in total bits at equal value of a measure of human vision."""
-    columns = (
-        Column("test", "test"),
-        Column("anchor", "anchor"),
-        Column("metric", "measure"),
-        Column("percent", "BD-rate (%)", "+.2f"),
-        Column("overlap_low", "from", ".4g"),
-        Column("overlap_high", "to", ".4g"),
-    )
-    rows = tuple(
-        row | {"percent": value_or_reason(found.result)}
-        for row, found in zip(
-            human.bd_rate_rows(report.human_vision), report.human_vision.comparisons
-        )
-    )
-    return Table("Human vision: BD-rate", columns, rows)
-
-
-def human_tables(report: Report) -> list[Table]:
-    """The tables of human vision that have rows."""
-    found = (human_points(report), human_equal(report), human_bd_rates(report))
-    return [table for table in found if table.rows]
-
-
 def all_tables(report: Report) -> list[Table]:
     """Every table that has rows, in the order of the documents."""
-    found = [
-        points(report), bd_rates(report), near_lossless(report), *human_tables(report),
-        complexity(report), published(report), environment(report),
+    tables = [
+        points(report), bd_rates(report), near_lossless(report),
+        *human_tables(report.human_vision), complexity(report), published(report),
+        environment(report),
     ]  # fmt: skip
-    return [table for table in found if table.rows]
+    return [table for table in tables if table.rows]
 
 
-def value_or_reason(result: BdRate) -> float | str:
-    """The percent of a BD-rate, or why it was refused."""
-    return f"refused: {result.reason}" if result.percent is None else result.percent
-
-
-def _bpp_or_reason(found: Any, result: BitsAt) -> float | str:
-    cell = near_lossless_cell(found, result)
+def _bpp_or_reason(point: NearLossless, result: BitsAt) -> float | str:
+    cell = near_lossless_cell(point, result)
     return f"none: {cell['reason']}" if cell["bpp"] is None else cell["bpp"]
 
 
@@ -299,8 +212,8 @@ def _hull_notes(report: Report) -> tuple[str, ...]:
 
 def _machine_notes(report: Report) -> tuple[str, ...]:
     devices = dict.fromkeys(
-        f"{run.name}: {run.result['environment'].get('device', 'device not recorded')}, "
-        f"{run.result.get('test', {}).get('threads_per_job', 'unknown')} thread(s)"
+        f"{run.name}: {run.result.environment.get('device', 'device not recorded')}, "
+        f"{run.result.test.threads_per_job} thread(s)"
         for run in report.runs
     )
     return (

@@ -20,12 +20,15 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.worksheet import Worksheet
 
 from vcm_plugin.report import views
+from vcm_plugin.report.curves import Curve
 from vcm_plugin.report.document import Column, Table
-from vcm_plugin.report.plots import STYLES
-from vcm_plugin.report.tables import Comparison, Curve, Report
+from vcm_plugin.report.figures import STYLES
+from vcm_plugin.report.human_tables import human_tables, value_or_reason
+from vcm_plugin.report.tables import Comparison, Report
+from vcm_plugin.report.titles import TASKS, label_of, task_of, title_of
 
 FORMULAS = "BD-rate formulas"
-TASK_SHEETS = {**views.TASK_NAMES, "": "Other"}
+TASK_SHEETS = {**TASKS, "": "Other"}
 HEAD = PatternFill("solid", fgColor="D9E2EC")
 MARKERS = {"o": "circle", "s": "square", "^": "triangle", "D": "diamond", "v": "x", "P": "plus"}
 NUMBER_FORMATS = {".2f": "0.00", "+.2f": "+0.00;-0.00", ".4f": "0.0000", "d": "0", ".0f": "0"}
@@ -47,7 +50,7 @@ def write_xlsx(report: Report, path: Path) -> None:
         _write_task(sheet, report, task, formulas)
     _write_summary(summary, report, formulas)
     for table in (
-        views.near_lossless(report), *views.human_tables(report), views.complexity(report),
+        views.near_lossless(report), *human_tables(report.human_vision), views.complexity(report),
         views.published(report), views.environment(report),
     ):  # fmt: skip
         if table.rows:
@@ -58,10 +61,10 @@ def write_xlsx(report: Report, path: Path) -> None:
 
 
 def _write_summary(sheet: Worksheet, report: Report, formulas: _Formulas) -> None:
-    sheet["A1"] = f"{report.condition}: {report.dataset.get('name', '')}"
+    sheet["A1"] = f"{report.condition}: {report.dataset.name}"
     sheet["A1"].font = Font(bold=True, size=14)
     facts = {
-        "pictures": report.dataset.get("pictures", report.points[0].pictures),
+        "pictures": report.dataset.pictures,
         "anchors": ", ".join(report.anchors),
         "BD-rate": "PCHIP of log10(rate) over accuracy; negative = fewer bits at equal accuracy",
         "least common accuracy": report.rules.min_overlap,
@@ -85,16 +88,16 @@ def _write_task(sheet: Worksheet, report: Report, task: str, formulas: _Formulas
         for column, shown in enumerate(table.columns, start=1):
             place = f"'{sheet.title}'!${get_column_letter(column)}${row}"
             cells[point.codec, point.rate_point, shown.key] = place
-    metrics = [m for m in report.ap_metrics if views.task_of(m) == task]
+    metrics = [m for m in report.ap_metrics if task_of(m) == task]
     for curve in report.curves:
         for metric in metrics:
             formulas.add_curve(curve, metric, cells)
-    found = [c for c in report.comparisons if c.metric in metrics]
-    for comparison in found:
+    comparisons = [c for c in report.comparisons if c.metric in metrics]
+    for comparison in comparisons:
         formulas.add_comparison(comparison)
     below = len(report.points) + 6
-    _write_bd_rates(sheet, below, found, formulas)
-    below += len(found) + 4
+    _write_bd_rates(sheet, below, comparisons, formulas)
+    below += len(comparisons) + 4
     for number, metric in enumerate(metrics if report.curves else ()):
         chart = _chart(report, metric, formulas)
         sheet.add_chart(chart, f"{get_column_letter(1 + 8 * (number % 2))}{below}")
@@ -128,12 +131,12 @@ def _write_bd_rates(
         return
     sheet.cell(top, 1, "BD-rate").font = Font(bold=True, size=14)
     _write_head(sheet, top + 1, BD_COLUMNS)
-    for row, found in enumerate(comparisons, start=top + 2):
-        live = formulas.results[found.test, found.anchor, found.metric]
-        raw, fit = (views.value_or_reason(result) for result in (found.raw, found.fit))
-        low_high = (interval.low_high for interval in (found.raw_interval, found.fit_interval))
+    for row, each in enumerate(comparisons, start=top + 2):
+        live = formulas.results[each.test, each.anchor, each.metric]
+        raw, fit = (value_or_reason(result) for result in (each.raw, each.fit))
+        low_high = (interval.low_high for interval in (each.raw_interval, each.fit_interval))
         (low, high), (fit_low, fit_high) = (pair or (None, None) for pair in low_high)
-        names = (found.test, found.anchor, views.title_of(found.metric))
+        names = (each.test, each.anchor, title_of(each.metric))
         values = (*names, live, raw, low, high, fit, fit_low, fit_high)
         for place, value in enumerate(values, start=1):
             cell = sheet.cell(row, place, value)
@@ -151,8 +154,8 @@ def _write_head(sheet: Worksheet, row: int, titles: Sequence[str]) -> None:
 def _chart(report: Report, metric: str, formulas: _Formulas) -> ScatterChart:
     """bpp (logarithmic) against accuracy, one series per curve."""
     chart = ScatterChart(style=13, scatterStyle="lineMarker")
-    chart.title = f"{report.condition}: {views.title_of(metric)} (%)"
-    chart.x_axis.title, chart.y_axis.title = "bits per pixel (log)", f"{views.title_of(metric)} (%)"
+    chart.title = f"{report.condition}: {label_of(metric)}"
+    chart.x_axis.title, chart.y_axis.title = "bits per pixel (log)", label_of(metric)
     chart.x_axis.scaling.logBase = 10
     chart.x_axis.number_format = "General"
     chart.x_axis.tickLblPos = "low"
@@ -197,7 +200,7 @@ class _Formulas:
     def add_curve(self, curve: Curve, metric: str, cells: dict) -> None:
         """A block of the points that make a curve; a hull keeps those that are on it now."""
         put, top = self.sheet.cell, self.row
-        put(top, 1, f"{curve.name}, {views.title_of(metric)}").font = Font(bold=True)
+        put(top, 1, f"{curve.name}, {title_of(metric)}").font = Font(bold=True)
         heads = (
             "rate point",
             "bpp",
@@ -262,15 +265,17 @@ class _Formulas:
         terms = f"{at('D')}*{t}+{at('H')}*{t}^2/2+{at('I')}*{t}^3/3+{at('J')}*{t}^4/4"
         return f"={at('K')}+{terms}"
 
-    def add_comparison(self, found: Comparison) -> None:
+    def add_comparison(self, comparison: Comparison) -> None:
         """One BD-rate; for one that is refused there is nothing to compute."""
-        key = found.test, found.anchor, found.metric
-        name = f"{found.test} against {found.anchor}, {views.title_of(found.metric)}"
-        if found.raw.percent is None:
+        key = comparison.test, comparison.anchor, comparison.metric
+        name = f"{comparison.test} against {comparison.anchor}, {title_of(comparison.metric)}"
+        if comparison.raw.percent is None:
             self.results[key] = "refused"
             return
         put, row = self.sheet.cell, self.comparison_row
-        anchor, test = (self.blocks[c, found.metric] for c in (found.anchor, found.test))
+        anchor, test = (
+            self.blocks[c, comparison.metric] for c in (comparison.anchor, comparison.test)
+        )
         put(row, 13, name)
         put(row, 14, f"=MAX(C{anchor[0]},C{test[0]})")
         put(row, 15, f"=MIN(C{anchor[1]},C{test[1]})")

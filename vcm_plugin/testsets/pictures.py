@@ -6,20 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vcm_plugin.errors import InputError
-
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class PictureError(InputError):
@@ -46,8 +35,11 @@ def read_picture(path: Path) -> np.ndarray:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says."""
     try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
+        image.getexif()
     except Exception:  # broken EXIF data: Detectron2 takes the picture as it is
-        orientation = None
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        return image
+    for key in ("exif", "Raw profile type exif"):  # Pillow would write it again, which may fail
+        image.info.pop(key, None)
+    return ImageOps.exif_transpose(image)

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from vcm_plugin.conditions import bundled_weights, is_of_kind, model_path
+from vcm_plugin.conditions import bundled_weights, model_path
 from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
+from vcm_plugin.settings import is_of_kind
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.testsets.coco import load_coco

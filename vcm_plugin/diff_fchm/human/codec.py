@@ -74,11 +74,11 @@ class HumanCodec:
         self.machine, self.device = machine, torch.device(device)
         self.sampling = Sampling()  # of files that it encodes
         hvcn = load_hvcn(weights)
-        trained_on = hvcn.machine.sha256
-        if trained_on != machine.sha256:
+        if not machine.carries(hvcn.machine.sha256):
             raise InputError(
-                f"{weights}: this human layer was trained on the machine layer {trained_on[:12]}, "
-                f"found {machine.sha256[:12]}; use the VFCN weights that it was trained on"
+                f"{weights}: this human layer was trained on the machine layer "
+                f"{hvcn.machine.sha256[:12]}, found {machine.latents_sha256[:12]}; use the VFCN "
+                "weights that it was trained on"
             )
         self.sha256 = hvcn.sha256()
         self.weights_id = int(self.sha256[:8], 16)

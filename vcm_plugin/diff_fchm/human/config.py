@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class MachineFit:
     """The machine layer that HVCN is built on.
 
-    channels: of p2..p5. latents: of y. sha256: of its weights file, "" before training.
+    channels: of p2..p5. latents: of y. sha256: MachineCodec.latents_sha256, "" before training; of
+    the whole weights file in networks trained before there was such a thing.
     """
 
     channels: int = 64

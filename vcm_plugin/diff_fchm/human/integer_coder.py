@@ -13,15 +13,13 @@ from vcm_plugin.diff_fchm.human.acn import scaled_back
 from vcm_plugin.diff_fchm.human.geometry import Geometry
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.machine import ivn
-from vcm_plugin.entropy.latent_coder import (
+from vcm_plugin.entropy.integer import (
     ACTIVATION_STEPS,
     ACTIVATIONS,
-    LATENT_STEPS,
-    LatentCoder,
-    Latents,
     integer_networks,
     integer_weights,
 )
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, Latents
 from vcm_plugin.entropy.rans import Tables
 
 

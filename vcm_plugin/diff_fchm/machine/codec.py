@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How a feature pyramid becomes the machine layer of an .fcm file and comes back: Diff-FCHM.
 
-encode: range, IVN -> g_a -> y -> h_a -> z -> entropy coding -> machine unit
-decode: machine unit -> latents, checked -> g_s -> inverse IVN -> p2..p5
+encode: g_a, range and IVN -> y -> h_a -> z -> entropy coding -> machine unit
+decode: machine unit -> latents, checked -> inverse IVN -> g_s -> p2..p5
+
+g_a is homogeneous, so that IVN may follow it: a sweep over rate points analyses a picture once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,21 +22,28 @@ from vcm_plugin import bitstream
 from vcm_plugin.bitstream import FrameReader, Header, MachinePayload, Timing, Unit
 from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.folded import FoldedVfcn
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
-from vcm_plugin.entropy.latent_coder import (
-    LATENT_STEPS,
-    LatentCoder,
-    Latents,
-    gaussian_tables,
-    integer_networks,
-    integer_weights,
-)
+from vcm_plugin.entropy.integer import integer_networks, integer_weights
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, Latents, gaussian_tables
 from vcm_plugin.entropy.rans import Tables
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.rate_points import parse_scale
 from vcm_plugin.stages import stage
 from vcm_plugin.weights_file import read_weights, write_weights
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """Features after g_a, from where every rate point goes on.
+
+    value_range: of the features. y: (1, C, h, w), as g_a makes it of (P - mean) / std.
+    """
+
+    header: Header
+    value_range: tuple[float, float]
+    y: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,10 @@ class MachineCodec:
         self.weights_id = int(self.sha256[:8], 16)
         self.device, self.dtype = torch.device(device), dtype
         self.config = _config(self.metadata, weights)
+        self.latents_sha256 = _latents_sha256(self.config, tensors)
         floats = {k: v.float() for k, v in tensors.items() if not k.startswith("integer.")}
         model = Vfcn(self.config)
-        wanted = {k for k in model.state_dict() if not k.startswith(("entropy.", "gaussian."))}
+        wanted = {k for k in model.state_dict() if not k.startswith("entropy.")}
         if set(floats) != wanted | {"tables"}:
             odd = sorted(set(floats) ^ (wanted | {"tables"}))[0]
             raise InputError(f"{weights}: {odd} is missing or unknown; the weights file is damaged")
@@ -78,14 +89,15 @@ class MachineCodec:
         except (InputError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
-        self.model = model.requires_grad_(False).eval()
-        self.model.to(self.device, dtype, memory_format=torch.channels_last)
+        self.model = model.requires_grad_(False).eval().to(self.device)
+        self.networks = FoldedVfcn(self.model, dtype)
 
     def to(self, device: str) -> MachineCodec:
         """Return self with its networks on another device; the latents of a file stay the same."""
         self.device = torch.device(device)
         self.model.to(self.device)
-        self.coder.networks.to(self.device)
+        self.networks.to(self.device)
+        self.coder.to(self.device)
         return self
 
     @property
@@ -101,13 +113,38 @@ class MachineCodec:
             "detector_sha256": self.metadata["detector_sha256"],
         }
 
+    def carries(self, sha256: str) -> bool:
+        """Whether networks built on the machine layer of this identity work with this one.
+
+        sha256: a latents_sha256; or that of the whole weights file, which older networks name.
+        """
+        return sha256 in (self.latents_sha256, self.sha256)
+
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
         """Features of split point fpn -> an .fcm file with one machine unit."""
         return self.code(features, rate_point)[0]
 
     def code(self, features: FeaturePyramid, rate_point: str) -> tuple[bytes, MachineLayer]:
         """Features -> the file of `encode`, and what it decodes to."""
-        layer = self._code(features, parse_scale(rate_point))
+        return self.code_analysed(self.analyse(features), rate_point)
+
+    def encode_sweep(self, features: FeaturePyramid, rate_points: Iterable[str]) -> Iterator[bytes]:
+        """The file of `encode` for each rate point, analysing the features once."""
+        analysed = self.analyse(features)
+        return (self.code_analysed(analysed, rate_point)[0] for rate_point in rate_points)
+
+    @stage("feature_reduction")
+    @torch.inference_mode()
+    def analyse(self, features: FeaturePyramid) -> Analysed:
+        """Features of split point fpn -> what all rate points share; `code_analysed` goes on."""
+        header = self._header(features)
+        value_range = ivn.feature_range(features.layers, features.input_size)
+        layers = {name: layer.to(self.device) for name, layer in features.layers.items()}
+        return Analysed(header, value_range, self.networks.analysis(layers))
+
+    def code_analysed(self, analysed: Analysed, rate_point: str) -> tuple[bytes, MachineLayer]:
+        """What `analyse` made -> the file of one rate point, and what it decodes to."""
+        layer = self._code(analysed, parse_scale(rate_point))
         unit = Unit("machine", 0, layer.payload.to_bytes())
         return bitstream.write(layer.header, [unit]), layer
 
@@ -119,7 +156,7 @@ class MachineCodec:
         The header counts with the first frame. No more than one frame is held at a time.
         """
         s = parse_scale(rate_point)
-        layers = (self._code(features, s) for features in frames)
+        layers = (self._code(self.analyse(features), s) for features in frames)
         return bitstream.write_frames(
             file,
             ((replace(x.header, **vars(timing)), x.payload.to_bytes()) for x in layers),
@@ -146,17 +183,14 @@ class MachineCodec:
             raise BitstreamError(f"frame {frame}: {error}") from error
 
     @torch.inference_mode()
-    def _code(self, features: FeaturePyramid, s: float) -> MachineLayer:
-        header = self._header(features)
-        value_range = ivn.scaled_range(ivn.feature_range(features.layers, features.input_size), s)
-        layers = {k: v[None].to(self.device, self.dtype) for k, v in features.layers.items()}
-        ranges = self._ranges(value_range)
+    def _code(self, analysed: Analysed, s: float) -> MachineLayer:
+        value_range = ivn.scaled_range(analysed.value_range, s)
         with stage("feature_reduction"):
-            y = self.model.analysis(ivn.normalise(layers, value_range), ranges)
-            z = self.model.h_a(y)
+            y = analysed.y * self.model.done(self._ranges(value_range))
+            z = self.networks.h_a(y.to(self.dtype))
         data, latents = self.coder.encode(z[0], y[0], self.octaves(value_range))
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
-        return MachineLayer(header, payload, latents)
+        return MachineLayer(analysed.header, payload, latents)
 
     def decode(self, data: bytes) -> FeaturePyramid:
         """An .fcm file -> features; a human layer, where there is one, is not looked at."""
@@ -181,12 +215,11 @@ class MachineCodec:
     @torch.inference_mode()
     def synthesise(self, layer: MachineLayer) -> FeaturePyramid:
         """Latents -> features; from here on float arithmetic differs between machines."""
-        value_range = layer.payload.value_range
-        y_hat = torch.from_numpy(layer.latents.y)[None].to(self.device, self.dtype) / LATENT_STEPS
-        decoded = self.model.synthesis(y_hat, self._ranges(value_range))
-        decoded = ivn.invert(decoded, value_range)
+        undone = self.model.undone(self._ranges(layer.payload.value_range)) / LATENT_STEPS
+        y_hat = torch.from_numpy(layer.latents.y)[None].to(self.device, torch.float32) * undone
+        decoded = self.networks.synthesis(y_hat.to(self.dtype))
         layers = {
-            name: decoded[name][0, :, :height, :width].float().cpu().contiguous()
+            name: decoded[name][:, :height, :width].cpu().contiguous()
             for name, (_, height, width) in layer.header.shapes(self.config.channels).items()
         }
         return FeaturePyramid(layers, layer.header.source_size, layer.header.input_size)
@@ -212,7 +245,7 @@ class MachineCodec:
         return header
 
     def _ranges(self, value_range: tuple[float, float]) -> torch.Tensor:
-        return torch.tensor([value_range], device=self.device, dtype=self.dtype)
+        return torch.tensor([value_range], device=self.device)
 
     def octaves(self, value_range: tuple[float, float]) -> int:
         """What the integer networks are told of the range, in 1/256 octaves."""
@@ -226,7 +259,7 @@ def export(
     tensors = {
         name: x.half() if x.ndim > 1 and name not in ("mean", "std", "shrink") else x
         for name, x in model.state_dict().items()
-        if not name.startswith(("entropy.", "gaussian."))
+        if not name.startswith("entropy.")
     }
     integers = integer_weights(model.entropy)
     integer_networks(model.entropy, integers)  # proves that no sum can overflow
@@ -248,3 +281,18 @@ def _config(metadata: dict, path: Path) -> VfcnConfig:
         return VfcnConfig(**sizes | {"slices": tuple(sizes["slices"])})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the description of the networks is wrong: {error}") from error
+
+
+def _latents_sha256(config: VfcnConfig, tensors: dict[str, torch.Tensor]) -> str:
+    """sha256 of all that says what latents mean: g_a, g_s, statistics and how a range acts on them.
+
+    Not of what codes them: h_a, the entropy networks and their tables.
+    """
+    coding = ("slices", "hyper_width", "hyper_latents", "context_width")
+    meaning = {name: value for name, value in asdict(config).items() if name not in coding}
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
+    for name, x in sorted(tensors.items()):
+        if not name.startswith(("h_a.", "integer.", "tables")):
+            digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+            digest.update(x.double().numpy().tobytes())
+    return digest.hexdigest()

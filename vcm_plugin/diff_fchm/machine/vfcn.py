@@ -23,12 +23,11 @@ from __future__ import annotations
 import math
 
 import torch
-from compressai.entropy_models import GaussianConditional
 from torch import nn
 from torch.nn import functional as F
 
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
-from vcm_plugin.entropy.networks import SCALE_MIN, EntropyNetworks, estimate
+from vcm_plugin.entropy.networks import EntropyNetworks
 
 LAYERS = ("p2", "p3", "p4", "p5")
 GAIN_OCTAVES = torch.linspace(-2.0, 2.0, 8)  # log2 s at the levels of the variant "gain"
@@ -63,7 +62,6 @@ class Vfcn(nn.Module):
         if config.variant == "gain":
             start = math.log(2.0) * GAIN_OCTAVES[:, None].expand(-1, config.latents)
             self.log_gains = nn.Parameter(torch.stack((-start, start)))  # (2, levels, C)
-        self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
 
     def analysis(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor) -> torch.Tensor:
         """Normalised p2..p5 -> y, at the grid of p4."""
@@ -80,18 +78,28 @@ class Vfcn(nn.Module):
     def synthesis(self, y_hat: torch.Tensor, ranges: torch.Tensor) -> dict[str, torch.Tensor]:
         """y_hat -> normalised p2..p5."""
         low, width = _columns(ranges)
-        octaves = self.octaves(ranges)
-        if self.config.variant == "robust":
-            first, second = (row.view(1, -1, 1, 1) for row in self.shrink)
-            y_hat = y_hat * torch.exp(octaves * (first + second * octaves))
-        undone = (
-            width / self.typical_width if self.config.variant != "gain" else self._gain(1, ranges)
-        )
-        standard = self.g_s(y_hat * undone)
+        standard = self.g_s(y_hat * self.undone(ranges))
         return {
             name: (standard[name] * std + (mean - low)) / width
             for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
         }
+
+    def done(self, ranges: torch.Tensor) -> torch.Tensor:
+        """What the range multiplies y by, (N, 1 or C, 1, 1): y = done * g_a((P - mean) / std)."""
+        if self.config.variant == "gain":
+            return self._gain(0, ranges)
+        return self.typical_width / _columns(ranges)[1]
+
+    def undone(self, ranges: torch.Tensor) -> torch.Tensor:
+        """What y_hat is multiplied by before the synthesis, (N, 1 or C, 1, 1)."""
+        if self.config.variant == "gain":
+            return self._gain(1, ranges)
+        undone = _columns(ranges)[1] / self.typical_width
+        if self.config.variant == "robust":
+            octaves = self.octaves(ranges)
+            first, second = (row.view(1, -1, 1, 1) for row in self.shrink)
+            undone = undone * torch.exp(octaves * (first + second * octaves))
+        return undone
 
     def octaves(self, ranges: torch.Tensor) -> torch.Tensor:
         """(N, 1, 1, 1): what the entropy networks are told of the range, 0 where it is typical."""
@@ -99,10 +107,12 @@ class Vfcn(nn.Module):
 
     def forward(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor):
         """Normalised p2..p5 -> (normalised p2..p5 as decoded, bits (N,)), for training."""
+        from vcm_plugin.entropy.estimate import estimate  # compressai, which coding does without
+
         y = self.analysis(layers, ranges).float()
         octaves = self.octaves(ranges)
         with torch.autocast(y.device.type, enabled=False):
-            y_hat, bits = estimate(self.entropy, self.gaussian, self.h_a(y), y, octaves)
+            y_hat, bits = estimate(self.entropy, self.training, self.h_a(y), y, octaves)
         return self.synthesis(y_hat, ranges), bits
 
     def _gain(self, which: int, ranges: torch.Tensor) -> torch.Tensor:
@@ -135,14 +145,18 @@ class Analysis(nn.Module):
 
     def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
         h = self.p2(x["p2"])
-        if self.fuse:
-            h = h + self.p3(x["p3"])
+        if not self.fuse:
+            return self.coarse(h)
+        return self.coarse(h + self.p3(x["p3"]), self.p4(x["p4"]), self.p5(x["p5"]))
+
+    def coarse(self, h, p4=None, p5=None) -> torch.Tensor:
+        """What the grid of p3 holds, and what p4 and p5 add -> y."""
         cells = F.pad(h, (0, h.shape[-1] % 2, 0, h.shape[-2] % 2))
         detail = self.detail(F.pixel_unshuffle(cells, 2))
         h = self.down(F.leaky_relu(h, 0.1))
         if self.fuse:
-            coarse = F.interpolate(self.p5(x["p5"]), scale_factor=2.0)
-            h = h + self.p4(x["p4"]) + coarse[..., : h.shape[-2], : h.shape[-1]]
+            coarse = F.interpolate(p5, scale_factor=2.0)
+            h = h + p4 + coarse[..., : h.shape[-2], : h.shape[-1]]
         return self.y(self.blocks16(h)) + detail
 
 
@@ -164,9 +178,13 @@ class Synthesis(nn.Module):
         self.p2 = nn.Sequential(_conv(n8, 4 * c), nn.PixelShuffle(2))
 
     def forward(self, y_hat: torch.Tensor) -> dict[str, torch.Tensor]:
-        h16 = self.trunk16(y_hat)
-        h8 = self.block8(F.pixel_shuffle(self.up(h16) + self.detail(y_hat), 2))
+        h16, h8 = self.trunk(y_hat)
         return {"p2": self.p2(h8), "p3": self.p3(h8), "p4": self.p4(h16), "p5": self.p5(h16)}
+
+    def trunk(self, y_hat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """y_hat -> what the heads see, on the grids of p4 and of p3."""
+        h16 = self.trunk16(y_hat)
+        return h16, self.block8(F.pixel_shuffle(self.up(h16) + self.detail(y_hat), 2))
 
 
 class ResidualBlock(nn.Module):

@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from vcm_plugin import bitstream
+from vcm_plugin.bitstream.text import DESCRIPTORS
 from vcm_plugin.ctc.codecs import load_condition
-from vcm_plugin.ctc.results import load_result
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
@@ -31,7 +31,9 @@ from vcm_plugin.report.document import (
 from vcm_plugin.report.paper import figures
 from vcm_plugin.report.proposal.config import ProposalConfig, load_config
 from vcm_plugin.report.proposal.figure import architecture
-from vcm_plugin.report.tables import Report, build_report
+from vcm_plugin.report.runs import read_runs
+from vcm_plugin.report.tables import Report, compare_runs
+from vcm_plugin.report.titles import title_of
 
 SUFFIXES = (".docx", ".md", ".tex")
 HEADER = ("number", "title", "source", "authors", "contact", "date", "status", "purpose", "group")
@@ -44,7 +46,8 @@ def write_proposal(config_path: Path, output: Path) -> list[str]:
         raise InputError(f"{output}: expected a name that ends in {', '.join(SUFFIXES)}")
     require(output.suffix[1:])
     config = load_config(config_path)
-    report = build_report([config.run, *config.anchors], _names(config.anchors))
+    runs = read_runs([config.run, *config.anchors])
+    report = compare_runs(runs, [run.name for run in runs[1:]])
     document, unfilled = to_document(config, report)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_document(document, output.with_suffix(""), [output.suffix[1:]])
@@ -55,13 +58,13 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     """The document, and the keys that are not filled in."""
     run = report.runs[0]
     unfilled = config.unfilled()
-    trained = _bundled_training(run.result["codec_identity"].get("weights_sha256"))
+    trained = _bundled_training(run.result.codec_identity.get("weights_sha256"))
     if trained:
         unfilled = [key for key in unfilled if key != "training"]
     blocks: list[Block] = [_header(config), Heading("Abstract"), *_abstract(report)]
     blocks += [Heading("Technical description")]
     blocks += [Paragraph(text) for text in config.description]
-    blocks += [architecture(run.name), *_syntax(run.result["codec"])]
+    blocks += [architecture(run.name), *_syntax(run.result.codec)]
     blocks += [Heading("Test conditions"), _conditions(report), views.environment(report)]
     blocks += [Heading("Results"), *figures(report), views.main_points(report)]
     blocks += [views.bd_rates(report), views.near_lossless(report)]
@@ -73,11 +76,6 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     blocks += [Paragraph(f"[{n}] {text}") for n, text in enumerate(config.references, start=1)]
     blocks += [Heading("Not filled in"), _left(unfilled)]
     return Document(config.title, tuple(blocks)), unfilled
-
-
-def _names(anchors: tuple[Path, ...]) -> list[str]:
-    """The names of the anchors in the report: those of their codecs."""
-    return [load_result(folder)["codec"] for folder in anchors]
 
 
 def _header(config: ProposalConfig) -> Table:
@@ -94,9 +92,9 @@ def _abstract(report: Report) -> Iterator[Paragraph]:
     run, data = report.runs[0], report.dataset
     yield Paragraph(
         f"This document proposes {run.name} and reports its results under the test condition "
-        f"{report.condition} ({data.get('name', '')}, {data.get('pictures')} pictures)."
+        f"{report.condition} ({data.name}, {data.pictures} pictures)."
     )
-    table = views.bd_rates(report, [m for m in report.ap_metrics if not m.endswith("50")])
+    table = views.bd_rates(report, report.main_metrics)
     percent = next(column for column in table.columns if column.key == "percent")
     for anchor in report.anchors:
         cells = [
@@ -115,9 +113,7 @@ def _syntax(codec: str) -> list[Block]:
         return []
     columns = tuple(Column(key, key) for key in ("element", "descriptor", "present", "meaning"))
     blocks: list[Block] = [Heading("Bitstream syntax", 2)]
-    blocks += [
-        Paragraph(" ".join(text.split())) for text in (bitstream.RULES, bitstream.DESCRIPTORS)
-    ]
+    blocks += [Paragraph(" ".join(text.split())) for text in (bitstream.RULES, DESCRIPTORS)]
     for title, elements in bitstream.SYNTAX.items():
         keys = [column.key for column in columns]
         rows = tuple(dict(zip(keys, bitstream.syntax_row(e), strict=True)) for e in elements)
@@ -129,10 +125,9 @@ def _conditions(report: Report) -> Table:
     """Every key of the condition in which the runs were made, as they keep it."""
     columns = Column("key", "key"), Column("value", "value")
     path = report.runs[0].folder / "condition.yaml"
-    facts = {"data set": report.dataset.get("name"), "pictures": report.dataset.get("pictures")}
+    facts = {"data set": report.dataset.name, "pictures": report.dataset.pictures}
     facts["uncompressed"] = ", ".join(
-        f"{views.title_of(metric)} {report.uncompressed[metric]:.2f}"
-        for metric in report.ap_metrics
+        f"{title_of(metric)} {report.uncompressed[metric]:.2f}" for metric in report.ap_metrics
     )
     if path.is_file():
         load_condition(path)  # raises InputError for one that was edited into something else
@@ -165,7 +160,7 @@ def _crosscheck(config: ProposalConfig, report: Report) -> str:
     """What the cross-checker found, where it is about these results."""
     if config.crosscheck is None:
         return "These results have not been cross-checked yet."
-    found, key = read_json(config.crosscheck), report.runs[0].result["key"]
+    found, key = read_json(config.crosscheck), report.runs[0].result.key
     if not isinstance(found, dict) or found.get("format") != "vcm-plugin cross-check":
         raise InputError(f"{config.crosscheck}: expected the crosscheck.json of a cross-check")
     if found.get("key") != key:

@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vcm_plugin.errors import InputError
+from vcm_plugin.settings import build, read_yaml
 
 PLACEHOLDER = "YOUR "
 
 
 @dataclasses.dataclass(frozen=True)
 class ProposalConfig:
-    """The keys of cfg/proposal/example.yaml; paths are absolute here."""
+    """The keys of cfg/proposal/example.yaml."""
 
     title: str
     run: Path
@@ -40,47 +38,37 @@ class ProposalConfig:
         missing = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            texts = value if isinstance(value, tuple) else (value,)
-            if value in (None, ()) or any(str(text).startswith(PLACEHOLDER) for text in texts):
+            if value in (None, ()) or any(str(t).startswith(PLACEHOLDER) for t in _tuple(value)):
                 missing.append(field.name)
         return missing
 
 
-_LISTS = ("anchors", "source", "authors", "description", "references")
 _PATHS = ("run", "anchors", "crosscheck")
-_REQUIRED = ("title", "run", "anchors")
 
 
 def load_config(path: Path) -> ProposalConfig:
-    """Read a proposal's YAML; raises InputError for an unknown key and a value of another type."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable proposal: {reason}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a YAML of keys such as title and run, found {values!r}")
-    keys = [field.name for field in dataclasses.fields(ProposalConfig)]
-    for key in values:
-        if key not in keys:
-            nearest = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.0)[0]
-            raise InputError(f"{path}: unknown key {key}; did you mean {nearest}?")
-    for key in _REQUIRED:
-        if values.get(key) is None:
-            raise InputError(f"{path}: expected the key {key}, found none; add it")
-    return ProposalConfig(**{key: _checked(key, value, path) for key, value in values.items()})
+    """Read a proposal's YAML; raises InputError for an unknown key, a value of another type, and a
+    run or a cross-check that is not where the YAML says."""
+    values = read_yaml(path, "proposal")
+    stated = {key: value for key, value in values.items() if value is not None}
+    config = build(ProposalConfig, stated, path)
+    return dataclasses.replace(config, **{key: _found(config, key, path) for key in _PATHS})
 
 
-def _checked(key: str, value: Any, path: Path) -> Any:
-    """A text, or a tuple of texts; of a key that names files, paths that start at the YAML."""
-    wanted = "a list of texts" if key in _LISTS else "a text"
-    if value is None:
-        return () if key in _LISTS else None
-    if hasattr(value, "isoformat"):  # YAML reads 2026-01-31 as a date
-        value = value.isoformat()
-    items = value if key in _LISTS and isinstance(value, list) else [value]
-    if isinstance(value, list) != (key in _LISTS) or not all(isinstance(i, str) for i in items):
-        raise InputError(f"{path}: {key}: expected {wanted}, found {value!r}")
-    if key in _PATHS:
-        items = [path.parent / Path(item).expanduser() for item in items]
-    return tuple(items) if key in _LISTS else items[0]
+def _found(config: ProposalConfig, key: str, path: Path) -> Any:
+    """The paths of a key, which start at the folder of the YAML."""
+    named = getattr(config, key)
+    if named is None:
+        return None
+    places = [path.parent / place.expanduser() for place in _tuple(named)]
+    for place in places:
+        if not place.exists():
+            raise InputError(
+                f"{path}: {key}: looked for {place.resolve()}, found nothing there; paths start at "
+                "the folder of this YAML"
+            )
+    return tuple(places) if isinstance(named, tuple) else places[0]
+
+
+def _tuple(value: Any) -> tuple:
+    return value if isinstance(value, tuple) else (value,)

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import io
 
-import matplotlib
-from matplotlib.figure import Figure as Drawing
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
 from vcm_plugin.report.document import Figure
-from vcm_plugin.report.plots import INK, NO_DATES, SETTINGS
+from vcm_plugin.report.figures import (
+    INK,
+    NO_DATES,
+    SETTINGS,
+    FancyArrowPatch,
+    FancyBboxPatch,
+    rc_context,
+)
+from vcm_plugin.report.figures import Figure as Drawing
 
 # box -> (column, row, text); the learned parts of diff_fchm after vfcn.py, entropy.py and ivn.py
 PARTS = {
@@ -44,7 +48,7 @@ STEP, WIDTH, HEIGHT = (2.6, 1.5), 1.7, 0.8
 def architecture(codec: str) -> Figure:
     """The block diagram of diff_fchm; of another codec, split inference as it is for all."""
     parts = PARTS if codec == "diff_fchm" else SPLIT
-    with matplotlib.rc_context(SETTINGS), io.BytesIO() as file:
+    with rc_context(SETTINGS), io.BytesIO() as file:
         columns = 1 + max(column for column, *_ in parts.values())
         drawing = Drawing(figsize=(1.6 * columns + 0.4, 3.1), layout="constrained")
         axes = drawing.add_subplot()

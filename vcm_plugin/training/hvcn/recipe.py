@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from compressai.entropy_models import GaussianConditional
 from torch import nn
 from torch.nn import functional as F
 
@@ -32,7 +31,7 @@ from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, mean_latents
 from vcm_plugin.diff_fchm.human.prior import Prior
 from vcm_plugin.diff_fchm.human.sampler import MAX_STEPS
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn, log2_linear
-from vcm_plugin.entropy.networks import SCALE_MIN, estimate
+from vcm_plugin.entropy.estimate import estimate
 from vcm_plugin.training.hvcn.samples import MachineBatch, Samples, log_uniform, same_zoom
 from vcm_plugin.training.loop import Schedule, Terms, fit
 
@@ -146,7 +145,6 @@ class Human(nn.Module):
         self.hvcn = hvcn.requires_grad_(True)
         self.vfcn: Vfcn | None = None if vfcn is None else vfcn.requires_grad_(True)
         self.perceptual = perceptual
-        self.gaussian = GaussianConditional(None, scale_bound=SCALE_MIN)
 
     def forward(
         self,
@@ -187,7 +185,7 @@ class Human(nn.Module):
             machine = scaled_back(batch.y_hat.float(), batch.octaves)
             q_octaves = log2_linear(q).view(-1, 1, 1, 1)
             told = acn.told(machine, batch.octaves, q_octaves, batch.geometry)
-            y_hat, bits = estimate(acn.entropy, self.gaussian, acn.h_a(y), y, told)
+            y_hat, bits = estimate(acn.entropy, self.training, acn.h_a(y), y, told)
         return acn.synthesis(y_hat, control, q), bits
 
     def _machine(self, batch: MachineBatch, schedule: HvcnTraining):
@@ -196,7 +194,7 @@ class Human(nn.Module):
         normal = {name: (x - low) / (high - low) for name, x in batch.raw.items()}
         y = self.vfcn.analysis(normal, batch.ranges).float()
         octaves = self.vfcn.octaves(batch.ranges)
-        y_hat, bits = estimate(self.vfcn.entropy, self.vfcn.gaussian, self.vfcn.h_a(y), y, octaves)
+        y_hat, bits = estimate(self.vfcn.entropy, self.training, self.vfcn.h_a(y), y, octaves)
         decoded = self.vfcn.synthesis(y_hat, batch.ranges)
         error = sum(F.mse_loss(decoded[name], normal[name]) for name in normal)
         height, width = batch.geometry.input_size

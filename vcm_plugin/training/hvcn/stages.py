@@ -136,14 +136,14 @@ def _start(
     if stage != "control":
         hvcn = load_hvcn(folder)
         check_fit(samples.prior, hvcn.prior)
-        if hvcn.machine.sha256 != samples.machine.sha256:
+        if not samples.machine.carries(hvcn.machine.sha256):
             raise InputError(
                 f"{folder}: trained on the machine layer {hvcn.machine.sha256[:12]}, found "
-                f"{samples.machine.sha256[:12]}; name the VFCN weights that it was trained on"
+                f"{samples.machine.latents_sha256[:12]}; name the VFCN weights of its training"
             )
         return hvcn
     config = samples.machine.config
-    machine = MachineFit(config.channels, config.latents, samples.machine.sha256)
+    machine = MachineFit(config.channels, config.latents, samples.machine.latents_sha256)
     hvcn = Hvcn.new(sizes, machine, fit)
     if fit.text_width:
         hvcn.empty_prompt.copy_(empty_prompt(prior_source))
@@ -162,7 +162,7 @@ def _export_vfcn(human: Human, machine: MachineCodec, schedule: HvcnTraining, ou
     path = output / "vfcn.safetensors"
     described = machine.metadata["detector_sha256"], machine.rate_points
     export(human.vfcn.cpu(), *described, asdict(schedule), path)
-    sha256 = MachineCodec(path).sha256
+    sha256 = MachineCodec(path).latents_sha256
     hvcn = Hvcn.new(human.hvcn.sizes, replace(human.hvcn.machine, sha256=sha256), human.hvcn.prior)
     hvcn.load_state_dict(human.hvcn.state_dict())
     return hvcn

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where does a run keep its results? A folder that survives kills and is never mixed up.
+
+    RUN/run.json                     what the results depend on; another value is refused
+    RUN/condition.yaml               the test condition, without absolute paths
+    RUN/ground_truth.json            the annotations that the accuracy was measured against
+    RUN/<point>/pictures.jsonl       one flushed line per picture or sequence: a `Record`
+    RUN/<point>/bitstreams/<id>.*    the files whose sizes are the bits
+    RUN/<point>/decoded/<id>.png     the pictures that they decode to, where a condition measures
+                                     human vision; to look at, may be deleted once measured
+    RUN/<point>/predictions.json     COCO results of all pictures
+    RUN/<point>/point.json           a complete point: `PointResult`, or `Evaluation` of the
+                                     uncompressed pictures
+    RUN/result.json                  `RunResult`: deterministic values only, written when all is
+                                     there
+    RUN/timings.json                 `Timings`: seconds, arithmetic, parameters, peak memory
+
+A point is a rate point or `uncompressed`; the dataclasses are those of `vcm_plugin.ctc.results`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vcm_plugin.ctc.results import Record
+from vcm_plugin.ctc.typed_json import from_json, to_json
+from vcm_plugin.errors import InputError
+from vcm_plugin.files import read_json, write_json
+
+
+def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None:
+    """Make a locked folder the run folder of these inputs, or go on in it where it is already.
+
+    Raises InputError where it holds the results of other inputs, or no results but other files.
+    """
+    path, inputs = folder / "run.json", json.loads(json.dumps(inputs))
+    for draft in folder.rglob(".*.[0-9]*"):  # what a kill left of a file that was being written
+        draft.unlink(missing_ok=True)
+    if overwrite and path.is_file():
+        path.rename(folder / "run.json.old")  # a kill from here on leaves a folder that is refused
+        for item in folder.iterdir():
+            if item.is_dir():
+                shutil.rmtree(item)
+            elif item.name not in (".lock", "run.json.old"):
+                item.unlink()
+        (folder / "run.json.old").unlink()
+    if path.is_file():
+        differences = list(_differences(read_json(path), inputs))
+        if differences:
+            more = f"; {len(differences) - 3} more" if len(differences) > 3 else ""
+            differing = "; ".join(differences[:3]) + more
+            raise InputError(
+                f"{folder} holds results of another test: {differing}; give another folder with "
+                "-o, or --overwrite to delete these results"
+            )
+    elif any(item.name != ".lock" for item in folder.iterdir()):
+        raise InputError(f"{folder}: expected an empty or a run folder, found other files; use -o")
+    else:
+        write_json(path, inputs)
+
+
+class Journal:
+    """The lines of one point, one per picture, in the order in which they were written.
+
+    A line counts once it ends in a newline: one that a kill tore off is dropped when read.
+    records: image id -> line, without its predictions, which `read_predictions` reads.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.path = folder, folder / "pictures.jsonl"
+        self.records: dict[int, Record] = {}
+        self._whole = 0
+        for line in _whole_lines(self.path):
+            record = _parsed(line, self.path)
+            self._whole += len(line)
+            self.records[record.image_id] = _without_predictions(record)
+
+    def append(self, record: Record) -> None:
+        """Add a line and flush it."""
+        text = json.dumps(to_json(record), separators=(",", ":"), allow_nan=False)
+        line = text.encode() + b"\n"
+        with open(self.path, "ab") as handle:
+            handle.truncate(self._whole)
+            handle.write(line)
+        self._whole += len(line)
+        self.records[record.image_id] = _without_predictions(record)
+
+    def reopen(self) -> None:
+        """Make the folder ready for more lines: a point that was complete is so no more."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "point.json").unlink(missing_ok=True)
+
+    def has(self, image_id: int, suffix: str) -> bool:
+        """Whether a picture has its line and its bitstream; suffix: of the codec's files."""
+        path = bitstream_path(self.folder, image_id, suffix)
+        record = self.records.get(image_id)
+        return record is not None and path.is_file() and 8 * path.stat().st_size == record.bits
+
+
+def read_records(folder: Path, image_ids: Collection[int] | None = None) -> Iterator[Record]:
+    """The whole records of a point in the order of its journal; of `image_ids` only where given.
+
+    A line that a kill tore off is none. Lines of other pictures are passed over unparsed.
+    """
+    path = folder / "pictures.jsonl"
+    starts = tuple(f'{{"image_id":{image_id},'.encode() for image_id in image_ids or ())
+    for line in _whole_lines(path):
+        if image_ids is None or line.startswith(starts):
+            yield _parsed(line, path)
+
+
+def read_predictions(
+    folder: Path, image_ids: Sequence[int], kind: str = "predictions"
+) -> list[dict[str, Any]]:
+    """The predictions of these pictures, in this order, from the journal of a point; kind "painted"
+    are those in the decoded pictures."""
+    predictions = {record.image_id: getattr(record, kind) for record in read_records(folder)}
+    return [prediction for image_id in image_ids for prediction in predictions[image_id]]
+
+
+def bitstream_path(folder: Path, image_id: int, suffix: str) -> Path:
+    """The bitstream of a picture in the folder of its point; suffix: of the codec's files."""
+    return folder / "bitstreams" / f"{image_id}.{suffix}"
+
+
+def decoded_path(folder: Path, image_id: int) -> Path:
+    """The picture that a bitstream in the folder of a point decodes to."""
+    return folder / "decoded" / f"{image_id}.png"
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    if path.is_file():
+        with open(path, "rb") as handle:
+            yield from (line for line in handle if line.endswith(b"\n"))
+
+
+def _parsed(line: bytes, path: Path) -> Record:
+    try:
+        stored = json.loads(line)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: a line is no JSON ({error}); delete the file to repeat this point"
+        ) from error
+    return from_json(Record, stored, path)
+
+
+def _without_predictions(record: Record) -> Record:
+    return replace(record, predictions=None, painted=None)
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """What another test differs in, one short phrase per value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+    elif old != new:
+        short = max(len(str(old)), len(str(new))) < 64
+        yield f"{name} is {old} there and {new} now" if short else f"{name} differs"
