@@ -61,13 +61,21 @@ setup(
         "fvcore",
         "imageio-ffmpeg>=0.8",
         "pycocotools",
-        "bjontegaard",
         "matplotlib",
+        "jinja2>=3.1",
         "rich",
     ],
     extras_require={
         "report": REPORT,
-        "test": [*REPORT, "formulas", "playwright", "pytest", "pytest-xdist", "ruff"],
+        "test": [
+            *REPORT,
+            "bjontegaard",
+            "formulas",
+            "playwright",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+        ],
     },
     entry_points={"console_scripts": ["vcm-plugin = vcm_plugin.cli.main:main"]},
 )

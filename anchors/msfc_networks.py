@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -11,25 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from anchors import packing
+from anchors.msfc_config import MsfcConfig
 from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.weights_file import write_weights
 
 LAYERS = tuple(SPLIT_POINTS["fpn"])
 # Layer -> how many of its cells lie side by side in one cell of p5.
 CELLS = {name: SPLIT_POINTS["fpn"]["p5"] // stride for name, stride in SPLIT_POINTS["fpn"].items()}
-
-
-@dataclass(frozen=True)
-class MsfcConfig:
-    """Sizes of the networks."""
-
-    channels: int = 64  # of each FPN layer
-    fused_width: int = 256  # between the 3x3 and the 1x1, on the grid of p5
-    reduced: int = 64  # channels that are sent
-    squeezed: int = 16  # of squeeze-excite
-    width4: int = 128  # of the restoration, on the grid of p4
-    width3: int = 96
-    width2: int = 48
 
 
 class Msfc(nn.Module):

@@ -8,6 +8,7 @@ Random weights of the detector and drawn pictures, which do for timing. The hour
 recipe are those of this device, and with --tflops those of one that sustains so many TFLOP/s.
 """
 
+import argparse
 import json
 import resource
 import tempfile
@@ -29,32 +30,37 @@ from vcm_plugin.split.torchvision import TorchvisionDetector, build_rcnn, to_det
 from vcm_plugin.testsets import minictc
 from vcm_plugin.testsets.coco import CocoDataset, load_coco
 from vcm_plugin.testsets.pictures import read_picture
-from vcm_plugin.training import options as cli
 from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.loop import start
-from vcm_plugin.training.vfcn import VfcnTraining, loss_terms
+from vcm_plugin.training.options import VfcnInputs, add_options, read_recipe
+from vcm_plugin.training.schedules import VfcnTraining
+from vcm_plugin.training.vfcn import loss_terms
 
 PICTURE = (256, 384)  # 2 : 3, as most photographs: a network input of 800 x 1200
 
 
 def main() -> None:
-    parser = cli.parser(__doc__.splitlines()[0], VfcnConfig, VfcnTraining)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser, VfcnInputs, VfcnConfig, VfcnTraining)
     parser.add_argument("--steps", type=int, default=2, help="that are timed (%(default)s)")
     parser.add_argument("--tflops", type=float, help="that another device sustains")
     next(action for action in parser._actions if action.dest == "output").required = False
-    options = cli.parse(parser)
-    torch.set_num_threads(options.threads)
-    config, schedule = cli.chosen(VfcnConfig, options), cli.chosen(VfcnTraining, options)
+    options = parser.parse_args()
+    inputs, config, schedule = read_recipe(options, VfcnInputs, VfcnConfig, VfcnTraining)
+    if inputs.threads:
+        torch.set_num_threads(inputs.threads)
     with tempfile.TemporaryDirectory() as folder:
-        detector = random_detector(options.model)
+        detector = random_detector(inputs.model)
         dataset = drawn_pictures(Path(folder), schedule.batch_size)
         store = FeatureStore(detector, dataset, Path(folder, "features"))
-        measure(config, schedule, store, options)
+        measure(config, schedule, store, options, start(schedule, Path(folder), print))
 
 
-def measure(config: VfcnConfig, schedule: VfcnTraining, store: FeatureStore, options) -> None:
+def measure(
+    config: VfcnConfig, schedule: VfcnTraining, store: FeatureStore, options, accelerator
+) -> None:
     """Print what each part takes."""
-    accelerator = start(store, schedule)
+    store.detector.model.to(accelerator.device)
     model = Vfcn(config)
     model.std.fill_(1.0)
     model.typical_width.fill_(10.0)
@@ -152,4 +158,4 @@ def peak_memory(device: torch.device) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    main()

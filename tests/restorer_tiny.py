@@ -28,7 +28,7 @@ def tiny_restorer_weights(
 ) -> Path:
     """The weights file of tiny_restorer, for the channels of a machine layer."""
     sizes = replace(sizes, channels=machine.config.channels)
-    trained = {"machine_sha256": machine.sha256}
+    trained = {"machine_sha256": machine.latents_sha256}
     return export(tiny_restorer(sizes, seed), trained, folder / f"tiny{seed}.restorer")
 
 

@@ -24,7 +24,8 @@ from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.training.loop import read_average
-from vcm_plugin.training.msfc import MsfcTraining, loss_terms, train
+from vcm_plugin.training.msfc import loss_terms, train
+from vcm_plugin.training.schedules import MsfcTraining
 
 CONFIG = MsfcConfig(
     channels=8, fused_width=16, reduced=10, squeezed=4, width4=8, width3=8, width2=8

@@ -180,6 +180,25 @@ def test_without_the_weights_of_the_human_layer_the_check_says_so(
     assert {f.step for f in check.findings if f.status == SKIPPED} >= {"config", "features"}
 
 
+def test_a_folder_of_weights_is_taken_by_the_command(package, weights, tmp_path, capsys):
+    given = [word for path in weights for word in ("--weights", str(path))]
+    assert weights[2].is_dir()
+    assert main(["crosscheck", str(package), *given, "-o", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(CONFIRMED)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [("nowhere", "expected a file or a folder of weights"), ("empty", "found neither in it")],
+)
+def test_what_holds_no_weights_is_refused(package, tmp_path, capsys, name, message):
+    (tmp_path / "empty").mkdir()
+    words = ["crosscheck", str(package), "--weights", str(tmp_path / name)]
+    assert main([*words, "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 def test_pictures_without_ground_truth(tiny_condition, weights, tmp_path):
     (tmp_path / "pictures").mkdir()
     for number in (1, 2):

@@ -17,6 +17,7 @@ from vcm_plugin.ctc.run_folder import (
     bitstream_path,
     claim,
     read_predictions,
+    read_records,
 )
 from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.errors import InputError
@@ -106,6 +107,38 @@ def test_load_result_refuses_what_is_none(tmp_path, content, message):
         (tmp_path / "result.json").write_text(content)
     with pytest.raises(InputError, match=message):
         load_result(tmp_path)
+
+
+def test_a_record_is_read_back_as_it_was_written(tmp_path):
+    record = Record(
+        7, 80, (32, 48), None, {"encode": 0.5}, {"p2": [0.1, 1.0]}, [{"score": 0.5}], 40, [],
+        {"psnr": 30.5, "ms_ssim": "n/a: a side under 161 pixels"}, {"detector": [0.25]},
+    )  # fmt: skip
+    journal = Journal(tmp_path)
+    journal.append(record)
+    journal.append(line(8))
+    assert list(read_records(tmp_path)) == [record, line(8)]
+    assert list(read_records(tmp_path, [8])) == [line(8)]
+    assert list(to_json(line(8))) == ["image_id", "bits", "predictions"]
+
+
+BAD_LINES = {
+    "no JSON": ("{", "a line is no JSON"),
+    "a list": ("[]", r"expected an object, found \[\]"),
+    "no id": ('{"bits": 8}', "expected a field image_id, found none"),
+    "another field": ('{"image_id": 1, "bit": 8}', "unknown field bit;"),
+    "text for a number": ('{"image_id": "1"}', "image_id: expected a whole number, found '1'"),
+    "no number in a list": ('{"image_id": 1, "frame_bits": [true]}', r"frame_bits\[0\]: expect"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_line_is_named_with_its_file_and_field(tmp_path, case):
+    text, message = BAD_LINES[case]
+    (tmp_path / "pictures.jsonl").write_text(text + "\n")
+    with pytest.raises(InputError, match=f"pictures.jsonl:.*{message}") as caught:
+        Journal(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 # --- test conditions ------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The diffusion prior: diffusers' classes in and out, zero control, deterministic sampling."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from diffusers import (
 from hvcn_tiny import PRIOR, SIZES, tiny_prior
 from safetensors.torch import save_file
 
-from vcm_plugin.diff_fchm.human.codec import load_hvcn
+from vcm_plugin.diff_fchm.human.codec import Sampling, load_hvcn
 from vcm_plugin.diff_fchm.human.config import MachineFit
 from vcm_plugin.diff_fchm.human.geometry import Geometry
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
@@ -33,8 +34,9 @@ from vcm_plugin.diff_fchm.human.prior import (
 )
 from vcm_plugin.diff_fchm.human.sampler import sample, start_noise, time_steps
 from vcm_plugin.errors import InputError
-from vcm_plugin.training.hvcn.recipe import Human, HvcnTraining
+from vcm_plugin.training.hvcn.recipe import Human
 from vcm_plugin.training.hvcn.samples import MachineBatch
+from vcm_plugin.training.schedules import HvcnTraining
 
 MACHINE = MachineFit(channels=8, latents=8, sha256="0" * 64)
 
@@ -264,3 +266,11 @@ def test_stable_diffusion_21_base_takes_a_training_step_and_decodes():
     assert all(torch.isfinite(term) for term in terms.values())
     pipeline = HVCNPipeline(prior.vae, prior.unet, prior.scheduler, hvcn.eval())
     assert painted(pipeline, Geometry((61, 70), (64, 72)), steps=1).shape == (61, 70, 3)
+
+
+def test_pipeline_and_codec_start_alike():
+    """What a pipeline paints by default is what a decoder paints of a file by default."""
+    parameters = inspect.signature(HVCNPipeline.__call__).parameters
+    assert (parameters["steps"].default, parameters["start"].default) == (
+        Sampling().steps, Sampling().start,
+    )  # fmt: skip

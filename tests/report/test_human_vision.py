@@ -194,8 +194,8 @@ def test_a_run_keeps_the_decoded_pictures(human_runs, own_cache):
             assert kept == sorted(decoded_path(run, image_id) for image_id in listed)
             entries = open_test_set(load_condition(folder / name / "condition.yaml")).pictures
             originals = {entry.image_id: read_picture(entry.path) for entry in entries}
-            psnr = [psnr(originals[i], read_picture(decoded_path(run, i))) for i in listed]
-            assert np.mean(psnr) == pytest.approx(point.human_vision["psnr"], abs=0.01)
+            values = [psnr(originals[i], read_picture(decoded_path(run, i))) for i in listed]
+            assert np.mean(values) == pytest.approx(point.human_vision["psnr"], abs=0.01)
     assert not (folder / "vvc_remote" / "uncompressed" / "decoded").exists()
 
 

@@ -4,8 +4,11 @@
 import csv
 import json
 import math
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,11 +17,14 @@ from matplotlib import image
 from matplotlib.colors import to_rgb
 from test_tables import BLOCKS, edited, runs, write_run  # noqa: F401 (runs is a fixture)
 
+from vcm_plugin import report as report_package
+from vcm_plugin.cli.main import main
 from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import FORMATS, plots, rd_table_text, tables, write_report
 from vcm_plugin.report.layout import report_dict
 
+ROOT = Path(__file__).parents[2]
 ANCHORS = ["vvc_remote", "vvc_feature"]
 QUICK = tables.Rules(resamples=40)
 
@@ -197,6 +203,41 @@ def test_an_unknown_format_is_refused_before_anything_is_written(runs, tmp_path)
         write_report(runs, [], tmp_path / "out", ["csv", "doc"])
     assert not (tmp_path / "out").exists()
     assert FORMATS == ("csv", "json", "png", "svg")
+
+
+def test_a_page_to_open_is_part_of_a_report_where_plotly_is(runs, tmp_path, monkeypatch, capsys):  # noqa: F811
+    words = ["report", str(runs[0]), "--anchor", "vvc_feature", "-o"]
+    assert main([*words, str(tmp_path / "with")]) == 0
+    assert f"page:   {tmp_path / 'with' / 'report.html'}" in capsys.readouterr().out
+    assert (tmp_path / "with" / "report.html").stat().st_size > 1_000_000
+    monkeypatch.setitem(report_package.NEEDS, "html", "no_such_package")
+    assert main([*words, str(tmp_path / "without")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no page" in line]
+    assert "needs the package no_such_package, found none: pip install '.[report]'" in line
+    assert not (tmp_path / "without" / "report.html").exists()
+    assert (tmp_path / "without" / "rd.csv").is_file()
+
+
+BACKENDS = ("module://matplotlib_inline.backend_inline", "no such backend", "tkagg", "")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_backend_of_a_notebook_does_not_matter(runs, tmp_path, backend):  # noqa: F811
+    words = ["report", runs[0], "--anchor", "vvc_feature", "-o", tmp_path, "--format", "csv", "png"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vcm_plugin.cli", *map(str, words)], capture_output=True, text=True,
+        env={**os.environ, "MPLBACKEND": backend, "PYTHONPATH": str(ROOT)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "rd_box_ap.png").stat().st_size > 10_000
+
+
+def test_matplotlib_is_imported_where_no_backend_is_named():
+    """And nowhere else, so that the proposal and the demo hold too."""
+    pattern = re.compile(r"^\s*(import|from) matplotlib", re.M)
+    users = [p for p in (ROOT / "vcm_plugin").rglob("*.py") if pattern.search(p.read_text())]
+    assert users == [ROOT / "vcm_plugin" / "report" / "figures.py"]
+    assert "pyplot" not in users[0].read_text()
 
 
 def test_a_report_needs_no_torch():

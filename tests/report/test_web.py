@@ -10,13 +10,24 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 from test_report import ANCHORS, QUICK
-from test_tables import runs  # noqa: F401 (a fixture)
+from test_tables import edited, runs  # noqa: F401 (runs is a fixture)
 
 from vcm_plugin.cli.main import main
 from vcm_plugin.ctc.run_folder import decoded_path
 from vcm_plugin.report import tables, views
+from vcm_plugin.report.document import (
+    Bullets,
+    Column,
+    Document,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+)
+from vcm_plugin.report.pages import write_html
 from vcm_plugin.report.viewer import ViewerOptions, match, viewer_data
 from vcm_plugin.report.web import write_web
 
@@ -114,6 +125,43 @@ def test_the_page_asks_no_network(written):
     head = page[: page.index("<script>")]
     assert not re.search(r'(src|href)="(?!data:)', head) and "@import" not in head
     assert "</script" not in re.sub("</script>", "", page, count=3)
+
+
+HOSTILE = (
+    "<!--DATA-->", "</script><script>alert(1)</script>", "{{ 7 * 7 }}{% raw %}", "<b>&amp;\'\"",
+    "\\u003c/script>", "]]>",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_stay_texts(runs, tmp_path, text):  # noqa: F811
+    """In the title, in table cells and in the data of the page."""
+
+    def change(result):
+        result["condition"] = result["dataset"]["name"] = result["codec"] = text
+        result["environment"]["device"] = text
+
+    report = tables.build_report([edited(runs[0], tmp_path / "run", change)], [], QUICK)
+    write_web(report, tmp_path / "report.html", ViewerOptions())
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<script") == page.count("</script>") == 3
+    assert "<b>" not in page.replace("<b>Y</b>", "").partition("plotly.js")[0]
+    cells = [cell[0] for table in cells_of(page) for row in table for cell in row]
+    assert cells.count(text) >= 6  # a row for each rate point names the codec
+    assert embedded(page)["curves"][0]["name"] == text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_in_the_page_of_a_document(tmp_path, text):
+    table = Table(text, (Column("a", text),), ({"a": text},), (text,))
+    blocks = (Heading(text), Paragraph(text), Bullets((text,)), Figure("f", b"png", text), table)
+    write_html(Document(text, blocks), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<script") == 0 and "<b>" not in page
+    reader = Cells()
+    reader.feed(page)
+    assert reader.tables == [[[[text, None]], [[text, None]]]]
+    assert page.count(str(escape(text))) >= 9
 
 
 def test_viewer_data_is_that_of_the_run(real):

@@ -12,6 +12,7 @@ from vcm_plugin.metrics.bd_rate import Interval, bd_rate
 from vcm_plugin.report import tables, views, xlsx
 from vcm_plugin.report.curves import Curve, Point
 from vcm_plugin.report.human_tables import value_or_reason
+from vcm_plugin.report.sheet_formulas import FORMULAS, Formulas
 from vcm_plugin.report.titles import task_of, title_of
 
 
@@ -125,7 +126,7 @@ def test_curves_of_random_points_agree_with_scipy(tmp_path):
         book = Workbook()
         raw = book.active
         raw.title = "Raw"
-        sheet = xlsx._Formulas(book.create_sheet(xlsx.FORMULAS), 0.0)
+        sheet = Formulas(book.create_sheet(FORMULAS), 0.0)
         curves, cells, row = {}, {}, 1
         for name in ("anchor", "test"):
             rates = np.cumsum(np.ceil(rng.lognormal(3, 2, count))).astype(int)
@@ -151,6 +152,6 @@ def test_curves_of_random_points_agree_with_scipy(tmp_path):
         path = tmp_path / f"{count}.xlsx"
         book.save(path)
         found = formulas.ExcelModel().loads(str(path)).finish().calculate()
-        cell = f"'[{count}.XLSX]{xlsx.FORMULAS.upper()}'!T3"
+        cell = f"'[{count}.XLSX]{FORMULAS.upper()}'!T3"
         value = {k.upper(): v for k, v in found.items()}[cell].value[0, 0]
         assert value == pytest.approx(result.percent, rel=1e-9)

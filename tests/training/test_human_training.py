@@ -15,9 +15,10 @@ from vcm_plugin.diff_fchm.human.codec import HumanCodec, geometry_of
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.pictures import read_picture
-from vcm_plugin.training.hvcn.recipe import Human, HvcnTraining, loss_terms, train
+from vcm_plugin.training.hvcn.recipe import Human, loss_terms, noised, train
 from vcm_plugin.training.hvcn.samples import MachineBatch, Samples, picture_paths
 from vcm_plugin.training.hvcn.stages import open_prior, run_stage
+from vcm_plugin.training.schedules import HvcnTraining
 
 SCHEDULE = HvcnTraining(
     iterations=4,
@@ -83,7 +84,7 @@ def test_resumed_training_equals_an_undisturbed_one(samples, tmp_path):
     resumed = train(control_stage(samples), samples, SCHEDULE, tmp_path / "killed", print)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    with pytest.raises(InputError, match="checkpoint with networks"):
+    with pytest.raises(InputError, match="a checkpoint with networks"):
         other = Human("control", tiny_hvcn(samples.machine, samples.prior,
                                            replace(SIZES, conditioned=False)))  # fmt: skip
         train(other, samples, SCHEDULE, tmp_path / "killed", print)
@@ -165,8 +166,8 @@ def test_stages_chain_and_the_result_codes(samples, tmp_path):
 
 def test_the_joint_stage_moves_the_machine_layer_too(samples, tmp_path):
     model = tiny_model()
-    averaged = {f"module.{name}": x for name, x in model.state_dict().items()}
-    torch.save({"config": asdict(CONFIG), "average": averaged}, tmp_path / "vfcn_state.pth")
+    state = {"config": asdict(CONFIG), "average": model.state_dict()}
+    torch.save(state, tmp_path / "vfcn_state.pth")
     tiny_folder(tmp_path / "pipeline", samples.machine)
     schedule = replace(SCHEDULE, stage="joint", iterations=2)
     with pytest.raises(InputError, match="name its vfcn_state.pth"):
@@ -182,3 +183,17 @@ def test_the_joint_stage_moves_the_machine_layer_too(samples, tmp_path):
 def test_folders_without_pictures(tmp_path):
     with pytest.raises(InputError, match="expected folders of pictures"):
         picture_paths([tmp_path])
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_what_the_denoising_network_should_say(samples, prediction_type):
+    """z_t = sqrt(a) z0 + sqrt(1 - a) noise; v = sqrt(a) noise - sqrt(1 - a) z0."""
+    scheduler = samples.prior.scheduler
+    scheduler.register_to_config(prediction_type=prediction_type)
+    z0 = torch.randn(3, 4, 5, 6)
+    z_t, t, target = noised(z0, scheduler)
+    a = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    noise = target
+    if prediction_type == "v_prediction":
+        noise = (target + (1 - a).sqrt() * z0) / a.sqrt()
+    torch.testing.assert_close(z_t, a.sqrt() * z0 + (1 - a).sqrt() * noise)

@@ -1,85 +1,122 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Recipes: the bundled ones are complete, a wrong key is named, what is typed comes first."""
 
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from anchors.msfc_networks import MsfcConfig
+from anchors.msfc_config import MsfcConfig
 from vcm_plugin.conditions import model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.split.config import load_config
-from vcm_plugin.training import options as cli
-from vcm_plugin.training.hvcn.recipe import HvcnTraining
-from vcm_plugin.training.msfc import MsfcTraining
-from vcm_plugin.training.vfcn import VfcnTraining
+from vcm_plugin.training import options
+from vcm_plugin.training.schedules import (
+    DetectorTraining,
+    HvcnTraining,
+    MsfcTraining,
+    VfcnTraining,
+)
 
+ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in (cfg_folder() / "training").glob("*.yaml"))
-CODECS = {
-    "vfcn": (VfcnConfig, VfcnTraining),
-    "msfc": (MsfcConfig, MsfcTraining),
-    "hvcn": (HvcnConfig, HvcnTraining),
+KINDS = {
+    "vfcn": (options.VfcnInputs, VfcnConfig, VfcnTraining),
+    "msfc": (options.FeatureInputs, MsfcConfig, MsfcTraining),
+    "hvcn": (options.HvcnInputs, HvcnConfig, HvcnTraining),
+    "detector": (options.DetectorInputs, DetectorTraining),
 }
 
 
-def typed(monkeypatch, codec, *words):
-    monkeypatch.setattr("sys.argv", ["train.py", *map(str, words), "-o", "out"])
-    parser = cli.parser("", *CODECS[codec])
-    parser.add_argument("--init")
-    parser.add_argument("--rate-points", nargs="+")
-    parser.add_argument("--vfcn")
-    return cli.parse(parser)
+def typed(network: str, *words) -> list:
+    """The dataclasses that a command line and its recipe make."""
+    parser = argparse.ArgumentParser()
+    options.add_options(parser, *KINDS[network])
+    return options.read_recipe(parser.parse_args([*map(str, words), "-o", "out"]), *KINDS[network])
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_bundled_recipes_are_complete(monkeypatch, name):
-    codec = name.split("_")[0]
-    options = typed(monkeypatch, codec, name)
-    config, schedule = (cli.chosen(kind, options) for kind in CODECS[codec])
-    if codec == "hvcn":  # the machine layer says the channels
-        assert name.endswith(schedule.stage)
-    else:
-        assert config.channels == load_config(model_path(options.model)).fpn_channels
+def test_bundled_recipes_are_complete(name):
+    network = name.split("_")[0]
+    inputs, *others = typed(network, name)
+    detector = load_config(model_path(inputs.model))
+    if network == "hvcn":  # the machine layer says the channels
+        assert name.endswith(others[-1].stage)
+    elif network != "detector":
+        assert others[0].channels == detector.fpn_channels
 
 
-def test_what_is_typed_comes_first(monkeypatch):
-    options = typed(monkeypatch, "vfcn", "vfcn_minictc", "--iterations", 3)
-    assert (options.iterations, options.latents) == (3, 320)
+def test_what_is_typed_comes_first():
+    inputs, config, schedule = typed(
+        "vfcn", "vfcn_minictc", "--iterations", 3, "--rate-points", 1, 2, "--no-fuse"
+    )
+    assert (schedule.iterations, config.latents, config.fuse) == (3, 320, False)
+    assert inputs.rate_points == ("1", "2")
+    assert schedule.scales == (0.2, 5.0)
 
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
         ("--checkpoint-every", 0, "checkpoint_every: expected at least 1"),
-        ("--mixed-precision", "half", "mixed_precision: expected one of no"),
+        ("--mixed-precision", "half", "mixed_precision: expected one of auto, no"),
         ("--scales", 0, "scales: expected two"),
         ("--latents", 100, "slices must add up"),
     ],
 )
-def test_settings_that_cannot_train(monkeypatch, option, value, message):
-    options = typed(monkeypatch, "vfcn", "vfcn_minictc", option, value)
+def test_settings_that_cannot_train(option, value, message):
     with pytest.raises(InputError, match=message):
-        for kind in CODECS["vfcn"]:
-            cli.chosen(kind, options)
+        typed("vfcn", "vfcn_minictc", option, value)
 
 
-def test_bad_recipes(monkeypatch, tmp_path):
+def test_bad_recipes(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("model: minictc_mask_rcnn\niteration: 3\n")
     with pytest.raises(InputError, match="unknown key iteration; did you mean iterations"):
-        typed(monkeypatch, "vfcn", path)
+        typed("vfcn", path)
     path.write_text("iterations: 3\n")
     with pytest.raises(InputError, match="expected the key model"):
-        typed(monkeypatch, "vfcn", path)
+        typed("vfcn", path)
+    assert typed("vfcn", path, "--model", "minictc_mask_rcnn")[2].iterations == 3
     with pytest.raises(InputError, match="vfcn_minictc"):
-        typed(monkeypatch, "vfcn", "nowhere")
+        typed("vfcn", "nowhere")
     for line, message in {
         "iterations: 2.5": "iterations: expected int, found 2.5",
-        "scales: 4": "scales: expected a list of float, found 4",
+        "scales: 4": "scales: expected list.float, float., found 4",
         "fuse: 'no'": "fuse: expected bool, found 'no'",
         "[1, 2]": "expected a YAML of keys",
+        "images: somewhere": "expected --annotations too",
+        "stage: joined": "unknown key stage",
     }.items():
-        path.write_text(line)
+        path.write_text(line if line.startswith("[") else f"model: minictc_mask_rcnn\n{line}")
         with pytest.raises(InputError, match=message):
-            typed(monkeypatch, "vfcn", path)
+            typed("vfcn", path)
+
+
+@pytest.mark.parametrize("network", KINDS)
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["--help"], 0), (["nowhere", "-o", "out"], 2), (["x", "-o", "out", "--seed", "x"], 2)],
+)
+def test_help_and_wrong_options_need_no_torch(network, words, code):
+    program = (
+        f"import sys; sys.modules['torch'] = None; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from vcm_plugin.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", program, "train", network, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("network", KINDS)
+def test_the_script_is_the_command(network):
+    command = [sys.executable, ROOT / "scripts" / f"train_{network}.py", "nowhere", "-o", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert done.stderr.startswith("vcm-plugin: error: training recipe nowhere: expected a YAML")

@@ -13,8 +13,9 @@ from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec, export
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.pictures import read_picture
-from vcm_plugin.training.restorer import RestorerTraining, train
+from vcm_plugin.training.restorer import train
 from vcm_plugin.training.restorer_samples import RestorerStore, prepare
+from vcm_plugin.training.schedules import RestorerTraining
 from vcm_plugin.vvc import VVenC
 from vcm_plugin.vvc.choice import coded_size
 from vcm_plugin.vvc.planes import to_picture, to_planes
@@ -72,11 +73,11 @@ def test_pictures_are_coded_once(store, machine, pictures, prepared):
 
 def test_resumed_training_equals_an_undisturbed_one(store, machine, prepared, tmp_path):
     found = RestorerStore(prepared, store.detector)
-    whole = train(SIZES, found, SCHEDULE, tmp_path / "whole.pth", print)
+    whole = train(SIZES, found, SCHEDULE, tmp_path / "whole", print)
     with pytest.raises(KeyboardInterrupt):
-        train(SIZES, Interrupted(found, 3), SCHEDULE, tmp_path / "parts.pth", print)
-    same(whole, train(SIZES, found, SCHEDULE, tmp_path / "parts.pth", print))
-    export(whole, {"machine_sha256": machine.sha256}, tmp_path / "tiny.restorer")
+        train(SIZES, Interrupted(found, 3), SCHEDULE, tmp_path / "parts", print)
+    same(whole, train(SIZES, found, SCHEDULE, tmp_path / "parts", print))
+    export(whole, {"machine_sha256": machine.latents_sha256}, tmp_path / "tiny.restorer")
     AuxiliaryPictureCodec(machine, tmp_path / "tiny.restorer")
 
 

@@ -14,7 +14,8 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.training.feature_loss import near_objects
 from vcm_plugin.training.feature_store import FeatureStore
-from vcm_plugin.training.vfcn import VfcnTraining, loss_terms, read_average, train
+from vcm_plugin.training.schedules import VfcnTraining
+from vcm_plugin.training.vfcn import loss_terms, read_average, train
 
 SCHEDULE = VfcnTraining(
     iterations=4, batch_size=2, warmup=2, checkpoint_every=2, task_weight=0.5, task_from=0.5

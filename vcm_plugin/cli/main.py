@@ -23,6 +23,7 @@ from vcm_plugin.cli import (
     report,
     run,
     tables,
+    train,
 )
 from vcm_plugin.errors import InputError
 
@@ -48,6 +49,7 @@ COMMANDS = (
     encode,
     decode,
     info,
+    train,
     doctor,
 )
 

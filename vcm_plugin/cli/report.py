@@ -29,7 +29,7 @@ def add(commands) -> None:
         nargs="+",
         choices=["csv", "json", "png", "svg", "pdf", "xlsx", "html", "docx", "md", "tex"],
         help="(csv json png svg, and html where plotly is installed); xlsx, html and docx need the "
-        "extra `report`: pip install '.[report]' in the checkout",
+        "extra `report`: pip install '.[report]'",
     )
     parser.add_argument(
         "--viewer-pictures",

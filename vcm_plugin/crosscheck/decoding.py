@@ -85,39 +85,39 @@ class Decoder:
             yield point, entry_id, EncodedAgain(8 * len(data), same)
 
 
-def feature_deviation(claimed: dict, found: dict) -> float:
+def feature_deviation(claimed: dict, decoded: dict) -> float:
     """The largest difference of a layer's mean or spread, in the claimed spread of the layer."""
     worst = 0.0
-    for name in claimed.keys() | found.keys():
-        if name not in claimed or name not in found:
+    for name in claimed.keys() | decoded.keys():
+        if name not in claimed or name not in decoded:
             return float("inf")
         spread = max(claimed[name][1], 1e-12)
-        pairs = zip(claimed[name], found[name], strict=True)
+        pairs = zip(claimed[name], decoded[name], strict=True)
         worst = max(worst, *(abs(a - b) / spread for a, b in pairs))
     return worst
 
 
-def unmatched(claimed: Sequence[dict], found: Sequence[dict], limits: Limits) -> tuple[int, int]:
+def unmatched(claimed: Sequence[dict], decoded: Sequence[dict], limits: Limits) -> tuple[int, int]:
     """(detections without a counterpart, detections) of both sides of one picture; of labelled
     points, those that another class was found for, and all.
 
     Counterparts have one class, an IoU of their boxes of at least `box_iou`, and scores at most
     `score` apart; claimed detections choose by falling score.
     """
-    if claimed and found and "confusion" in claimed[0]:
-        matrices = [np.array(side[0]["confusion"]) for side in (claimed, found)]
+    if claimed and decoded and "confusion" in claimed[0]:
+        matrices = [np.array(side[0]["confusion"]) for side in (claimed, decoded)]
         return int(np.abs(matrices[0] - matrices[1]).sum() // 2), int(matrices[0].sum())
-    total = len(claimed) + len(found)
-    if not claimed or not found:
+    total = len(claimed) + len(decoded)
+    if not claimed or not decoded:
         return total, total
-    boxes = [np.array([item["bbox"] for item in side]) for side in (claimed, found)]
-    overlaps = rle.iou(*boxes, [0] * len(found))  # (claimed, found)
+    boxes = [np.array([item["bbox"] for item in side]) for side in (claimed, decoded)]
+    overlaps = rle.iou(*boxes, [0] * len(decoded))  # (claimed, decoded)
     fits = overlaps >= limits.box_iou
     for key, equal in (
         ("category_id", lambda a, b: a == b),
         ("score", lambda a, b: np.abs(a - b) <= limits.score),
     ):
-        one, other = (np.array([item[key] for item in side]) for side in (claimed, found))
+        one, other = (np.array([item[key] for item in side]) for side in (claimed, decoded))
         fits &= equal(one[:, None], other[None])
     pairs = 0
     for row in np.argsort([-item["score"] for item in claimed], kind="stable"):

@@ -97,8 +97,10 @@ def _good(check: CrossCheck) -> Iterator[dict[str, str]]:
     texts: dict[tuple[str, str], list[str]] = {}
     for finding in (finding for finding in check.findings if finding.status == OK):
         texts.setdefault((finding.step, finding.run), []).append(finding.text)
-    for (step, run), found in sorted(texts.items(), key=lambda item: list(STEPS).index(item[0][0])):
-        distinct = list(dict.fromkeys(found))
+    for (step, run), of_step in sorted(
+        texts.items(), key=lambda item: list(STEPS).index(item[0][0])
+    ):
+        distinct = list(dict.fromkeys(of_step))
         more = f"; and {len(distinct) - 2} more like these" if len(distinct) > 2 else ""
         yield {"step": step, "status": OK, "run": run, "rate_point": "",
                "text": "; ".join(distinct[:2]) + more}  # fmt: skip

@@ -186,7 +186,7 @@ def _files(folder: Path, result: RunResult) -> dict[str, Path]:
 
 
 def _check_members(members: Sequence[zipfile.ZipInfo], package: Path, limits: Limits) -> None:
-    seen: set[str] = set()
+    names: set[str] = set()
     for member in members:
         name = member.filename
         parts = name.replace("\\", "/").split("/")
@@ -203,9 +203,9 @@ def _check_members(members: Sequence[zipfile.ZipInfo], package: Path, limits: Li
             )
         if not ALLOWED.fullmatch(name):
             raise InputError(f"{package}: {name!r} is no file of a package; nothing was unpacked")
-        if name in seen:
+        if name in names:
             raise InputError(f"{package}: {name!r} stands twice; nothing was unpacked")
-        seen.add(name)
+        names.add(name)
         if member.file_size > max(1 << 20, limits.compression * member.compress_size):
             raise InputError(
                 f"{package}: {name!r} is a zip bomb: {member.file_size} bytes out of "
@@ -222,12 +222,12 @@ def _check_members(members: Sequence[zipfile.ZipInfo], package: Path, limits: Li
 def _manifest(folder: Path, package: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        found = manifest.get("format"), manifest.get("version")
+        stated = manifest.get("format"), manifest.get("version")
     except (OSError, ValueError, AttributeError):
-        found = None
-    if found != (FORMAT, VERSION):
+        stated = None
+    if stated != (FORMAT, VERSION):
         raise InputError(
-            f"{package}: expected a {FORMAT} of version {VERSION}, found {found}; make it again "
+            f"{package}: expected a {FORMAT} of version {VERSION}, found {stated}; make it again "
             "with this version of vcm-plugin"
         )
     files, anchors = manifest.get("files"), manifest.get("anchors")

@@ -6,9 +6,14 @@ Apart from the networks, since compressai takes longer to import than a picture 
 
 from __future__ import annotations
 
+import warnings
+
 import torch
-from compressai.entropy_models import GaussianConditional
-from compressai.ops import LowerBound
+
+with warnings.catch_warnings():  # torch's, to a package that compressai imports
+    warnings.simplefilter("ignore", FutureWarning)
+    from compressai.entropy_models import GaussianConditional
+    from compressai.ops import LowerBound
 
 from vcm_plugin.entropy.networks import (
     LEVEL_GAIN,

@@ -112,5 +112,5 @@ def require(name: str) -> None:
     except ImportError as error:
         raise InputError(
             f"report format {name} needs the package {error.name}, found none: "
-            "pip install '.[report]' in the checkout"
+            "pip install '.[report]'"
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vcm_plugin.ctc.codecs import integer_qp
+from vcm_plugin.ctc.coding import KINDS, Kind
 from vcm_plugin.ctc.results import UNCOMPRESSED, StageSeconds
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import human_tables
@@ -28,7 +29,7 @@ def write_csv(report: Report, out: Path) -> None:
         _write(out / "human_equal_value.csv", human_tables.equal_rows(report.human_vision))
         _write(out / "human_bd_rate.csv", human_tables.bd_rate_rows(report.human_vision))
     for run in report.runs:
-        if run.timings is not None and run.result.kind != "human":
+        if run.timings is not None and run.curves:
             _write(out / f"summary_{run.name}.csv", summary_rows(run))
 
 
@@ -36,7 +37,7 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
     """The summary table of the test conditions: pictures at 100 % size, times in seconds (sums)."""
     if run.timings is None:
         raise InputError(f"{run.folder}: expected timings.json, found none; run it again")
-    codec, remote = run.result.codec, run.result.kind == "picture"
+    codec, kind = run.result.codec, KINDS[run.result.kind]
 
     def qp(point: Point) -> int:
         return integer_qp(codec, point.rate_point)
@@ -47,7 +48,7 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
             "qp": qp(point),
             "avg_bpp": point.bpp,
             "end_accuracy": point.accuracy[metric],
-            **stages(run.timings.points, point.rate_point, remote),
+            **stages(run.timings.points, point.rate_point, kind),
         }
         for metric, task in DATASET_TASKS.items()
         for point in sorted(run.points, key=qp)
@@ -56,12 +57,12 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def stages(
-    seconds: Mapping[str, Mapping[str, StageSeconds]], rate_point: str, remote: bool
+    seconds: Mapping[str, Mapping[str, StageSeconds]], rate_point: str, kind: Kind
 ) -> dict[str, float | None]:
-    """The columns of times of the reporting layout: sums in seconds."""
+    """The columns of times of the reporting layout for a kind of codec: sums in seconds."""
     spent = {stage: values.sum for stage, values in seconds[rate_point].items()}
     coding = {stage: spent[stage] for stage in ("encode", "decode")}
-    if remote:
+    if not kind.takes_features:
         return {**coding, "nn_task": spent["nn_part1"] + spent["nn_part2"]}
     once = seconds[UNCOMPRESSED].get("nn_part1")  # shared by all rate points
     first = spent.get("nn_part1", once and once.sum)

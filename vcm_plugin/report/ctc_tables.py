@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vcm_plugin.ctc.codecs import integer_qp
+from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
     Accuracy,
@@ -129,7 +130,7 @@ def _timings(run: Path) -> Timings:
 
 def _pictures(run: Path, result: RunResult, _: str) -> list[Part]:
     """A run of one task of MPEG-OIV6; accuracy 0..1, as the harness's evaluator gives it."""
-    seconds, remote = _timings(run).points, result.kind == "picture"
+    seconds, kind = _timings(run).points, KINDS[result.kind]
     name = result.dataset.name.rpartition("/")[2].removesuffix(".json")
     name = name.removesuffix("-coco")
     parts = []
@@ -142,7 +143,7 @@ def _pictures(run: Path, result: RunResult, _: str) -> list[Part]:
             "qp": qp,
             "avg_bpp": bpp(point.bits, point.pixels),
             "end_accuracy": accuracy[0] / 100,
-            **stages(seconds, point.rate_point, remote),
+            **stages(seconds, point.rate_point, kind),
         }
         parts.append(Part(name, row, {}))
     return parts
@@ -167,7 +168,7 @@ def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
                 UNCOMPRESSED: {"nn_part1": StageSeconds(once)},
             }
             accuracy = (point.sequences or {})[sequence.name]
-            times = stages(seconds, point.rate_point, result.kind == "picture")
+            times = stages(seconds, point.rate_point, KINDS[result.kind])
             row = _row(name, sequence, qp, record.bits, accuracy) | times
             files = _files(name, number, sequence.name, predictions[point.rate_point], accuracy)
             ending = "_val" if name == "SFU" else ""

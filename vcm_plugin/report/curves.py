@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from vcm_plugin.ctc.results import Accuracy, PointResult
 from vcm_plugin.metrics.convex_hull import convex_hull
 from vcm_plugin.metrics.rate import bpp
-from vcm_plugin.rate_points import percent_of
+from vcm_plugin.rate_points import has_layers, percent_of
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def points_of(name: str, results: Sequence[PointResult]) -> tuple[Point, ...]:
     )
 
 
-def curves_of(name: str, points: tuple[Point, ...], kind: str) -> list[Curve]:
-    """The curves of a run; none of a human codec: its bits are mostly not for the detector."""
-    if kind == "human":
+def curves_of(name: str, points: tuple[Point, ...]) -> list[Curve]:
+    """The curves of a run; none of two layers, whose bits are mostly not for the detector."""
+    if has_layers(points[0].rate_point):
         return []
     plain = tuple(point for point in points if point.percent == 100)
     if len(plain) == len(points):

@@ -60,8 +60,8 @@ def write_human_demo(
         decoded = decode(codec, data)
         painted, bits, machine = decoded.picture, 8 * len(data), decoded.machine_bits
         title = f"Diff-FCHM {rate_point}, of which {machine} serve the detector"
-        ours = Shown(title, painted, bits, pair_metrics(picture, painted))
-        rows.append((picture, _vvc_at(vvc, picture, bits), ours))
+        shown = Shown(title, painted, bits, pair_metrics(picture, painted))
+        rows.append((picture, _vvc_at(vvc, picture, bits), shown))
     path = out / "side_by_side.png"
     _draw(rows, path)
     return path

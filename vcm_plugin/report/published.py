@@ -53,11 +53,11 @@ def references_for(dataset: str, metrics: Collection[str]) -> tuple[Reference, .
 
 def _load(path: Path) -> Reference:
     stored = read_json(path)
-    found = (stored.get("format"), stored.get("version"), stored.get("published"))
-    if found != (FORMAT, VERSION, True) or not stored.get("source"):
+    stated = (stored.get("format"), stored.get("version"), stored.get("published"))
+    if stated != (FORMAT, VERSION, True) or not stored.get("source"):
         raise InputError(
             f"{path}: expected {FORMAT} {VERSION} with published: true and its source, found "
-            f"{found}"
+            f"{stated}"
         )
     points = tuple(from_json(ReferencePoint, point, path, "points") for point in stored["points"])
     dataset, source = stored["dataset"]["name"], stored["source"]

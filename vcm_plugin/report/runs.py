@@ -30,7 +30,7 @@ class Run:
     @property
     def curves(self) -> list[Curve]:
         """The curves that its points make."""
-        return curves_of(self.name, self.points, self.result.kind)
+        return curves_of(self.name, self.points)
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:

@@ -194,5 +194,5 @@ def _compare(
 def _near_lossless(curve: Curve, metric: str, accuracy: float) -> NearLossless:
     points = curve.chosen(metric)
     bits = [(point.bits, point.accuracy[metric]) for point in points]
-    found = [bits_at(bits, accuracy, method) for method in METHODS]
-    return NearLossless(curve.name, metric, accuracy, points[0].pixels, *found)
+    results = [bits_at(bits, accuracy, method) for method in METHODS]
+    return NearLossless(curve.name, metric, accuracy, points[0].pixels, *results)

@@ -14,14 +14,14 @@ from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.split.backbone import with_p6
 from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.training.feature_store import FeatureStore
-from vcm_plugin.training.loop import Schedule
+from vcm_plugin.training.schedules import FeatureSchedule
 
 LAYERS = tuple(SPLIT_POINTS["fpn"])
 STATISTICS_PICTURES = 64
 MARGIN = 12  # pixels of the network input around an object's box
 
 
-def draw_batch(store: FeatureStore, schedule: Schedule, draw: int):
+def draw_batch(store: FeatureStore, schedule: FeatureSchedule, draw: int):
     """Batch number `draw`: its generator of random numbers, (height, width) of the network input,
     the pictures, and p2..p5 on the detector's device. Seeds torch too."""
     rng = np.random.default_rng((schedule.seed, draw))
@@ -33,7 +33,7 @@ def draw_batch(store: FeatureStore, schedule: Schedule, draw: int):
 
 
 def weighted_mse(
-    errors: dict[str, torch.Tensor], boxes: list[np.ndarray], schedule: Schedule
+    errors: dict[str, torch.Tensor], boxes: list[np.ndarray], schedule: FeatureSchedule
 ) -> torch.Tensor:
     """Sum of w_l MSE_l of p2..p5, cells far from every object counting background_weight."""
     finest = errors[LAYERS[0]]
@@ -78,7 +78,7 @@ def task_loss(detector, features, size, targets, weights: torch.Tensor) -> torch
 
 @torch.no_grad()
 def feature_statistics(
-    store: FeatureStore, schedule: Schedule
+    store: FeatureStore, schedule: FeatureSchedule
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Mean and spread (4, C) of every channel of p2..p5, and the typical width of the range."""
     rng = np.random.default_rng((schedule.seed, 1 << 40))

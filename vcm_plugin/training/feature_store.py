@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.files import read_json, write_json
+from vcm_plugin.files import read_json, sha256_of, write_json
 from vcm_plugin.split.geometry import network_input_size, padded_size
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.split_points import SPLIT_POINTS
-from vcm_plugin.testsets.coco import CocoDataset
+from vcm_plugin.testsets.coco import CocoDataset, PictureEntry
 from vcm_plugin.testsets.pictures import read_picture
-from vcm_plugin.training.detector import annotation_mask, tight_boxes
+from vcm_plugin.training.crops import annotation_mask, tight_boxes
 
 Size = tuple[int, int]
 
@@ -115,8 +114,7 @@ class FeatureStore:
 
     def _claim(self, folder: Path) -> None:
         """Note whose features a folder keeps. Raises InputError where they are others'."""
-        names = [[p.path.name, p.height, p.width] for p in self.dataset.pictures]
-        pictures = hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        pictures = digest_of_pictures(self.dataset.pictures)
         ours = {"detector": self.detector.weights_sha256, "pictures": pictures}
         note = folder / "features.json"
         if note.is_file() and read_json(note) != ours:
@@ -140,3 +138,8 @@ class FeatureStore:
             mode = "r+" if path.exists() and path.stat().st_size == expected else "w+"
             files.append(np.memmap(path, dtype, mode, shape=shape))
         return files[0], files[1]
+
+
+def digest_of_pictures(pictures: Sequence[PictureEntry]) -> str:
+    """sha256 of names and sizes: whether a training or a cache is of these pictures."""
+    return sha256_of([[p.path.name, p.height, p.width] for p in pictures])

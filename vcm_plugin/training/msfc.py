@@ -12,7 +12,6 @@ sent, their weight as an encoder weighs bits against squared errors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,16 +19,9 @@ import torch
 from anchors.msfc_networks import Msfc, MsfcConfig, relative_step
 from vcm_plugin.training import loop
 from vcm_plugin.training.feature_loss import draw_batch, feature_statistics, task_loss, weighted_mse
-from vcm_plugin.training.feature_store import FeatureStore
-from vcm_plugin.training.loop import Schedule, Terms
-
-
-@dataclass(frozen=True)
-class MsfcTraining(Schedule):
-    """Schedule and loss of one training; the seed fixes batches, QPs and noise."""
-
-    rate_weight: float = 20.0
-    qps: tuple[float, float] = (4.0, 37.0)  # a QP is uniform between them
+from vcm_plugin.training.feature_store import FeatureStore, digest_of_pictures
+from vcm_plugin.training.loop import Terms
+from vcm_plugin.training.schedules import MsfcTraining
 
 
 def train(
@@ -40,14 +32,16 @@ def train(
     report=lambda line: None,
 ) -> Msfc:
     """Train, or go on with the checkpoint in `folder`; returns the model with averaged weights."""
-    accelerator = loop.start(store, schedule)
+    accelerator = loop.start(schedule, folder, report)
+    store.detector.model.to(accelerator.device)
     torch.manual_seed(schedule.seed)
     model = Msfc(config).to(memory_format=torch.channels_last)
     mean, std, _ = feature_statistics(store, schedule)
     model.mean.copy_(mean)
     model.std.copy_(std)
     path = folder / "msfc_state.pth"
-    return loop.fit(accelerator, model, store, schedule, path, loss_terms, report)
+    made_from = {"pictures": digest_of_pictures(store.dataset.pictures)}
+    return loop.fit(accelerator, model, store, schedule, path, loss_terms, report, made_from)
 
 
 def loss_terms(

@@ -1,128 +1,155 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What is typed to train a codec: a recipe of cfg/training, the data, and options that override."""
+"""What is typed to train: a recipe of cfg/training, the data, and options that override it.
+
+A recipe is one flat YAML file whose keys are the fields of several dataclasses: what a training
+works on (below), the sizes of its networks, and its schedule. Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
 import argparse
-import difflib
-import os
-import sys
-from collections.abc import Callable
-from dataclasses import fields
+import types
+import typing
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-import torch
-import yaml
-
-from vcm_plugin.conditions import bundled_weights, model_path
-from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
-from vcm_plugin.settings import is_of_kind
-from vcm_plugin.split import load_split_model
-from vcm_plugin.split.torchvision import TorchvisionDetector
-from vcm_plugin.testsets.coco import load_coco
-from vcm_plugin.testsets.open import open_test_set
-from vcm_plugin.training.feature_store import FeatureStore
+from vcm_plugin.settings import build, read_yaml, refuse_unknown, types_of
 
 
-def parser(description: str, *configs: type) -> argparse.ArgumentParser:
-    """A parser of the recipe, the detector, the data and every field of the given dataclasses."""
-    made = argparse.ArgumentParser(description=description)
-    made.add_argument("recipe", help="name in cfg/training or path of a YAML file")
-    made.add_argument("--model", help="name in cfg/models or path of a Detectron2 YAML")
-    made.add_argument("--weights", help="checkpoint of the detector")
-    made.add_argument("-o", "--output", type=Path, required=True, help="folder; resumed")
-    made.add_argument("--images", type=Path, help="pictures; default: the mini-CTC train split")
-    made.add_argument("--annotations", type=Path, help="COCO instances JSON of --images")
-    made.add_argument("--cache", type=Path, help="folder for the features, of this detector only")
-    made.add_argument("--threads", type=int, default=torch.get_num_threads())
-    for field in (field for config in configs for field in fields(config)):
-        kind = type(field.default)
-        options = {"default": field.default}
-        if kind is tuple:
-            options |= {"nargs": "+", "type": type(field.default[0])}
-        elif kind is bool:
-            options |= {"action": argparse.BooleanOptionalAction}
-        else:
-            options |= {"type": kind}
-        made.add_argument(f"--{field.name.replace('_', '-')}", **options)
+def _key(text: str, default: Any = None) -> Any:
+    """A field with the help of its option."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every training works on."""
+
+    model: str = field(metadata={"help": "name in cfg/models or path of a Detectron2 YAML"})
+    images: Path | None = _key("pictures; default: the mini-CTC train split")
+    annotations: Path | None = _key("COCO instances JSON of --images")
+    threads: int | None = _key("of this process; default: as torch chooses")
+
+    def __post_init__(self):
+        if self.images and not self.annotations:
+            raise InputError("--images: expected --annotations too, the COCO JSON of the pictures")
+
+
+@dataclass(frozen=True)
+class FeatureInputs(Inputs):
+    """What trainings on the features of a frozen detector work on."""
+
+    weights: str | None = _key("checkpoint of the detector")
+    cache: Path | None = _key("folder for the features, of this detector only")
+
+
+@dataclass(frozen=True)
+class VfcnInputs(FeatureInputs):
+    """What the training of the machine layer works on."""
+
+    init: Path | None = _key("vfcn_state.pth to start from")
+    rate_points: tuple[str, ...] = _key(
+        "presets that the weights file names; a test takes diff_fchm_scales of its condition",
+        ("0.25", "0.5", "1", "2", "4"),
+    )
+
+
+@dataclass(frozen=True)
+class HvcnInputs(FeatureInputs):
+    """What the training of the human layer works on."""
+
+    vfcn: str | None = _key("weights of the machine layer, a file or a bundled name")
+    vfcn_state: Path | None = _key("its vfcn_state.pth, for the stage joint")
+    prior: str | None = _key("folder or hub id of a diffusion prior; default: OUT/prior")
+    pictures: tuple[str, ...] = _key("folders of pictures, from $VCM_DATA on", ())
+
+
+@dataclass(frozen=True)
+class RestorerInputs(FeatureInputs):
+    """What the training of the restorer works on; cache: folder for what it codes beforehand."""
+
+    vfcn: str | None = _key("weights of the machine layer, a file or a bundled name")
+    drawn: int = _key("pictures of the mini-CTC's train split", 2000)
+    pictures: tuple[str, ...] = _key("folders of more pictures, from $VCM_DATA on", ())
+    codings: int = _key("VVC pictures of each picture", 2)
+    coded_scales: int = _key("machine rates of each picture", 2)
+    prepare_only: bool = _key("code the pictures, do not train", False)
+    part: tuple[int, int] = _key("K N: prepare the K-th of every N blocks only", (0, 1))
+
+
+@dataclass(frozen=True)
+class DetectorInputs(Inputs):
+    """What the training of a detector works on."""
+
+    init: Path | None = _key("Detectron2-format checkpoint to start from")
+
+
+def add_options(parser: argparse.ArgumentParser, *kinds: type) -> None:
+    """The options of a recipe: its name, the output folder, and every field of the dataclasses.
+
+    What is not typed stays out of the namespace, so that a recipe can say it.
+    """
+    parser.add_argument("recipe", metavar="RECIPE", help="name in cfg/training, or a YAML file")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder; resumed"
+    )
+    for kind in kinds:
+        for key, hint in types_of(kind).items():
+            _add_option(parser, next(f for f in fields(kind) if f.name == key), hint)
+
+
+def read_recipe(options: argparse.Namespace, *kinds: type) -> list[Any]:
+    """The dataclasses: what is typed, over the recipe, over the defaults.
+
+    Raises InputError for a key that none of them has, naming the nearest, for a value of another
+    type, and for values that cannot be.
+    """
+    path = _recipe_path(options.recipe)
+    values = read_yaml(path, "training recipe")
+    known = {key for kind in kinds for key in types_of(kind)}
+    refuse_unknown(values, known, path)
+    values |= {key: value for key, value in vars(options).items() if key in known}
+    if "model" in known and "model" not in values:
+        raise InputError(f"{path}: expected the key model, found none; add it, or give --model")
+    made = []
+    for kind in kinds:
+        own = {key: value for key, value in values.items() if key in types_of(kind)}
+        try:
+            made.append(build(kind, own, path))
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from error
     return made
 
 
-def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options typed, over those of the recipe, over the defaults."""
-    recipe = made.parse_known_args()[0].recipe
-    bundled = cfg_folder() / "training" / f"{recipe}.yaml"
-    path = bundled if bundled.is_file() else Path(recipe)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        known = ", ".join(sorted(p.stem for p in (cfg_folder() / "training").glob("*.yaml")))
-        raise InputError(f"{recipe}: expected a YAML file or one of {known}: {error}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a YAML of keys such as model, found {values!r}")
-    actions = {action.dest: action for action in made._actions}
-    keys = set(actions) - {"help", "recipe", "output"}
-    for key, value in values.items():
-        if key not in keys:
-            nearest = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.0)[0]
-            raise InputError(f"{path}: unknown key {key}; did you mean {nearest}?")
-        values[key] = _checked(actions[key], value, path)
-    made.set_defaults(**values)
-    options = made.parse_args()
-    if not options.model:
-        raise InputError(f"{path}: expected the key model, found none; add it, or give --model")
-    if options.images and not options.annotations:
-        raise InputError("--images: expected --annotations too, the COCO JSON of the pictures")
-    return options
+def _recipe_path(name: str) -> Path:
+    folder = cfg_folder() / "training"
+    bundled, path = folder / f"{name}.yaml", Path(name)
+    if not bundled.is_file() and not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise InputError(f"training recipe {name}: expected a YAML file or one of {known}")
+    return bundled if bundled.is_file() else path
 
 
-def chosen(config: type, options: argparse.Namespace):
-    """The dataclass that the options say."""
-    values = {f.name: getattr(options, f.name) for f in fields(config)}
-    try:
-        return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def open_store(options: argparse.Namespace) -> tuple[TorchvisionDetector, FeatureStore]:
-    """The frozen detector, and its features of the training pictures."""
-    torch.set_num_threads(options.threads)
-    weights = options.weights and bundled_weights(options.weights)
-    detector = load_split_model(model_path(options.model), weights, runtime="torchvision")
-    if options.images:
-        dataset = load_coco(options.images, options.annotations)
+def _add_option(parser: argparse.ArgumentParser, of: Field, hint: Any) -> None:
+    """The option of a field; the words of a list follow it one by one."""
+    if isinstance(hint, types.UnionType):
+        hint = typing.get_args(hint)[0]
+    options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": _help(of)}
+    if typing.get_origin(hint) is tuple:
+        options |= {"nargs": "+", "type": typing.get_args(hint)[0]}
+    elif hint is bool:
+        options["action"] = argparse.BooleanOptionalAction
     else:
-        dataset = open_test_set(override(load_condition("minictc"), {"minictc": "train"}))
-    return detector, FeatureStore(detector, dataset, options.cache)
+        options["type"] = hint
+    if hint is not bool:
+        options["metavar"] = {Path: "PATH", str: "TEXT"}.get(options["type"], "N")
+    parser.add_argument(f"--{of.name.replace('_', '-')}", **options)
 
 
-def is_first_process() -> bool:
-    """Whether this one exports; false in the others of `accelerate launch` or `torchrun`."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def run(main: Callable[[], None]) -> None:
-    """main(), with bad input as one line."""
-    try:
-        main()
-    except (InputError, FloatingPointError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
-    except OSError as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {error.filename}: {error.strerror}")
-
-
-def _checked(action: argparse.Action, value, path: Path):
-    """A value of a recipe in the type of its option."""
-    kind = action.type or (bool if isinstance(action, argparse.BooleanOptionalAction) else str)
-    several = action.nargs == "+"
-    items = value if several and isinstance(value, list) else [value]
-    if several != isinstance(value, list) or not all(
-        is_of_kind(item, str if kind is Path else kind) for item in items
-    ):
-        wanted = f"a list of {kind.__name__}" if several else kind.__name__
-        raise InputError(f"{path}: {action.dest}: expected {wanted}, found {value!r}")
-    items = [kind(item) for item in items]
-    return items if several else items[0]
+def _help(of: Field) -> str:
+    shown = " ".join(map(str, of.default)) if isinstance(of.default, tuple) else of.default
+    default = f"({shown})" if of.default not in (None, MISSING, ()) else ""
+    return f"{of.metadata.get('help', '')} {default}".strip()

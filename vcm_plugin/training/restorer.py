@@ -9,58 +9,42 @@ part in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import piq
 import torch
-from accelerate import Accelerator
 
-from vcm_plugin.diff_fchm.human.restorer import MULTIPLE, Restorer, RestorerConfig, to_planes
-from vcm_plugin.errors import InputError
-from vcm_plugin.training.loop import Schedule, Terms, fit
+from vcm_plugin.diff_fchm.human.config import RestorerConfig
+from vcm_plugin.diff_fchm.human.restorer import Restorer, to_planes
+from vcm_plugin.training import loop
+from vcm_plugin.training.loop import Terms
 from vcm_plugin.training.restorer_samples import RestorerStore
+from vcm_plugin.training.schedules import RestorerTraining
 from vcm_plugin.vvc.planes import RGB_OF_LEVELS
 
-MS_SSIM_CROP = 176  # pixels: five scales of an 11 x 11 window
 LEAST_LACK = 1e-3  # of MS-SSIM, for the same reason
 LEAST_MSE = 0.5  # of 255^2: crops without any detail do not outweigh the others
 
 
-@dataclass(frozen=True)
-class RestorerTraining(Schedule):
-    """Schedule and loss. crop: pixels a side. ms_ssim_crop, ms_ssim_batch: of the last stage."""
-
-    crop: int = 128
-    ms_ssim_weight: float = 1.0
-    ms_ssim_from: float = 0.85
-    ms_ssim_crop: int = 192
-    ms_ssim_batch: int = 2
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.crop % MULTIPLE or self.ms_ssim_crop % MULTIPLE or self.ms_ssim_crop < MS_SSIM_CROP:
-            raise InputError(
-                f"expected crops in multiples of {MULTIPLE} pixels, those of the last stage at "
-                f"least {MS_SSIM_CROP}; found {self.crop} and {self.ms_ssim_crop}"
-            )
-
-
-def train(config: RestorerConfig, store: RestorerStore, schedule: RestorerTraining, path: Path,
-          report) -> Restorer:  # fmt: skip
-    """Train a restorer and return it with averaged weights; the checkpoint `path` is resumed."""
+def train(
+    config: RestorerConfig,
+    store: RestorerStore,
+    schedule: RestorerTraining,
+    folder: Path,
+    report=lambda line: None,
+) -> Restorer:
+    """Train, or go on with the checkpoint in `folder`; returns the model with averaged weights."""
+    accelerator = loop.start(schedule, folder, report)
     torch.manual_seed(schedule.seed)
-    model = Restorer(config)
+    model = Restorer(config).to(memory_format=torch.channels_last).train()
     if config.features:
         mean, std = store.statistics()
         model.mean.copy_(mean)
         model.std.copy_(std)
-    accelerator = Accelerator(
-        mixed_precision=schedule.mixed_precision, cpu=not torch.cuda.is_available()
-    )
-    model.to(accelerator.device, memory_format=torch.channels_last).train()
-    return fit(accelerator, model, store, schedule, path, loss_terms, report).eval()
+    path = folder / "restorer_state.pth"
+    made_from = {"pictures": store.sha256()}
+    return loop.fit(accelerator, model, store, schedule, path, loss_terms, report, made_from).eval()
 
 
 def loss_terms(

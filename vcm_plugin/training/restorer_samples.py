@@ -8,6 +8,7 @@ once. Pictures of one size are coded in one stream of intra pictures, which save
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class RestorerStore:
         self.paths = sorted(folder.glob("*.safetensors"))
         if not self.paths:
             raise InputError(f"{folder}: expected prepared pictures (*.safetensors), found none")
+
+    def sha256(self) -> str:
+        """What identifies the pictures that a training draws from: their files' names and sizes."""
+        names = "".join(f"{path.name} {path.stat().st_size}\n" for path in self.paths)
+        return hashlib.sha256(names.encode()).hexdigest()
 
     def draw(self, count: int, crop: int, rng: np.random.Generator) -> Coded:
         """`count` crops of crop x crop pixels, each of a picture, a coding and an s of its own."""

@@ -16,7 +16,6 @@ in the mean 0.23 octaves narrower on the mini-CTC, so that s is not quite the sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +25,12 @@ from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 from vcm_plugin.errors import InputError
+from vcm_plugin.files import sha256_of_file
 from vcm_plugin.training import loop
 from vcm_plugin.training.feature_loss import draw_batch, feature_statistics, task_loss, weighted_mse
-from vcm_plugin.training.feature_store import FeatureStore
-from vcm_plugin.training.loop import Schedule, Terms, fit, start
-
-
-@dataclass(frozen=True)
-class VfcnTraining(Schedule):
-    """Schedule and loss of one training; the seed fixes batches, scales and noise."""
-
-    lmbda: float = 0.003
-    scales: tuple[float, float] = (0.25, 4.0)  # s is log-uniform between them
-
-    def __post_init__(self):
-        super().__post_init__()
-        if len(self.scales) != 2 or not 0.0 < self.scales[0] <= self.scales[1]:
-            raise InputError(f"scales: expected two, 0 < low <= high, found {self.scales}")
+from vcm_plugin.training.feature_store import FeatureStore, digest_of_pictures
+from vcm_plugin.training.loop import Terms
+from vcm_plugin.training.schedules import VfcnTraining
 
 
 def train(
@@ -50,19 +38,22 @@ def train(
     store: FeatureStore,
     schedule: VfcnTraining,
     folder: Path,
-    init: dict[str, torch.Tensor] | None = None,
+    init: Path | None = None,
     report=lambda line: None,
 ) -> Vfcn:
     """Train and return the model with averaged weights.
 
     A checkpoint in `folder` is resumed at the last multiple of schedule.checkpoint_every with the
     same batches, scales and noise as without the interruption. Started by `accelerate launch`,
-    every process takes other batches, and the first one writes.
+    every process takes other batches, and the first one writes. init: a checkpoint to start from.
     """
-    accelerator = start(store, schedule)
+    accelerator = loop.start(schedule, folder, report)
+    store.detector.model.to(accelerator.device)
     model = _new_model(config, store, schedule, init)
     path = folder / "vfcn_state.pth"
-    return fit(accelerator, model, store, schedule, path, loss_terms, report)
+    made_from = {"pictures": digest_of_pictures(store.dataset.pictures)}
+    made_from["init"] = sha256_of_file(init) if init else None
+    return loop.fit(accelerator, model, store, schedule, path, loss_terms, report, made_from)
 
 
 def loss_terms(
@@ -107,14 +98,16 @@ def read_average(path: Path) -> tuple[VfcnConfig, dict[str, torch.Tensor]]:
     return VfcnConfig(**config | {"slices": tuple(config["slices"])}), weights
 
 
-def _new_model(config: VfcnConfig, store: FeatureStore, schedule: VfcnTraining, init) -> Vfcn:
+def _new_model(
+    config: VfcnConfig, store: FeatureStore, schedule: VfcnTraining, init: Path | None
+) -> Vfcn:
     torch.manual_seed(schedule.seed)
     model = Vfcn(config).to(memory_format=torch.channels_last)
     if init is None:
         set_statistics(model, store, schedule)
     else:
         try:
-            model.load_state_dict(init)
+            model.load_state_dict(read_average(init)[1])
         except RuntimeError as error:
             raise InputError(
                 "--init: expected a checkpoint of networks of the same sizes, found others"

@@ -125,13 +125,13 @@ class AuxiliaryCoder(nn.Module):
         self.entropy = AuxiliaryEntropy(config)
 
     def analysis(self, z0, picture, control, q) -> torch.Tensor:
-        """z0 (N, 4, h8, w8), picture (N, 3, 8 h8, 8 w8) in -1 .. 1, F, q (N,) -> y / q."""
+        """z0 (N, L, h8, w8), picture (N, 3, 8 h8, 8 w8) in -1 .. 1, F, q (N,) -> y / q."""
         x = torch.cat((z0, F.pixel_unshuffle(picture, STRIDE), self._seen(control)), dim=1)
         x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
         return self.g_a(x) / q.view(-1, 1, 1, 1)
 
     def synthesis(self, y_hat, control, q) -> torch.Tensor:
-        """y_hat in steps of q, F -> c (N, 4, h8, w8), the estimate of z0 that was coded."""
+        """y_hat in steps of q, F -> c (N, L, h8, w8), the estimate of z0 that was coded."""
         step = q.view(-1, 1, 1, 1)
         plane = torch.log2(step).expand(-1, 1, *y_hat.shape[-2:])
         x = self.up(torch.cat((y_hat * step, plane), dim=1))

@@ -114,10 +114,10 @@ class AuxiliaryPictureCodec:
         self.machine, self.encoder = machine, VVenC(preset, threads)
         self.restorer = PictureRestorer(weights, device)
         trained_on = self.restorer.machine_sha256
-        if trained_on != machine.sha256:
+        if not machine.carries(trained_on):
             raise InputError(
                 f"{weights}: this restorer was trained on the machine layer {trained_on[:12]}, "
-                f"found {machine.sha256[:12]}; use the VFCN weights that it was trained on"
+                f"found {machine.latents_sha256[:12]}; use the VFCN weights that it was trained on"
             )
         self.parameters = machine.parameters + self.restorer.parameters
 
@@ -247,7 +247,7 @@ def decode_planes(
 def export(model: Restorer, trained: dict, path: Path) -> Path:
     """Write the weights file of a trained restorer: 16-bit floats, statistics in 32 bits.
 
-    trained: the record of its training, with the SHA-256 of the machine layer, machine_sha256.
+    trained: the record of its training; its machine_sha256 is the machine layer's latents_sha256.
     """
     tensors = {
         name: x if name in ("mean", "std") else x.half() for name, x in model.state_dict().items()

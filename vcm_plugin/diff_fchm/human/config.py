@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from vcm_plugin.diff_fchm.human.codec import HumanCodec
 
 
+MAX_STEPS = 50  # of the sampler
+
+RESTORER_MULTIPLE = 8  # of the sides of what the restorer sees, in pixels
+
+
 @dataclass(frozen=True)
 class MachineFit:
     """The machine layer that HVCN is built on.
@@ -70,6 +75,26 @@ class HvcnConfig:
     def __post_init__(self):
         if sum(self.slices) != self.latents:
             raise ValueError(f"slices must add up to latents: {self}")
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Sizes of the networks.
+
+    channels: of p2 and p3. width2, width4, width8: at 1/2, 1/4 and 1/8 of the picture's sides;
+    blocks2, blocks4, blocks8: residual blocks there (those at 1/2 once on the way down and once on
+    the way up). features: without, the twin that sees the decoded picture only.
+    """
+
+    channels: int = 64
+    width2: int = 40
+    width4: int = 80
+    width8: int = 112
+    blocks2: int = 1
+    blocks4: int = 3
+    blocks8: int = 2
+    told_width: int = 32
+    features: bool = True
 
 
 @dataclass(frozen=True)

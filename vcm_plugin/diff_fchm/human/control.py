@@ -22,7 +22,7 @@ TIME_WIDTH = 128
 
 
 class ControlEncoder(nn.Module):
-    """cat(z_t, c, F) (N, 2 * 4 + width, h8, w8), t (N,) -> what a UNet2DConditionModel adds."""
+    """cat(z_t, c, F) (N, 2 L + width, h8, w8), t (N,) -> what a UNet2DConditionModel adds."""
 
     def __init__(self, config: HvcnConfig, prior: PriorFit):
         super().__init__()

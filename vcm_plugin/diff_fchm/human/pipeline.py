@@ -15,11 +15,21 @@ from torch.nn import functional as F
 from vcm_plugin.diff_fchm.human.geometry import STRIDE, Geometry
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.human.prior import Prior, check_fit
-from vcm_plugin.diff_fchm.human.sampler import sample, start_noise, time_steps
+from vcm_plugin.diff_fchm.human.sampler import (
+    DEFAULT_START,
+    DEFAULT_STEPS,
+    sample,
+    start_noise,
+    time_steps,
+)
 
 
 class HVCNPipeline(DiffusionPipeline):
-    """vae, unet, scheduler: the prior, frozen. hvcn: the networks of the human layer."""
+    """vae, unet, scheduler: the prior, frozen. hvcn: the networks of the human layer.
+
+    L in the shapes below is the number of latent channels of the prior: 16 of the built-in one, 4
+    of Stable Diffusion 2.1-base.
+    """
 
     model_cpu_offload_seq = "hvcn->unet->vae"
 
@@ -37,8 +47,8 @@ class HVCNPipeline(DiffusionPipeline):
         y_hat: torch.Tensor,
         q: torch.Tensor,
         geometry: Geometry,
-        steps: int = 4,
-        start: int = 300,
+        steps: int = DEFAULT_STEPS,
+        start: int = DEFAULT_START,
         seed: int = 0,
     ) -> np.ndarray:
         """The picture, uint8 RGB (H, W, 3).
@@ -53,7 +63,7 @@ class HVCNPipeline(DiffusionPipeline):
         return self.to_picture(self.paint(c, control, noise, steps, start), geometry)
 
     def paint(self, c, control, noise, steps: int, start: int) -> torch.Tensor:
-        """c, F and noise -> latents (N, 4, h8, w8); differentiable, for training."""
+        """c, F and noise -> latents (N, L, h8, w8); differentiable, for training."""
         if steps == 0:
             return c
         text = self.hvcn.prompt(len(c))
@@ -69,7 +79,7 @@ class HVCNPipeline(DiffusionPipeline):
         return self.unet(z_t, t, encoder_hidden_states=text, **added, return_dict=False)[0]
 
     def to_latents(self, picture: torch.Tensor) -> torch.Tensor:
-        """Whole cells of a picture (N, 3, 8 h8, 8 w8) in -1 .. 1 -> z0 (N, 4, h8, w8)."""
+        """Whole cells of a picture (N, 3, 8 h8, 8 w8) in -1 .. 1 -> z0 (N, L, h8, w8)."""
         return mean_latents(self.vae, picture) * self.vae.config.scaling_factor
 
     def to_samples(self, z: torch.Tensor) -> torch.Tensor:
@@ -77,7 +87,7 @@ class HVCNPipeline(DiffusionPipeline):
         return self.vae.decode(z / self.vae.config.scaling_factor, return_dict=False)[0]
 
     def to_picture(self, z: torch.Tensor, geometry: Geometry) -> np.ndarray:
-        """Latents (1, 4, h8, w8) -> uint8 RGB (H, W, 3)."""
+        """Latents (1, L, h8, w8) -> uint8 RGB (H, W, 3)."""
         height, width = geometry.source_size
         samples = self.to_samples(z)[0, :, :height, :width].float()
         levels = (samples.clamp(-1.0, 1.0) * 127.5 + 127.5).round()

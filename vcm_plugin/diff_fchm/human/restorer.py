@@ -19,39 +19,19 @@ in percent and s of the machine layer reach every block through a gain and an of
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from vcm_plugin.diff_fchm.human.config import RESTORER_MULTIPLE, RestorerConfig
 from vcm_plugin.diff_fchm.human.geometry import Geometry, resample
 
 LAYERS = {"p2": 4, "p3": 8}  # with their strides
-MULTIPLE = 8  # of the sides of what the network sees, in pixels
+MULTIPLE = RESTORER_MULTIPLE
 MIDDLE = (512.0, 512.0, 512.0)  # of Y', Cb, Cr in 10 bits
 UNIT = 128.0  # 10-bit levels for 1.0 inside the network
 QP_MIDDLE, QP_UNIT = 36.0, 10.0
-
-
-@dataclass(frozen=True)
-class RestorerConfig:
-    """Sizes of the networks.
-
-    channels: of p2 and p3. width2, width4, width8: at 1/2, 1/4 and 1/8 of the picture's sides;
-    blocks2, blocks4, blocks8: residual blocks there (those at 1/2 once on the way down and once on
-    the way up). features: without, the twin that sees the decoded picture only.
-    """
-
-    channels: int = 64
-    width2: int = 40
-    width4: int = 80
-    width8: int = 112
-    blocks2: int = 1
-    blocks4: int = 3
-    blocks8: int = 2
-    told_width: int = 32
-    features: bool = True
 
 
 class Restorer(nn.Module):

@@ -160,22 +160,22 @@ def _crosscheck(config: ProposalConfig, report: Report) -> str:
     """What the cross-checker found, where it is about these results."""
     if config.crosscheck is None:
         return "These results have not been cross-checked yet."
-    found, key = read_json(config.crosscheck), report.runs[0].result.key
-    if not isinstance(found, dict) or found.get("format") != "vcm-plugin cross-check":
+    check, key = read_json(config.crosscheck), report.runs[0].result.key
+    if not isinstance(check, dict) or check.get("format") != "vcm-plugin cross-check":
         raise InputError(f"{config.crosscheck}: expected the crosscheck.json of a cross-check")
-    if found.get("key") != key:
+    if check.get("key") != key:
         raise InputError(
             f"{config.crosscheck} is a cross-check of other results than those of {config.run}; "
             "name the one of this run, or none"
         )
     steps: dict[str, list[str]] = {}
-    for finding in found["findings"]:
+    for finding in check["findings"]:
         steps.setdefault(finding["status"], []).append(finding["step"])
     listed = "; ".join(
         f"{status}: {', '.join(dict.fromkeys(names))}" for status, names in steps.items()
     )
-    device = found["environment"].get("device", "an unnamed device")
-    return f"Cross-check: {found['verdict']}, on {device}. Steps, {listed}."
+    device = check["environment"].get("device", "an unnamed device")
+    return f"Cross-check: {check['verdict']}, on {device}. Steps, {listed}."
 
 
 def _left(unfilled: list[str]) -> Block:

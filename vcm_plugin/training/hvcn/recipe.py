@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
 from torch.nn import functional as F
 
@@ -29,37 +28,12 @@ from vcm_plugin.diff_fchm.human.acn import scaled_back
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, mean_latents
 from vcm_plugin.diff_fchm.human.prior import Prior
-from vcm_plugin.diff_fchm.human.sampler import MAX_STEPS
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn, log2_linear
 from vcm_plugin.entropy.estimate import estimate
+from vcm_plugin.files import sha256_of, sha256_of_file
 from vcm_plugin.training.hvcn.samples import MachineBatch, Samples, log_uniform, same_zoom
-from vcm_plugin.training.loop import Schedule, Terms, fit
-
-STAGES = ("vae", "prior", "control", "sampling", "joint")
-
-
-@dataclass(frozen=True)
-class HvcnTraining(Schedule):
-    """Schedule and loss of one stage; the seed fixes crops, scales and noise."""
-
-    stage: str = "control"
-    crop: tuple[int, int] = (256, 256)  # pixels
-    scales: tuple[float, float] = (0.25, 4.0)  # of the machine layer's s, log-uniform
-    quantiser_steps: tuple[float, float] = (0.25, 4.0)  # q, log-uniform
-    rate_weight: float = 1.0
-    latent_weight: float = 2.0
-    picture_weight: float = 4.0
-    lpips_weight: float = 0.5
-    machine_weight: float = 0.003  # of 255^2 times the error of the normalised features
-    start: int = 300  # time step of the unrolled sampler
-    sampling_steps: int = 2  # 0: the plain decoder of c, for the ablation
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.stage not in STAGES or not 0 <= self.sampling_steps <= MAX_STEPS:
-            raise ValueError(
-                f"stage must be one of {', '.join(STAGES)}, sampling_steps 0 to {MAX_STEPS}: {self}"
-            )
+from vcm_plugin.training.loop import Terms, fit, start
+from vcm_plugin.training.schedules import HvcnTraining
 
 
 @dataclass(frozen=True)
@@ -70,21 +44,33 @@ class StageConfig:
     networks: dict
 
 
-def train(stage: nn.Module, samples: Samples, schedule: HvcnTraining, folder: Path, report):
+def train(
+    stage: nn.Module,
+    samples: Samples,
+    schedule: HvcnTraining,
+    folder: Path,
+    report=lambda line: None,
+    vfcn_state: Path | None = None,
+) -> nn.Module:
     """Train a stage and return it with averaged weights.
 
     A checkpoint in `folder` is resumed at the last multiple of schedule.checkpoint_every with the
-    same crops, scales and noise as without the interruption.
+    same crops, scales and noise as without the interruption. vfcn_state: where the stage "joint"
+    has its machine layer from.
     """
-    accelerator = Accelerator(
-        mixed_precision=schedule.mixed_precision, cpu=not torch.cuda.is_available()
-    )
+    folder = folder / f"train_{schedule.stage}"
+    accelerator = start(schedule, folder, report)
     prior = samples.prior
     for module in (prior.vae, prior.unet):
         module.to(accelerator.device)
     stage.to(accelerator.device).train()
-    path = folder / f"train_{schedule.stage}" / "state.pth"
-    return fit(accelerator, stage, samples, schedule, path, loss_terms, report).eval()
+    made_from = {
+        "pictures": sha256_of([path.name for path in samples.paths]),
+        "machine": samples.machine and samples.machine.sha256,
+        "vfcn_state": sha256_of_file(vfcn_state) if vfcn_state else None,
+    }
+    path = folder / "state.pth"
+    return fit(accelerator, stage, samples, schedule, path, loss_terms, report, made_from).eval()
 
 
 def loss_terms(stage, samples: Samples, schedule: HvcnTraining, draw: int, _: bool) -> Terms:
@@ -214,10 +200,9 @@ def noised(z0: torch.Tensor, scheduler):
     """z0 -> (z_t, t (N,), what the denoising network should say), at random time steps."""
     t = torch.randint(0, scheduler.config.num_train_timesteps, (len(z0),), device=z0.device)
     noise = torch.randn_like(z0)
-    alphas = scheduler.alphas_cumprod.to(z0.device)[t].view(-1, 1, 1, 1)
-    z_t = alphas.sqrt() * z0 + (1.0 - alphas).sqrt() * noise
+    z_t = scheduler.add_noise(z0, noise, t)
     if scheduler.config.prediction_type == "v_prediction":
-        return z_t, t, alphas.sqrt() * noise - (1.0 - alphas).sqrt() * z0
+        return z_t, t, scheduler.get_velocity(z0, noise, t)
     return z_t, t, noise
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 from vcm_plugin.diff_fchm.human.geometry import Geometry
 from vcm_plugin.diff_fchm.human.pipeline import whole_cells
 from vcm_plugin.diff_fchm.human.prior import Prior
-from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.entropy.latent_coder import ACTIVATION_STEPS, LATENT_STEPS
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
+from vcm_plugin.rate_points import SCALES
 from vcm_plugin.split.geometry import network_input_size
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.testsets.pictures import read_picture
@@ -144,7 +144,7 @@ def picture_paths(folders: Sequence[Path]) -> list[Path]:
 
 def log_uniform(bounds: tuple[float, float], count: int, rng: np.random.Generator) -> np.ndarray:
     """`count` numbers between the bounds, within those of a rate point."""
-    low, high = (min(max(b, ivn.RATE_POINTS[0]), ivn.RATE_POINTS[1]) for b in bounds)
+    low, high = (min(max(b, SCALES[0]), SCALES[1]) for b in bounds)
     return np.exp(rng.uniform(np.log(low), np.log(high), count))
 
 

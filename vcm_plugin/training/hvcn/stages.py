@@ -29,14 +29,14 @@ from vcm_plugin.training.hvcn.recipe import (
     Autoencoding,
     Denoising,
     Human,
-    HvcnTraining,
     lpips_network,
     set_latent_scale,
     train,
 )
 from vcm_plugin.training.hvcn.samples import Samples
 from vcm_plugin.training.linear_start import start_linear
-from vcm_plugin.training.options import is_first_process
+from vcm_plugin.training.loop import is_first_process
+from vcm_plugin.training.schedules import HvcnTraining
 from vcm_plugin.training.vfcn import read_average
 
 LINEAR_START_CROPS = 64
@@ -81,7 +81,8 @@ def run_stage(
     vfcn = _float_vfcn(vfcn_state) if stage == "joint" else None
     hvcn = _start(sizes, samples, stage, output / "pipeline", prior_source)
     perceptual = None if stage == "control" else _perceptual(report)
-    human = train(Human(stage, hvcn, perceptual, vfcn), samples, schedule, output, report)
+    human = Human(stage, hvcn, perceptual, vfcn)
+    human = train(human, samples, schedule, output, report, vfcn_state)
     hvcn = human.hvcn.cpu()
     if is_first_process():
         if human.vfcn is not None:

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What does `vcm-plugin train` do? One network by a recipe, resumed where its folder holds one.
+
+scripts/train_*.py call it, for `accelerate launch` on several GPUs or machines.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from anchors.msfc_config import MsfcConfig
+from vcm_plugin.cli.options import command
+from vcm_plugin.conditions import bundled_weights, model_path
+from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
+from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.errors import InputError
+from vcm_plugin.training.options import (
+    DetectorInputs,
+    FeatureInputs,
+    HvcnInputs,
+    Inputs,
+    RestorerInputs,
+    VfcnInputs,
+    add_options,
+    read_recipe,
+)
+from vcm_plugin.training.schedules import (
+    DetectorTraining,
+    HvcnTraining,
+    MsfcTraining,
+    RestorerTraining,
+    Schedule,
+    VfcnTraining,
+)
+
+# torch, and all that needs it, is imported where it is used: --help and wrong options do without.
+
+
+def add(commands) -> None:
+    """The parser of the command, with one below it for each network."""
+    parser = command(
+        commands, "train", "a network by a recipe of cfg/training",
+        "Trains a network. The same command goes on where its output folder holds a checkpoint, "
+        "and ends in the same weights. Every key of a recipe is also an option that overrides it.",
+    )  # fmt: skip
+    networks = parser.add_subparsers(title="networks", metavar="NETWORK", dest="network")
+    networks.required = True
+    for name, summary, body, kinds in (
+        ("vfcn", "the machine layer of Diff-FCHM, for a frozen detector",
+         train_vfcn, (VfcnInputs, VfcnConfig, VfcnTraining)),
+        ("msfc", "the reduction anchor, for a frozen detector",
+         train_msfc, (FeatureInputs, MsfcConfig, MsfcTraining)),
+        ("detector", "a small Faster or Mask R-CNN", train_detector,
+         (DetectorInputs, DetectorTraining)),
+        ("hvcn", "one stage of the human layer of Diff-FCHM, over a frozen machine layer",
+         train_hvcn, (HvcnInputs, HvcnConfig, HvcnTraining)),
+        ("restorer", "the restorer of auxiliary pictures, over a frozen machine layer",
+         train_restorer, (RestorerInputs, RestorerConfig, RestorerTraining)),
+    ):  # fmt: skip
+        one = networks.add_parser(name, help=summary, description=f"Trains {summary}.")
+        add_options(one, *kinds)
+        one.set_defaults(body=body)
+
+
+def train_vfcn(options: Namespace) -> None:
+    """Train VFCN and export it: OUT/vfcn.safetensors."""
+    inputs, config, schedule = read_recipe(options, VfcnInputs, VfcnConfig, VfcnTraining)
+    from vcm_plugin.rate_points import parse_scale
+
+    for rate_point in inputs.rate_points:
+        parse_scale(rate_point)
+    from vcm_plugin.diff_fchm.machine.codec import export
+    from vcm_plugin.training.vfcn import train
+
+    schedule = _settled(schedule, inputs)
+    store = _feature_store(inputs)
+    model = train(config, store, schedule, options.output, inputs.init, _say)
+    if _is_first_process():
+        path = options.output / "vfcn.safetensors"
+        trained = asdict(schedule) | {"init": inputs.init and inputs.init.name}
+        export(model, store.detector.weights_sha256, list(inputs.rate_points), trained, path)
+        print(f"VFCN weights: {path}")
+
+
+def train_msfc(options: Namespace) -> None:
+    """Train MSFC and export it: OUT/msfc.safetensors."""
+    inputs, config, schedule = read_recipe(options, FeatureInputs, MsfcConfig, MsfcTraining)
+    from anchors.msfc_networks import export
+    from vcm_plugin.training.msfc import train
+
+    schedule = _settled(schedule, inputs)
+    store = _feature_store(inputs)
+    model = train(config, store, schedule, options.output, _say)
+    if _is_first_process():
+        path = options.output / "msfc.safetensors"
+        export(model, store.detector.weights_sha256, asdict(schedule), path)
+        print(f"MSFC weights: {path}")
+
+
+def train_detector(options: Namespace) -> None:
+    """Train a detector and export it as Detectron2 does: OUT/model.pth."""
+    inputs, schedule = read_recipe(options, DetectorInputs, DetectorTraining)
+    from vcm_plugin.split.config import load_config
+
+    config = load_config(model_path(inputs.model))
+    import torch
+
+    from vcm_plugin.files import writing
+    from vcm_plugin.training.detector import train
+
+    schedule = _settled(schedule, inputs)
+    dataset = _dataset(inputs)
+    exported = train(config, dataset, schedule, options.output, inputs.init, _say)
+    if _is_first_process():
+        path = options.output / "model.pth"
+        with writing(path) as file:
+            torch.save(exported, file)
+        print(f"Detectron2-format checkpoint: {path}")
+
+
+def train_hvcn(options: Namespace) -> None:
+    """Train one stage of HVCN; it takes what earlier ones left in OUT."""
+    inputs, config, schedule = read_recipe(options, HvcnInputs, HvcnConfig, HvcnTraining)
+    on_features = schedule.stage not in ("vae", "prior")
+    if on_features and not inputs.vfcn:
+        raise InputError(f"stage {schedule.stage}: expected --vfcn, the machine layer's weights")
+    import torch
+
+    from vcm_plugin.diff_fchm.human.prior import SmallPrior
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+    from vcm_plugin.training.hvcn.samples import Samples
+    from vcm_plugin.training.hvcn.stages import open_prior, run_stage
+
+    schedule = _settled(schedule, inputs)
+    torch.manual_seed(schedule.seed)
+    prior = open_prior(inputs.prior, options.output, SmallPrior(), schedule.stage)
+    samples = Samples(_pictures(inputs), schedule.crop, prior)
+    if on_features:
+        samples.detector = _detector(inputs)
+        samples.machine = MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    saved = run_stage(
+        config, samples, schedule, options.output, inputs.prior, inputs.vfcn_state, _say
+    )
+    print(f"{schedule.stage}: {saved}")
+
+
+def train_restorer(options: Namespace) -> None:
+    """Code the training pictures, train the restorer and export it: OUT/restorer.safetensors."""
+    inputs, config, schedule = read_recipe(
+        options, RestorerInputs, RestorerConfig, RestorerTraining
+    )
+    if not inputs.vfcn:
+        raise InputError("restorer: expected --vfcn, the machine layer's weights")
+    from vcm_plugin.diff_fchm.human.auxiliary import export
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+    from vcm_plugin.training.restorer import train
+    from vcm_plugin.training.restorer_samples import RestorerStore, prepare
+
+    schedule = _settled(schedule, inputs)
+    detector, machine = _detector(inputs), MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    folder = inputs.cache or options.output / "pictures"
+    pictures = _drawn_and_found(inputs)
+    for done in prepare(pictures, folder, detector, machine, inputs.codings, inputs.coded_scales,
+                        schedule.seed, inputs.part):  # fmt: skip
+        _say(f"prepared {done} of {len(pictures)} pictures")
+    if inputs.prepare_only:
+        return
+    store = RestorerStore(folder, detector)
+    model = train(config, store, schedule, options.output, _say)
+    if _is_first_process():
+        trained = {"pictures": len(store.paths), "machine_sha256": machine.latents_sha256}
+        path = options.output / "restorer.safetensors"
+        export(model, asdict(schedule) | trained, path)
+        print(f"restorer weights: {path}")
+
+
+def _settled(schedule: Schedule, inputs: Inputs) -> Schedule:
+    """The schedule in the precision of this machine, with torch's threads set."""
+    import torch
+
+    from vcm_plugin.training.precision import settled
+
+    if inputs.threads:
+        torch.set_num_threads(inputs.threads)
+    return settled(schedule, _say)
+
+
+def _dataset(inputs: Inputs):
+    from vcm_plugin.ctc.codecs import load_condition, override
+    from vcm_plugin.testsets.coco import load_coco
+    from vcm_plugin.testsets.open import open_test_set
+
+    if inputs.images:
+        return load_coco(inputs.images, inputs.annotations)
+    return open_test_set(override(load_condition("minictc"), {"minictc": "train"}))
+
+
+def _detector(inputs: FeatureInputs):
+    from vcm_plugin.split import load_split_model
+
+    weights = inputs.weights and bundled_weights(inputs.weights)
+    return load_split_model(model_path(inputs.model), weights, runtime="torchvision")
+
+
+def _feature_store(inputs: FeatureInputs):
+    """The frozen detector's features of the training pictures."""
+    from vcm_plugin.training.feature_store import FeatureStore
+
+    detector = _detector(inputs)
+    return FeatureStore(detector, _dataset(inputs), inputs.cache)
+
+
+def _pictures(inputs: HvcnInputs) -> list[Path]:
+    return _folders(inputs) or [entry.path for entry in _dataset(inputs).pictures]
+
+
+def _drawn_and_found(inputs: RestorerInputs) -> list:
+    """Calls that give the pictures: drawn ones, then those of folders."""
+    from functools import partial
+
+    from vcm_plugin.testsets.minictc import FIRST_SEED, draw_picture
+    from vcm_plugin.testsets.pictures import read_picture
+
+    drawn = [
+        lambda seed=FIRST_SEED["train"] + index: draw_picture(seed)[0]
+        for index in range(inputs.drawn)
+    ]
+    return drawn + [partial(read_picture, path) for path in _folders(inputs)]
+
+
+def _folders(inputs) -> list[Path]:
+    """Pictures of the folders that are named, from $VCM_DATA on."""
+    from vcm_plugin.training.hvcn.samples import picture_paths
+
+    root = Path(os.environ.get("VCM_DATA", "."))
+    return picture_paths([root / folder for folder in inputs.pictures]) if inputs.pictures else []
+
+
+def _is_first_process() -> bool:
+    from vcm_plugin.training.loop import is_first_process
+
+    return is_first_process()
+
+
+def _say(line: str) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:  # of several processes, one speaks
+        print(line, flush=True)
