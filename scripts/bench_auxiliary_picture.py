@@ -51,6 +51,10 @@ class Bench:
             changes["minictc"] = options.split
         self.condition = override(condition, changes)
         self.machines, self.folder = options.machine, options.keep
+        self.qps = tuple(options.qps or COMPARED_AT)
+        self.full_size = self.qps if options.brief else FULL_SIZE
+        self.smaller = () if options.brief else SMALLER
+        self.perceptual_qps = () if options.brief else PERCEPTUAL
         self.model = load_detector(self.condition)
         self.dataset = open_test_set(self.condition)
         self.vvc = make_codec("vvc_remote", self.condition)
@@ -81,14 +85,14 @@ class Bench:
     def _wanted(self, source, features) -> Iterator:
         for s in self.machines:
             yield f"machine {s}", lambda s=s: self._machine(features, s)
-        for point in (*FULL_SIZE, *SMALLER):
+        for point in (*self.full_size, *self.smaller):
             yield f"vvc {point}", lambda p=point: self._vvc(self.vvc, source, p)
-        for point in PERCEPTUAL:
+        for point in self.perceptual_qps:
             yield f"qpa {point}", lambda p=point: self._vvc(self.perceptual, source, p)
         for name, codec in self.restored.items():
             digest = codec.restorer.sha256[:8]
             for s in self.machines:
-                for point in COMPARED_AT:
+                for point in self.qps:
                     yield (
                         f"{name} {digest} {s}+{point}",
                         lambda c=codec, s=s, p=point: self._restored(c, source, features, s, p),
@@ -136,6 +140,8 @@ def main() -> None:
     parser.add_argument("--restorer", help="weights, instead of the condition's")
     parser.add_argument("--twin", type=Path, help="weights of the twin without features")
     parser.add_argument("--machine", nargs="+", default=["1.4", "4"], help="scales s")
+    parser.add_argument("--qps", nargs="+", metavar="QP", help="of simulcast and of ours")
+    parser.add_argument("--brief", action="store_true", help="full size, no perceptual allocation")
     parser.add_argument("--only", choices=["vvc", "all"], default="all")
     options = parser.parse_args()
     environment.make_deterministic(1)
@@ -173,10 +179,9 @@ def typed(results: dict[str, dict]) -> dict[str, Points]:
 
 def tables(bench: Bench, found: dict[int, dict]) -> None:
     """Points, then every comparison."""
-    results = {
-        "vvc_remote": vvc_points(bench, found, "vvc", FULL_SIZE),
-        "perceptual": vvc_points(bench, found, "qpa", PERCEPTUAL),
-    }
+    results = {"vvc_remote": vvc_points(bench, found, "vvc", bench.full_size)}
+    if bench.perceptual_qps:
+        results["perceptual"] = vvc_points(bench, found, "qpa", bench.perceptual_qps)
     results["simulcast"] = simulcast_points(bench, found)
     for name, codec in bench.restored.items():
         results[name] = restored_points(bench, found, name, codec.restorer.sha256[:8])
@@ -197,7 +202,7 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
     for curve in vision.curves:
         if curve.run == "ours":
             auxiliary(results, curve)
-            for anchor in BOTH:
+            for anchor in filter(curves.__contains__, BOTH):
                 one_for_both(curve, curves[anchor], vision)
 
 
@@ -273,7 +278,7 @@ def simulcast_points(bench: Bench, found) -> dict:
     points = []
     for s in bench.machines:
         machine = [known[f"machine {s}"] for known in found.values()]
-        for name in (*FULL_SIZE[1:], *SMALLER):
+        for name in (*(n for n in bench.full_size if int(n) > 17), *bench.smaller):
             looks = [known[f"vvc {name}"] for known in found.values()]
             bits = [m["bits"] + x["bits"] for m, x in zip(machine, looks)]
             points.append(_layered(bench, found, f"{s}+{name}", looks, bits, machine))
@@ -284,7 +289,7 @@ def restored_points(bench: Bench, found, name: str, digest: str) -> dict:
     points = []
     for s in bench.machines:
         machine = [known[f"machine {s}"] for known in found.values()]
-        for qp in COMPARED_AT:
+        for qp in bench.qps:
             looks = [known[f"{name} {digest} {s}+{qp}"] for known in found.values()]
             worse = sum(
                 x["measures"]["psnr"] < known[f"vvc {qp}"]["measures"]["psnr"] - 0.005
