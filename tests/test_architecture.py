@@ -23,7 +23,7 @@ ANCHORS_MAY_IMPORT = set(
     "errors stages process weights_file split_points rate_points features vvc bitstream "
     "entropy".split()
 )
-MAY_IMPORT_ANCHORS = {"anchors", "ctc", "report", "training"}
+MAY_IMPORT_ANCHORS = {"anchors", "ctc", "report", "training", "cli"}
 WITHOUT_TORCH = """
     bitstream/__init__ metrics/bd_rate metrics/rate process ctc/results report/tables conditions
     cli/main crosscheck/package

@@ -204,3 +204,15 @@ def test_the_help_of_run_lists_conditions_and_codecs(capsys):
     text = " ".join(capsys.readouterr().out.split())
     for name in ("coco_val2017", "minictc", "sfu_hw", "vtm_remote", "simulcast"):
         assert name in text
+
+
+def test_class_names_come_from_the_annotations(typed, tiny_condition, own_cache, tmp_path):
+    from vcm_plugin.testsets.minictc import generate
+
+    annotations = generate("val", tmp_path / "set", count=1)
+    words = ["run", tiny_condition, "--codec", "vvc_remote", "--rate-points", 47, "-o", "out"]
+    words += ["--images", tmp_path / "set/images", "--annotations", annotations]
+    code, out, err = typed(*words)
+    assert code == 0, err
+    kept = (tmp_path / "out/condition.yaml").read_text()
+    assert kept.index("- ball") < kept.index("- ring") < kept.index("- crescent")

@@ -33,7 +33,12 @@ def add_condition(parser: argparse.ArgumentParser, positional: bool = False) -> 
     group = parser.add_argument_group("detector, in place of that of the test condition")
     group.add_argument("--model", metavar="YAML", help="Detectron2 configuration")
     group.add_argument("--weights", metavar="FILE", help="Detectron2 checkpoint")
-    group.add_argument("--classes", nargs="+", metavar="NAME", help="its class names, in order")
+    group.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="its class names, in order (run: those of --annotations, by id)",
+    )
     group.add_argument("--runtime", choices=["auto", "detectron2", "torchvision"])
     add_device(parser)
 

@@ -68,6 +68,8 @@ def body(options: Namespace) -> None:
     preset_key = getattr(codec, "preset_key", "")
     if options.preset and not preset_key:
         raise InputError(f"codec {options.codec} has no presets: leave out --preset")
+    if options.annotations and not options.classes:
+        options.classes = _annotated_classes(options.annotations)
     changes = {
         "images": options.images and str(options.images.absolute()),
         "annotations": options.annotations and str(options.annotations.absolute()),
@@ -84,3 +86,12 @@ def body(options: Namespace) -> None:
     result = run_test(condition, options.codec, folder, options)
     print_points(result)
     print(f"results: {folder / 'result.json'}")
+
+
+def _annotated_classes(path: Path) -> list[str]:
+    """The names of the categories of annotations, by their ids: the order of a detector's classes
+    that was trained on such a set."""
+    from vcm_plugin.testsets.coco import read_annotations
+
+    categories = sorted(read_annotations(path)["categories"], key=lambda item: item["id"])
+    return [item["name"] for item in categories]

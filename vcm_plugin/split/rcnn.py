@@ -27,9 +27,10 @@ from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
 from vcm_plugin.split.backbone import ResNetFpn
 from vcm_plugin.split.config import DetectorConfig
 from vcm_plugin.split.geometry import SIZE_DIVISIBILITY
+from vcm_plugin.split_points import SPLIT_POINTS
 
 LEVELS = ("p2", "p3", "p4", "p5")
-STRIDES = (4, 8, 16, 32, 64)  # p2..p6
+STRIDES = (*SPLIT_POINTS["fpn"].values(), 64)  # p2..p6
 
 
 def build_rcnn(config: DetectorConfig) -> GeneralizedRCNN:

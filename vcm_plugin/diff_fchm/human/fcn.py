@@ -17,9 +17,11 @@ from torch import nn
 
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, MachineFit
 from vcm_plugin.diff_fchm.human.geometry import Geometry, resample
+from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.vfcn import LAYERS, ResidualBlock
+from vcm_plugin.split_points import SPLIT_POINTS
 
-STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+STRIDES = SPLIT_POINTS["fpn"]
 COARSE_TO_FINE = tuple(reversed(LAYERS))
 
 
@@ -61,7 +63,7 @@ class FusionControl(nn.Module):
     def _own(self, name: str, layer, ranges, s, geometry: Geometry) -> torch.Tensor:
         """e of one scale: standardised, with log2 s as one more channel, on the /8 grid."""
         low, high = (ranges / s[:, None]).T.view(2, -1, 1, 1, 1)
-        layer = (layer - low) / (high - low)
+        layer = ivn.normalise({name: layer}, (low, high))[name]
         octaves = torch.log2(s).view(-1, 1, 1, 1).expand(-1, 1, *layer.shape[-2:])
         heads = self.heads[name](torch.cat((layer, octaves), dim=1))
         return self.norms[name](resample(heads, *geometry.taps(STRIDES[name], geometry.grid8)))

@@ -28,6 +28,7 @@ from vcm_plugin.diff_fchm.human.acn import scaled_back
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, mean_latents
 from vcm_plugin.diff_fchm.human.prior import Prior
+from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn, log2_linear
 from vcm_plugin.entropy.estimate import estimate
 from vcm_plugin.files import sha256_of, sha256_of_file
@@ -177,7 +178,7 @@ class Human(nn.Module):
     def _machine(self, batch: MachineBatch, schedule: HvcnTraining):
         """The machine layer with gradients in place of the frozen one, and its terms."""
         low, high = batch.ranges.T.view(2, -1, 1, 1, 1)
-        normal = {name: (x - low) / (high - low) for name, x in batch.raw.items()}
+        normal = ivn.normalise(batch.raw, (low, high))
         y = self.vfcn.analysis(normal, batch.ranges).float()
         octaves = self.vfcn.octaves(batch.ranges)
         y_hat, bits = estimate(self.vfcn.entropy, self.training, self.vfcn.h_a(y), y, octaves)
@@ -189,7 +190,7 @@ class Human(nn.Module):
             "machine": schedule.machine_weight * 255**2 * error,
         }
         changed = vars(batch) | {
-            "layers": {name: x * (high - low) + low for name, x in decoded.items()},
+            "layers": ivn.invert(decoded, (low, high)),
             "y_hat": y_hat,
             "octaves": octaves,
         }
