@@ -5,20 +5,26 @@ import argparse
 import contextlib
 import os
 import statistics
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from vcm_plugin.ctc.codecs import codec_rate_points, integer_qp, load_condition, override
 from vcm_plugin.ctc.coding import Source, decode, encode
-from vcm_plugin.ctc.picture_worker import Plan, Worker
+from vcm_plugin.ctc.picture_worker import Plan
 from vcm_plugin.ctc.results import UNCOMPRESSED, load_result, load_timings
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.ctc.run_folder import Journal
-from vcm_plugin.testsets.coco import read_entry
+from vcm_plugin.ctc.sequence_worker import worker_class
+from vcm_plugin.errors import InputError
+from vcm_plugin.testsets.coco import CocoDataset, read_entry
 from vcm_plugin.testsets.open import open_test_set
+from vcm_plugin.testsets.sequences import read_frames
 
 STAGES = ("nn_part1", "encode", "decode", "nn_part2", "evaluation")
 
@@ -66,9 +72,8 @@ def timed_run(condition, codec: str, folder: Path, options: RunOptions) -> dict[
 def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """MB at the peak of each stage, encoder and decoder processes included."""
     dataset = open_test_set(condition, options.data_root)
-    worker = Worker(Plan(condition, options.codec, folder, dataset))
-    entry = max(dataset.pictures, key=lambda entry: entry.height * entry.width)
-    picture, codec, peaks = read_entry(entry), worker.codec, {}
+    worker = worker_class(dataset)(Plan(condition, options.codec, folder, dataset))
+    picture, codec, peaks = largest_picture(dataset), worker.codec, {}
     with peak_of("nn_part1", peaks):
         features = worker.model.nn_part1(picture)
     points = codec_rate_points(options.codec, condition)
@@ -81,11 +86,19 @@ def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[st
         worker.model.nn_part2(features)
     journal = Journal(folder / UNCOMPRESSED)
     journal.reopen()
-    for each in dataset.pictures:
-        journal.append(next(worker.measure(each)))
+    for entry in dataset.entries:
+        journal.append(next(worker.measure(entry)))
     with peak_of("evaluation", peaks):
         list(worker.evaluate(UNCOMPRESSED, []))
     return peaks
+
+
+def largest_picture(dataset: CocoDataset) -> np.ndarray:
+    """The picture with most samples; of sequences the first frame of one."""
+    if dataset.sequences:
+        largest = max(dataset.sequences, key=lambda s: s.frames[0].height * s.frames[0].width)
+        return next(read_frames(largest))
+    return read_entry(max(dataset.pictures, key=lambda entry: entry.height * entry.width))
 
 
 @contextlib.contextmanager
@@ -120,7 +133,7 @@ def resident_megabytes() -> float:
 
 
 def stage_seconds(folder: Path) -> dict[str, list[float]]:
-    """Seconds per picture of each stage, from the journals; evaluation per point."""
+    """Seconds of each stage, per picture or sequence, from the journals; evaluation per point."""
     seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for point in sorted(path.parent for path in folder.glob("*/pictures.jsonl")):
         for record in Journal(point).records.values():
@@ -133,10 +146,13 @@ def stage_seconds(folder: Path) -> dict[str, list[float]]:
 
 def print_stages(folder: Path, peaks: dict[str, float]) -> None:
     seconds = stage_seconds(folder)
-    pictures = load_result(folder).dataset.pictures
-    print(f"{'stage':<12}{'median s/picture':>18}{'sum s':>10}{'peak MB':>10}")
+    dataset = load_result(folder).dataset
+    unit, units = "picture", dataset.pictures
+    if dataset.sequences:
+        unit, units = "sequence", len(dataset.sequences)
+    print(f"{'stage':<12}{f'median s/{unit}':>18}{'sum s':>10}{'peak MB':>10}")
     for stage in STAGES:
-        each = 1 if stage != "evaluation" else pictures  # one evaluation judges all pictures
+        each = 1 if stage != "evaluation" else units  # one evaluation judges all of them
         median = statistics.median(seconds[stage]) / each
         print(f"{stage:<12}{median:>18.4f}{sum(seconds[stage]):>10.2f}{peaks[stage]:>10.0f}")
 
@@ -153,11 +169,14 @@ def print_jobs(measured: dict[int, dict[str, float]], same: bool) -> None:
     for part in ("loop", "whole"):
         rate = {jobs: m["tasks"] / m[part] for jobs, m in measured.items()}
         print(
-            f"{part}: --jobs 1 {rate[1]:.2f}, --jobs 2 {rate[2]:.2f} pictures x rate points per "
-            f"second, ratio {rate[2] / rate[1]:.2f}"
+            f"{part}: --jobs 1 {rate[1]:.2f}, --jobs 2 {rate[2]:.2f} pictures or sequences x rate "
+            f"points per second, ratio {rate[2] / rate[1]:.2f}"
         )
     print(f"result.json of both: {'the same bytes' if same else 'DIFFERENT'}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"bench_loop: error: {error}")

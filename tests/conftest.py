@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Then vcm-plugin keeps warnings to itself no longer, so that tests show them.
+sys.warnoptions.append("default")
+
 CONDITION = """\
 name: tiny
 minictc: test

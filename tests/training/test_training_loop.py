@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Does every training say what it does from the first iteration on, and go on only as it began?"""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -119,12 +122,18 @@ def test_a_checkpoint_of_another_start_is_refused(store, tmp_path):
         detector.train(store.detector.config, fewer, crops, tmp_path / "third")
 
 
-def test_a_precision_that_is_not_here_is_refused(store, tmp_path):
-    if torch.cuda.is_available():
-        pytest.skip("a GPU is here, which has fp16")
-    schedule = VfcnTraining(**SHORT, mixed_precision="fp16")
-    with pytest.raises(InputError, match="mixed_precision: expected one that this machine has"):
-        vfcn.train(CONFIG, store, schedule, tmp_path)
+def test_a_precision_that_is_not_here_is_refused(tmp_path):
+    """In a process of its own: accelerate keeps the precision of the first training."""
+    code = (
+        "import sys; from pathlib import Path; from vcm_plugin.training.loop import start\n"
+        "from vcm_plugin.training.schedules import Schedule\n"
+        "start(Schedule(mixed_precision='fp8'), Path(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "InputError: mixed_precision: expected one that can be used here, found fp8:" in last
 
 
 def test_auto_is_what_the_machine_has():

@@ -11,7 +11,6 @@ name and never counted as zero.
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -136,6 +135,13 @@ def _kmac(pixels: int, function: Callable, *arguments: Any) -> float | str:
 
 
 def _peak_memory() -> int:
+    """Bytes of this process and its children at their peaks; of this process alone on Windows."""
+    if sys.platform == "win32":
+        import psutil  # which accelerate brings
+
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not there on Windows
+
     unit = 1 if sys.platform == "darwin" else 1024
     usages = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return math.trunc(unit * sum(usage.ru_maxrss for usage in usages))

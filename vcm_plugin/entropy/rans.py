@@ -5,7 +5,8 @@ The state stays below 2^31, so nothing overflows, and no input can read outside 
 their end the state only shrinks. It starts at 0 instead of a full word (no byte is spent on it) and
 must be back at 0 when the last symbol is read. A symbol q of table t is one of the entries
 -K..K, K = (entries - 2) / 2, or the escape entry followed by 16 plain bits. Table 0 says q = 0 with
-certainty and takes no bits.
+certainty and takes no bits. No library's coder: compressai's reads past the end of a cut file, and
+constriction makes its tables of floats and writes whole words of 32 bits.
 
 Two loops, `_write` and `_read`, do the work. numba compiles them, once per installation; compiled
 they are some forty times as fast. Where numba cannot be imported they run as they stand, and so

@@ -121,7 +121,8 @@ def monotone_fit(curve: Curve) -> list[tuple[float, float]]:
     The constrained fit of the VCM test conditions (Wang et al., PCS 2024): least squares with
     slope >= 0 and curvature <= 0 at the points, value >= 0 at the lowest and <= 100 at the
     highest rate. All constraints are linear in the coefficients, so the optimum is unique; it is
-    found exactly as a least-distance problem (Lawson and Hanson, 1974, chapter 23). Raises
+    found exactly as a least-distance problem (Lawson and Hanson, 1974, chapter 23), by scipy's
+    nnls; no library has this fit, and isotonic regression gives steps. Raises
     InputError for what is no curve, and where two points have one rate or a rate is not positive.
 
     >>> [(rate, round(ap, 2)) for rate, ap in monotone_fit([(1, 30), (2, 42), (4, 41), (8, 50)])]

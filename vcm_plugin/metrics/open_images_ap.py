@@ -10,7 +10,8 @@ In it, as in the challenge's description (storage.googleapis.com/openimages/web/
 
 The ground truth is what the annotation files of MPEG-OIV6 say under `oic_labelmap` (id and name of
 each label) and `oic_annotations` (per picture: bbox as shares [y0, x0, y1, x1] of its size, cls,
-group_of, img_cls, and mask with img_size).
+group_of, img_cls, and mask with img_size). No library: the challenge's own evaluation is a part of
+TensorFlow's object detection API.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ Terms = dict[str, torch.Tensor]  # of the loss, by name
 def start(schedule: Schedule, folder: Path, report=lambda line: None) -> Accelerator:
     """Device, processes and precision of a training that keeps its log in `folder`.
 
-    Raises InputError where this machine does not have the precision.
+    Raises InputError where the precision cannot be used; one process trains in one precision.
     """
     try:
         return Accelerator(
@@ -49,7 +49,7 @@ def start(schedule: Schedule, folder: Path, report=lambda line: None) -> Acceler
     except (ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
-            f"mixed_precision: expected one that this machine has, found "
+            f"mixed_precision: expected one that can be used here, found "
             f"{schedule.mixed_precision}: {reason}"
         ) from error
 

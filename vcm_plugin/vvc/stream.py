@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What lies in a VVC byte stream: NAL units, access units, and the format of its pictures.
 
-Syntax: Rec. ITU-T H.266, 7.3 and Annex B.
+Syntax: Rec. ITU-T H.266, 7.3 and Annex B. No Python library reads it, and a file that announces
+too large a picture must be refused before a decoder makes room for it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 """How latents are sampled: from c, noised to a time step, in few deterministic steps (DDIM).
 
 The noise is drawn on the CPU from the seed that the bitstream names. Nothing is drawn afterwards.
+No scheduler of diffusers: theirs spread the steps over all time steps, ours start at a given one.
 """
 
 from __future__ import annotations

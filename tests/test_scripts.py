@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Do the benches run on what they say they run on?"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import drawn_sets
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SEQUENCES = """\
+name: drawn_sequences
+sequence_folder: SFU_HW_Obj/{}_val
+sequences: [CLASS-D/BQSquare_416x240_60]
+class_names: [ball, ring, crate, star, gear, leaf, cross, crescent]
+model: minictc_mask_rcnn
+weights: minictc_mask_rcnn.pth
+runtime: torchvision
+tasks: [box]
+score_threshold: 0.5
+iou_threshold: 0.5
+diff_fchm_weights: minictc_vfcn.safetensors
+diff_fchm_scales: [5.6]
+"""
+
+
+def bench_loop(*words) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts/bench_loop.py", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_bench_loop_on_sequences(tmp_path):
+    drawn_sets.draw_sfu(tmp_path, ["BQSquare_416x240_60"], frames=2, frame_rate=60)
+    condition = tmp_path / "drawn.yaml"
+    condition.write_text(SEQUENCES)
+    done = bench_loop(condition, "--codec", "diff_fchm", "--data-root", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "s/sequence" in done.stdout and "result.json of both: the same bytes" in done.stdout
+    for stage in ("nn_part1", "encode", "decode", "nn_part2", "evaluation"):
+        row = re.search(rf"^{stage} +([0-9.]+) +([0-9.]+) +([0-9]+)$", done.stdout, re.MULTILINE)
+        assert row and float(row[1]) > 0 and int(row[3]) > 100, done.stdout
+
+
+def test_bench_loop_names_what_is_missing(tmp_path):
+    done = bench_loop("sfu_hw", "--data-root", tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("bench_loop: error:") and "SFU_HW_Obj" in done.stderr
