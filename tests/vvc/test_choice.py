@@ -8,7 +8,8 @@ from hvcn_tiny import picture
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin.errors import InputError
 from vcm_plugin.rate_points import MAX_QP, PICTURE
-from vcm_plugin.vvc.choice import OFFSETS, bit_price, codings
+from vcm_plugin.vvc.choice import OFFSETS, bit_price, coded_size, codings
+from vcm_plugin.vvc.planes import resample_planes, to_rgb
 
 CODEC = VvcRemoteCodec()
 
@@ -46,3 +47,18 @@ def test_rate_points_of_pictures():
     for text in ("auto:64", "auto:", "auto:32@50", "32@10", "-1"):
         with pytest.raises(InputError, match="expected"):
             PICTURE.parse(text)
+
+
+@pytest.mark.parametrize("source, percent", [((97, 131), 50), ((97, 131), 100), ((96, 128), 75)])
+def test_planes_at_the_size_of_the_source_lie_under_its_picture(source, percent):
+    """The luma that a network sees, sample by sample that of the picture, odd sizes too."""
+    size = coded_size(source, percent)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    luma = (300 + 4 * rows + columns + 40 * np.sin(rows / 3)).astype(np.uint16)
+    grey = np.full((size[0] // 2, size[1] // 2), 512, np.uint16)
+    planes, resized = (luma, grey, grey), percent < 100
+    found = resample_planes(planes, (104, 136), source, resized)
+    assert [x.shape for x in found] == [(104, 136), (52, 68), (52, 68)]
+    picture = to_rgb(planes, source, resized)[..., 1]
+    seen = (found[0][: source[0], : source[1]] - 64) / 876 * 255
+    assert np.abs(seen - picture).max() < 0.01

@@ -128,13 +128,12 @@ def resample_planes(
     """Decoded planes at the size of the source, float32: Y' (H, W), Cb and Cr (H/2, W/2).
 
     size: even, what comes back, at least that of the source; the last samples are repeated.
-    resized: the planes are resampled to the source's size, made even; else they have it already.
+    resized: the planes are resampled to the source's size; else they have it already.
     """
-    even = tuple(n + n % 2 for n in source)
     found = []
     for index, plane in enumerate(planes):
         shrink = 2 if index else 1
-        own = tuple(n // shrink for n in even)
+        own = tuple(-(-n // shrink) for n in source)
         plane = plane.astype(np.float32)
         plane = _resample(plane, own) if resized else plane[: own[0], : own[1]]
         margins = [(0, n // shrink - m) for n, m in zip(size, own)]
