@@ -17,7 +17,7 @@ import numpy as np
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
 from vcm_plugin.errors import BitstreamError
-from vcm_plugin.rate_points import SCALE, SIZED_QP, Grammar, layered
+from vcm_plugin.rate_points import PICTURE, SCALE, Grammar, layered
 
 if TYPE_CHECKING:
     from vcm_plugin.features import FeaturePyramid
@@ -30,12 +30,12 @@ class SimulcastSettings:
 
     name: ClassVar[str] = "simulcast"
     kind: ClassVar[str] = "human"
-    grammar: ClassVar[Grammar] = layered(SCALE, SIZED_QP)
+    grammar: ClassVar[Grammar] = layered(SCALE, PICTURE)
     points_key: ClassVar[str] = "simulcast_points"
     weights_keys: ClassVar[dict[str, str]] = {"diff_fchm_weights": "codec_sha256"}
     preset_key: ClassVar[str] = "vvc_remote_preset"
 
-    simulcast_points: tuple[str, ...] = ()  # "S+QP" or "S+QP@percent"
+    simulcast_points: tuple[str, ...] = ()  # "S+QP", "S+QP@percent" or "S+auto:Q"
 
     def make(self, context) -> SimulcastCodec:
         """The codec of a condition (ctc.codecs.Context)."""
@@ -45,7 +45,7 @@ class SimulcastSettings:
 @dataclass(frozen=True)
 class SimulcastCodec:
     """Human codec: features by a feature codec whose files are .fcm with one unit, the picture by
-    VVC at a QP, or "QP@percent"."""
+    VVC at "QP", "QP@percent" or "auto:Q"."""
 
     machine: Any
     picture: VvcRemoteCodec

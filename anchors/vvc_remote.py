@@ -23,6 +23,7 @@ from vcm_plugin.bitstream.header import Timing
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.rate_points import SIZED_QP, Grammar, parse_sized_qp
 from vcm_plugin.vvc import stream as vvc_stream
+from vcm_plugin.vvc.choice import Candidate, Coding, best, bit_price, coded_size, codings
 from vcm_plugin.vvc.planes import to_picture, to_planes
 
 MAX_SIZE = 1 << 16
@@ -42,6 +43,7 @@ class VvcRemoteSettings:
     vvc_remote_qps: tuple[int, ...] = ()
     vvc_remote_sizes: tuple[int, ...] = ()  # percent of height and width
     vvc_remote_preset: str | None = None
+    vvc_remote_perceptual: bool = False  # VVenC's perceptual bit allocation
     vvc_random_access: bool = False  # of sequences; all-intra otherwise
 
     def make(self, context) -> VvcRemoteCodec:
@@ -51,6 +53,7 @@ class VvcRemoteSettings:
             preset=self.vvc_remote_preset,
             threads=context.threads,
             random_access=self.vvc_random_access,
+            perceptual=self.vvc_remote_perceptual,
         )
 
 
@@ -77,14 +80,16 @@ class VvcRemoteCodec:
     """Picture codec on VVenC (`vvc_remote`) or VTM (`vtm_remote`).
 
     The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
-    and width. preset, threads: of VVenC; VTM has neither. backend: "vvenc" or "vtm".
-    random_access: of sequences, as in VvcFeatureCodec.
+    and width; of a single picture also "auto:Q" (vcm_plugin/vvc/choice.py). preset, threads: of
+    VVenC; VTM has neither. backend: "vvenc" or "vtm".
+    random_access: of sequences, as in VvcFeatureCodec. perceptual: of VVenC, as there.
     """
 
     preset: str = "faster"
     threads: int = 1
     backend: str = "vvenc"
     random_access: bool = False
+    perceptual: bool = False
 
     kind: ClassVar[str] = "picture"
 
@@ -103,7 +108,7 @@ class VvcRemoteCodec:
         """The encoder and decoder of one picture."""
         if self.backend == "vtm":
             return vvc.Vtm.from_environment()
-        return vvc.VVenC(self.preset, self.threads)
+        return vvc.VVenC(self.preset, self.threads, perceptual=self.perceptual)
 
     def identity(self) -> dict:
         """What determines the bitstreams."""
@@ -116,8 +121,8 @@ class VvcRemoteCodec:
 
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The VVC stream of an RGB picture, uint8 (H, W, 3)."""
-        qp, percent = parse_sized_qp(rate_point)
-        return _size_prefix(picture, percent) + self.encoder.encode(_planes(picture, percent), qp)
+        candidates = [self._coded(picture, coding) for coding in codings(rate_point)]
+        return best(picture, candidates, bit_price(rate_point))
 
     def encode_frames(
         self, frames: Iterable[np.ndarray], rate_point: str, timing: Timing, file: BinaryIO
@@ -139,6 +144,11 @@ class VvcRemoteCodec:
         for unit in self.encoder.encode_frames(planes(), qp, period):
             sizes.append(file.write(unit if sizes else prefixes[0] + unit))
         return sizes
+
+    def _coded(self, picture: np.ndarray, coding: Coding) -> Candidate:
+        stream = self.encoder.encode(_planes(picture, coding.percent), coding.qp)
+        data = _size_prefix(picture, coding.percent) + stream
+        return Candidate(data, lambda: self.decode(data))
 
     def decode(self, data: bytes) -> np.ndarray:
         """The RGB picture of a VVC stream, at the size that its source had."""
@@ -187,18 +197,6 @@ def source_size(data: bytes) -> tuple[tuple[int, int], bool]:
         return _read_source_size(payload)
     coded = vvc_stream.read_format(data)
     return (coded.height, coded.width), False
-
-
-def coded_size(source: tuple[int, int], percent: int) -> tuple[int, int]:
-    """(height, width) at which a picture is coded: even, and not under the encoder's minimum.
-
-    >>> coded_size((321, 481), 100), coded_size((321, 481), 75)
-    ((322, 482), (240, 360))
-    """
-    if percent == 100:
-        return vvc.coded_size(*source)
-    height, width = (2 * round(n * percent / 200) for n in source)
-    return vvc.coded_size(height, width)
 
 
 def source_size_nal(source: tuple[int, int], resized: bool) -> bytes:

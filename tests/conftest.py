@@ -31,6 +31,7 @@ vvc_feature_range: picture
 vvc_remote_qps: [37]
 vvc_remote_sizes: [100, 50]
 vvc_remote_preset: faster
+diff_fchm_picture_preset: faster
 vtm_remote_qps: [37]
 vtm_remote_sizes: [100]
 """

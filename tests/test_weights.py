@@ -5,7 +5,9 @@ import pytest
 import torch
 import yaml
 
+from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
 from vcm_plugin.diff_fchm.human.codec import HumanCodec
+from vcm_plugin.diff_fchm.human.restorer import kmac_per_pixel
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.environment import PACKAGE, cfg_folder
 from vcm_plugin.split import load_split_model
@@ -43,12 +45,23 @@ def test_weights_load_into_their_detector(name):
     assert model.weights_sha256 == INDEX[name]["sha256"]
 
 
-@pytest.mark.parametrize("name", sorted(set(INDEX) - set(DETECTORS) - set(PAINTERS)))
+RESTORERS = [name for name in INDEX if name.endswith("_restorer.safetensors")]
+
+
+@pytest.mark.parametrize("name", sorted(set(INDEX) - {*DETECTORS, *PAINTERS, *RESTORERS}))
 def test_vfcn_belongs_to_its_detector(name):
     codec = MachineCodec(FOLDER / name)
     assert f"{codec.weights_id:08x}" == INDEX[name]["id"]
     detectors = [d for d in DETECTORS if INDEX[d]["detector"] == INDEX[name]["detector"]]
     assert codec.metadata["detector_sha256"] in [INDEX[d]["sha256"] for d in detectors]
+
+
+@pytest.mark.parametrize("name", RESTORERS)
+def test_restorer_belongs_to_its_machine_layer(name):
+    machine = MachineCodec(FOLDER / INDEX[name]["machine"])
+    codec = AuxiliaryPictureCodec(machine, FOLDER / name)
+    assert codec.restorer.sha256.startswith(INDEX[name]["id"])
+    assert kmac_per_pixel(codec.restorer.model.config) <= 60
 
 
 @pytest.mark.parametrize("name", PAINTERS)

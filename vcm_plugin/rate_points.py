@@ -4,11 +4,12 @@
     S           scale of IVN                         1.4
     QP          of VVC, 0 .. 63                      32
     QP@percent  of a picture at that size            32@50
+    auto:Q      of a picture, as at QP Q, at the size that suits it best   auto:32
     MACHINE+HUMAN  of a codec with two layers        2.8+37@50
 
 The integer is for harnesses whose rate points are QPs: higher is fewer bits. A QP stands for
 itself, a scale for 32 + 6 log2 s, since doubling s, like a QP higher by six, doubles the step of
-the quantiser. A codec names its grammar: QP, SIZED_QP, SCALE, or layered(...) of two.
+the quantiser. A codec names its grammar: QP, SIZED_QP, PICTURE, SCALE, or layered(...) of two.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from vcm_plugin.errors import InputError
 SCALES = (0.0625, 16.0)  # lowest and highest s that a codec takes
 PERCENTS = (100, 75, 50, 25)  # of height and width, at which a picture may be coded
 MAX_QP = 63
+AUTO = "auto:"
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,20 @@ def parse_sized_qp(text: str) -> tuple[int, int]:
     return parse_qp(qp), int(percent or 100)
 
 
+def parse_picture(text: str) -> tuple[int, int | None]:
+    """QP and size in percent of "QP" or "QP@percent"; Q and None of "auto:Q".
+
+    >>> parse_picture("27@50"), parse_picture("auto:32")
+    ((27, 50), (32, None))
+    """
+    if not text.startswith(AUTO):
+        return parse_sized_qp(text)
+    try:
+        return parse_qp(text.removeprefix(AUTO)), None
+    except InputError as error:
+        raise InputError(f"{text}: after {AUTO} {error}") from error
+
+
 def split_layers(text: str) -> tuple[str, str]:
     """The machine's and the person's part of a rate point of two layers, each as it is written.
 
@@ -111,8 +127,8 @@ def split_layers(text: str) -> tuple[str, str]:
     machine, plus, human = text.partition("+")
     if not plus:
         raise InputError(
-            f"expected a rate point MACHINE+HUMAN such as 2.8+1 (diff_fchm_human) or 2.8+37 "
-            f"(simulcast), found {text!r}"
+            f"expected a rate point MACHINE+HUMAN such as 2.8+37 (diff_fchm_picture, "
+            f"simulcast) or 2.8+1 (diff_fchm_human), found {text!r}"
         )
     return machine, human
 
@@ -185,3 +201,4 @@ def checked(
 SCALE = Grammar("S", parse_scale, lambda text: qp_of_scale(parse_scale(text)), scale_of_qp)
 QP = Grammar("QP", parse_qp, parse_qp)
 SIZED_QP = Grammar("QP@percent", parse_sized_qp, lambda text: parse_sized_qp(text)[0])
+PICTURE = Grammar("QP@percent or auto:Q", parse_picture, lambda text: parse_picture(text)[0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hvcn_tiny import picture, tiny_folder
 from PIL import Image
+from restorer_tiny import tiny_restorer_weights
 
 from vcm_plugin.cli.main import main
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
@@ -83,3 +84,61 @@ def test_bad_input_is_one_line_and_exit_code_2(typed, folder, case):
     words, message = BAD_LINES[case]
     code, _, err = typed(*words.format(weights=f"--human-weights {folder}").split())
     assert code == 2 and message in err and len(err.strip().splitlines()) == 1, err
+
+
+@pytest.fixture(scope="module")
+def restorer(tiny_condition) -> Path:
+    """A restorer on the machine layer of the tiny condition."""
+    machine = MachineCodec(tiny_condition.parent / "tiny.safetensors")
+    return tiny_restorer_weights(tiny_condition.parent, machine)
+
+
+def test_encode_and_decode_an_auxiliary_picture(typed, restorer, folder):
+    weights = ("--restorer", restorer)
+    words = ("encode", "picture.png", "-o", "both.fcm", "--rate-point", 1, "--human", *weights)
+    code, out, _ = typed(*words, "--human-rate-point", "32@75")
+    assert code == 0 and "human layer" in out
+    assert typed("encode", "picture.png", "-o", "machine.fcm", "--rate-point", 1)[0] == 0
+    assert Path("both.fcm").read_bytes().startswith(Path("machine.fcm").read_bytes())
+    assert typed("decode", "machine.fcm", "-o", "machine.json")[0] == 0
+    code, out, error = typed("decode", "both.fcm", "-o", "x.json", "--human", "x.png", *weights)
+    assert code == 0, error
+    assert Path("x.json").read_bytes() == Path("machine.json").read_bytes()
+    restored = np.asarray(Image.open("x.png"))
+    assert restored.shape == (70, 90, 3)
+    painter = ("--human-steps", 2, "--human-weights", folder)
+    assert typed("decode", "both.fcm", "--human", "y.png", *weights, *painter)[0] == 0
+    painted = np.asarray(Image.open("y.png"))
+    assert painted.shape == restored.shape and not np.array_equal(painted, restored)
+
+
+BAD_PICTURE_LINES = {
+    "no restorer": (
+        "encode picture.png -o x --rate-point 1 --human --human-kind picture",
+        "train one with scripts/train_restorer.py",
+    ),
+    "missing restorer": (
+        "encode picture.png -o x --rate-point 1 --human --restorer gone",
+        "gone: cannot read the RESTORER weights",
+    ),
+    "bad QP": (
+        "encode picture.png -o x --rate-point 1 --human {restorer} --human-rate-point 64",
+        "expected a QP from 0 to 63",
+    ),
+    "painted anew without a picture": (
+        "decode machine.fcm --human-steps 4",
+        "expected a file with an auxiliary picture",
+    ),
+    "no picture in the file": (
+        "decode machine.fcm --human x.png {restorer}",
+        "expected an auxiliary_picture unit after the machine unit",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PICTURE_LINES)
+def test_bad_input_for_an_auxiliary_picture(typed, restorer, case):
+    line, expected = BAD_PICTURE_LINES[case]
+    assert typed("encode", "picture.png", "-o", "machine.fcm", "--rate-point", 1)[0] == 0
+    code, _, error = typed(*line.format(restorer=f"--restorer {restorer}").split())
+    assert code == 2 and expected in error and len(error.strip().splitlines()) == 1

@@ -29,6 +29,7 @@ from vcm_plugin.metrics.pictures import (
     _network,
     averaged,
     pair_metrics,
+    psnr_of_planes,
     set_metrics,
 )
 from vcm_plugin.metrics.psnr import psnr
@@ -70,6 +71,15 @@ def test_measures_fall_with_noise():
     for level, measured in zip(WORSE, found):
         expected = psnr(source, noisy(source, level))
         assert measured["psnr"] == pytest.approx(expected, abs=0.01)
+
+
+def test_psnr_of_planes_is_that_of_their_errors():
+    grey = np.full((64, 96, 3), 100, np.uint8)
+    found = psnr_of_planes(grey, grey + 8)  # grey: Y' alone changes, by 8 of 255
+    step = round(8 * 876 / 255) / 1023
+    assert found["psnr_y"] == pytest.approx(-20 * np.log10(step), abs=0.2)
+    assert found["psnr_u"] == found["psnr_v"] == pytest.approx(80)
+    assert found["psnr_yuv"] == pytest.approx((6 * found["psnr_y"] + 160) / 8)
 
 
 def test_what_cannot_be_measured_says_why(monkeypatch, tmp_path):
@@ -293,6 +303,38 @@ def test_bits_at_equal_value_and_equal_accuracy():
     assert [e.percent for e in at_both] == pytest.approx([-60.0] * 4)
     rates = {(c.anchor, c.metric): c.result.percent for c in found.comparisons}
     assert [rates["vvc", m] for m in ("psnr", "gmsd")] == pytest.approx([-50.0] * 2, abs=0.01)
+
+
+def test_the_share_of_pictures_at_which_one_picture_for_both_costs_the_same():
+    ours = {f"1+{q}": (100 * 2**q, 50, 60.0, 20.0 + q) for q in range(4)}
+    vvc = {str(40 - q): (75 * 2**q, None, 59.0 + q, 20.0 + q) for q in range(6)}
+    both = {f"1+{40 - q}": (250 * 2**q, 50, 60.0, 20.0 + q) for q in range(4)}
+    results = {"ours": result_of(ours), "vvc": result_of(vvc), "both": result_of(both)}
+    equal = [e for e in human_vision(results, ["vvc", "both"]).equal if e.metric == "psnr"]
+    for found in equal:
+        if found.anchor != "vvc":
+            assert found.break_even_share is None
+            continue
+        share = found.break_even_share
+        assert found.expected_bpp(share) == pytest.approx(found.anchor_bpp)
+        assert found.expected_bpp(0) == 0.05 and found.expected_bpp(1) == found.bpp
+    at_vvc = [e.break_even_share for e in equal if e.anchor == "vvc"]
+    # box AP 60 takes 150 bits of VVC, so the cheapest picture pays however many are looked at
+    assert at_vvc == pytest.approx([100 / 50, 100 / 150, 250 / 350, 550 / 750], rel=0.01)
+
+
+def test_an_anchor_of_several_sizes_is_its_hull():
+    values = (20.0, 21.0, 21.8, 22.4)
+    ours = {f"1+{q}": (100 * 2**q, 50, 60.0, psnr) for q, psnr in enumerate(values)}
+    both = {f"1+{40 - q}": (250 * 2**q, 50, 60.0, psnr) for q, psnr in enumerate(values)}
+    results = {"ours": result_of(ours), "both": result_of(both)}
+    alone = human_vision(results, ["both"])
+    results["both"] = result_of(both | {"1+30@50": (400, 50, 60.0, 20.5)})  # worse than the others
+    with_worse = human_vision(results, ["both"])
+    assert with_worse.equal == alone.equal
+    results["both"] = result_of(both | {"1+30@50": (450, 50, 60.0, 21.0)})  # better
+    better = [e.percent for e in human_vision(results, ["both"]).equal if e.metric == "psnr"]
+    assert better[1] > [e.percent for e in alone.equal if e.metric == "psnr"][1]
 
 
 def test_another_machine_rate_is_no_anchor():

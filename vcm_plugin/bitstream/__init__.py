@@ -20,7 +20,11 @@ from vcm_plugin.bitstream.header import (
     read_header,
     write_header,
 )
-from vcm_plugin.bitstream.payloads import HumanPayload, MachinePayload
+from vcm_plugin.bitstream.payloads import (
+    AuxiliaryPicturePayload,
+    HumanPayload,
+    MachinePayload,
+)
 from vcm_plugin.bitstream.syntax import MAX_INPUT_PIXELS, PROFILES, SYNTAX, VERSION
 from vcm_plugin.bitstream.text import RULES, describe, document, syntax, syntax_row
 
@@ -30,6 +34,7 @@ __all__ = [
     "RULES",
     "SYNTAX",
     "VERSION",
+    "AuxiliaryPicturePayload",
     "FrameReader",
     "Header",
     "HumanPayload",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from vcm_plugin.errors import BitstreamError
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit: type "machine", "human" or "private", number of its frame, payload."""
+    """One unit: its type (a name of UNIT_TYPES), number of its frame, payload."""
 
     type: str
     frame: int
@@ -50,13 +51,18 @@ def write_unit(unit: Unit) -> bytes:
 def write(header: Header, units: Sequence[Unit]) -> bytes:
     """A whole file; the units must be those that its reader expects, in this order."""
     found = [(unit.type, unit.frame) for unit in units]
-    kinds = UNITS_OF_PROFILE[header.profile]
-    expected = [(kind, frame) for kind in kinds for frame in range(header.frames)]
-    if found not in (expected, expected[: header.frames]):
+    groups = UNITS_OF_PROFILE[header.profile]
+    accepted = [
+        [(kind, frame) for kind in kinds for frame in range(header.frames)]
+        for count in range(1, len(groups) + 1)
+        for kinds in itertools.product(*groups[:count])
+    ]
+    if found not in accepted:
+        then = " or ".join(kind for group in groups[1:] for kind in group) or "other"
         raise BitstreamError(
-            f"profile {header.profile}: expected {header.frames} {kinds[0]} units, in the order "
-            f"of the frames, then as many {' or '.join(kinds[1:]) or 'other'} units or none; "
-            f"found {len(found)} units that are not"
+            f"profile {header.profile}: expected {header.frames} {groups[0][0]} units, in the "
+            f"order of the frames, then as many {then} units or none; found {len(found)} units "
+            "that are not"
         )
     return write_header(header) + b"".join(write_unit(unit) for unit in units)
 
@@ -80,7 +86,7 @@ def write_frames(file: BinaryIO, frames: Iterable[tuple[Header, bytes]]) -> list
             )
         else:
             size = 0
-        kind = UNITS_OF_PROFILE[header.profile][0]
+        kind = UNITS_OF_PROFILE[header.profile][0][0]
         sizes.append(size + file.write(write_unit(Unit(kind, len(sizes), payload))))
     if first is None or len(sizes) != first.frames:
         expected = first.frames if first else "at least one"
@@ -132,36 +138,44 @@ class FrameReader:
 
 
 def _unit_starts(data: bytes | mmap.mmap, header: Header, offset: int) -> tuple[list[int], int]:
-    """Where each unit starts, and the bytes up to the end of the last one of the first kind."""
+    """Where each unit starts, and the bytes up to the end of the last one of the first group."""
     starts: list[int] = []
     machine_bytes = 0
-    for kind in UNITS_OF_PROFILE[header.profile]:
+    for kinds in UNITS_OF_PROFILE[header.profile]:
         if machine_bytes and offset == len(data):
             break
         for frame in range(header.frames):
-            if offset == len(data):
-                raise BitstreamError(
-                    f"truncated: expected the {kind} unit of frame {frame} of {header.frames} at "
-                    f"byte {offset}, found the end of the file"
-                )
-            head, payload = read_elements(UNIT_HEAD, data, offset, f"the unit at byte {offset}")
-            found = UNIT_TYPES[head["unit_type"]], head["frame"]
-            if found != (kind, frame):
-                raise BitstreamError(
-                    f"expected the {kind} unit of frame {frame} at byte {offset}, found a "
-                    f"{found[0]} unit of frame {found[1]}"
-                )
             starts.append(offset)
-            end = payload + head["length"] + CRC_BYTES
-            if end > len(data):
-                read_unit(data, offset)  # says what is missing
-            offset = end
+            kind, offset = _unit_end(data, offset, kinds, frame, header.frames)
+            kinds = (kind,)  # that of the first frame, for all of them
         machine_bytes = machine_bytes or offset
     if offset != len(data):
         raise BitstreamError(
-            f"expected the end of the file at byte {offset}, found {len(data) - offset} more bytes"
+            f"expected the end of the file at byte {offset}, found {len(data) - offset} more "
+            "bytes; a frame has one human or one auxiliary_picture unit at most"
         )
     return starts, machine_bytes
+
+
+def _unit_end(data, offset: int, kinds: tuple[str, ...], frame: int, frames: int):
+    """The type of the unit at `offset`, one of `kinds`, and where the unit ends."""
+    expected = " or ".join(kinds)
+    if offset == len(data):
+        raise BitstreamError(
+            f"truncated: expected the {expected} unit of frame {frame} of {frames} at "
+            f"byte {offset}, found the end of the file"
+        )
+    head, payload = read_elements(UNIT_HEAD, data, offset, f"the unit at byte {offset}")
+    kind, found = UNIT_TYPES[head["unit_type"]], head["frame"]
+    if kind not in kinds or found != frame:
+        raise BitstreamError(
+            f"expected the {expected} unit of frame {frame} at byte {offset}, found a "
+            f"{kind} unit of frame {found}"
+        )
+    end = payload + head["length"] + CRC_BYTES
+    if end > len(data):
+        read_unit(data, offset)  # says what is missing
+    return kind, end
 
 
 def machine_bits(data: bytes) -> int:

@@ -6,7 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vcm_plugin.bitstream.bits import read_elements, write_elements
-from vcm_plugin.bitstream.syntax import HUMAN_PAYLOAD, MACHINE_PAYLOAD
+from vcm_plugin.bitstream.syntax import (
+    AUXILIARY_PICTURE_PAYLOAD,
+    HUMAN_PAYLOAD,
+    MACHINE_PAYLOAD,
+    PERCENTS,
+)
 from vcm_plugin.errors import BitstreamError
 
 
@@ -71,3 +76,52 @@ class HumanPayload:
                 f"expected at most as many sampling steps as time steps, found {self.steps} steps "
                 f"from {self.start}"
             )
+
+
+@dataclass(frozen=True)
+class AuxiliaryPicturePayload:
+    """Payload of an auxiliary picture: how it is restored, and its VVC stream.
+
+    weights_id: 16 bits. percent: of the source's height and width. block_map: None where the
+    strength holds everywhere.
+    """
+
+    weights_id: int
+    percent: int
+    qp: int
+    strength: int
+    block_map: bytes | None
+    data: bytes
+
+    def to_bytes(self) -> bytes:
+        mapped = self.block_map is not None
+        values = {
+            "weights_id": self.weights_id,
+            "size": _code_of_percent(self.percent),
+            "qp": self.qp,
+            "strength": self.strength,
+            "map_flag": int(mapped),
+            "reserved": 0,
+            "map_bytes": len(self.block_map) if mapped else None,
+            "map": self.block_map,
+            "data": self.data,
+        }
+        return write_elements(AUXILIARY_PICTURE_PAYLOAD, values)
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> AuxiliaryPicturePayload:
+        values, _ = read_elements(
+            AUXILIARY_PICTURE_PAYLOAD, payload, 0, "the payload of an auxiliary picture"
+        )
+        percent = int(PERCENTS[values["size"]].partition(" ")[0])
+        return cls(
+            values["weights_id"], percent, values["qp"], values["strength"], values.get("map"),
+            values["data"],
+        )  # fmt: skip
+
+
+def _code_of_percent(percent: int) -> int:
+    for code, name in PERCENTS.items():
+        if name == f"{percent} percent":
+            return code
+    raise BitstreamError(f"expected a size of {', '.join(PERCENTS.values())}; found {percent}")

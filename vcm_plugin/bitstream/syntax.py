@@ -14,14 +14,16 @@ MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file ca
 MAGIC = int.from_bytes(b"FCM", "big")
 PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc"}
 PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
-UNIT_TYPES = {1: "machine", 2: "human", 3: "private"}
+UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture"}
+PERCENTS = {0: "100 percent", 1: "75 percent", 2: "50 percent", 3: "25 percent"}
 SAMPLERS = {0: "deterministic (no noise added after the start)"}
-# Unit types of each profile, in file order; every one comes once per frame, frames in order.
-# Only the first must be there: a file may end after the last unit of either type.
+# Unit types of each profile, in file order; every one comes once per frame, frames in order. Of
+# each group a file has one type. Only the first must be there: a file may end after the last unit
+# of either group.
 UNITS_OF_PROFILE = {
-    "diff_fchm": ("machine", "human"),
-    "vvc_feature": ("private",),
-    "msfc": ("private",),
+    "diff_fchm": (("machine",), ("human", "auxiliary_picture")),
+    "vvc_feature": (("private",),),
+    "msfc": (("private",),),
 }
 SPLIT_CODES = dict(enumerate(SPLIT_POINTS, start=1))
 MAX_SAMPLES = 1 << 30  # over all layers of a frame
@@ -109,11 +111,25 @@ HUMAN_PAYLOAD = (
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
     Element("data", "b(v)", "entropy-coded latents"),
 )
+AUXILIARY_PICTURE_PAYLOAD = (
+    Element("weights_id", "u(16)", "first 16 bits of the SHA-256 of the restorer's weights"),
+    Element("size", "u(2)", "of the coded picture beside the source, in height and width",
+            codes=PERCENTS),
+    Element("qp", "u(6)", "of the coded picture"),
+    Element("strength", "u(4)", "of the restoration, in 1/12; 0: the decoded picture as it is"),
+    Element("map_flag", "u(1)", "1: a map of the blocks that are restored follows"),
+    Element("reserved", "u(3)", "0", high=0),
+    Element("map_bytes", "ue(v)", "of the map", 1, 1 << 16, when=(("map_flag", 1),)),
+    Element("map", "b(map_bytes)", "a bit for each block of 64 x 64 pixels, row by row; "
+            "1: restored; filled up with 0", when=(("map_flag", 1),)),
+    Element("data", "b(v)", "VVC byte stream (Annex B) of one 10-bit picture in 4:2:0"),
+)  # fmt: skip
 SYNTAX = {
     "sequence_header": SEQUENCE_HEADER,
     "unit": UNIT,
     "payload of a machine unit": MACHINE_PAYLOAD,
     "payload of a human unit": HUMAN_PAYLOAD,
+    "payload of an auxiliary_picture unit": AUXILIARY_PICTURE_PAYLOAD,
 }
 
 

@@ -4,7 +4,11 @@
 from __future__ import annotations
 
 from vcm_plugin.bitstream.file import Unit, read
-from vcm_plugin.bitstream.payloads import HumanPayload, MachinePayload
+from vcm_plugin.bitstream.payloads import (
+    AuxiliaryPicturePayload,
+    HumanPayload,
+    MachinePayload,
+)
 from vcm_plugin.bitstream.syntax import (
     SYNTAX,
     VERSION,
@@ -57,6 +61,14 @@ def _describe_unit(unit: Unit) -> str:
             f"{payload.seed}, {payload.steps} sampling steps from {payload.start}, "
             f"checksum {payload.checksum:08x}, {len(payload.data)} bytes of latents"
         )
+    if unit.type == "auxiliary_picture":
+        payload = AuxiliaryPicturePayload.from_bytes(unit.payload)
+        blocks = "" if payload.block_map is None else " in some blocks"
+        return (
+            f"{line}, QP {payload.qp} at {payload.percent} percent of the size, restored with "
+            f"strength {payload.strength} of 12{blocks} by the weights {payload.weights_id:04x}, "
+            f"{len(payload.data)} bytes of VVC"
+        )
     return line
 
 
@@ -98,8 +110,9 @@ def syntax_row(element: Element) -> tuple[str, str, str, str]:
 
 RULES = """\
 A file is a sequence_header and then units up to its end. Profile diff_fchm: one machine unit for
-every frame, in the order of the frames, then either nothing or one human unit for every frame in
-the same order. A file may be cut after the last machine unit: what is left is a valid file.
+every frame, in the order of the frames, then either nothing, or one human unit for every frame in
+the same order, or one auxiliary_picture unit for every frame likewise. A file may be cut after the
+last machine unit: what is left is a valid file.
 Profiles vvc_feature and msfc: one private unit for every frame, which holds a VVC byte stream
 (Annex B) of the packed 10-bit picture of that frame: the layers (vvc_feature), or one layer of
 reduced channels on the grid of the last layer (msfc; weights_id says how many there are, and which

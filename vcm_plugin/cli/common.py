@@ -150,6 +150,7 @@ def condition_of(options: Namespace) -> TestCondition:
         "weights": options.weights,
         "class_names": options.classes and tuple(options.classes),
         "runtime": options.runtime,
+        "diff_fchm_restorer_weights": getattr(options, "restorer", None),
         "diff_fchm_human_weights": getattr(options, "human_weights", None),
         "diff_fchm_human_prior": getattr(options, "human_prior", None),
     }

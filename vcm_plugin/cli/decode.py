@@ -13,7 +13,7 @@ from vcm_plugin.cli.common import (
     read_bitstream,
     refuse_overwriting,
 )
-from vcm_plugin.cli.options import add_condition, add_human_weights, command
+from vcm_plugin.cli.options import add_condition, add_human_weights, command, positive
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
 
@@ -29,7 +29,13 @@ def add(commands) -> None:
     parser.add_argument("--features", type=Path, metavar="NPZ", help="also keep decoded features")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also keep the decoded picture")
     parser.add_argument(
-        "--human", type=Path, metavar="PNG", help="also paint the picture of the human layer"
+        "--human", type=Path, metavar="PNG", help="also show the picture that the file holds"
+    )
+    parser.add_argument(
+        "--human-steps",
+        type=positive,
+        metavar="N",
+        help="paint an auxiliary picture anew in so many sampling steps, 1 to 50 (not at all)",
     )
     add_human_weights(parser)
     add_condition(parser)
@@ -38,7 +44,7 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """One bitstream -> the detections in its picture."""
-    from vcm_plugin.ctc.codecs import codec_of, make_codec
+    from vcm_plugin.ctc.codecs import codec_of, human_codec_of, make_codec
     from vcm_plugin.ctc.coding import kind_of
     from vcm_plugin.environment import make_deterministic
     from vcm_plugin.files import write_json
@@ -50,12 +56,14 @@ def body(options: Namespace) -> None:
         name = codec_of(data)
     if options.human and name != "diff_fchm":
         raise InputError(f"{options.bitstream} is of codec {name}: leave out --human")
-    codec = make_codec("diff_fchm_human" if options.human else name, condition, options.device)
+    name = human_codec_of(data, condition) if options.human else name
+    codec = make_codec(name, condition, options.device)
     if options.picture and not (options.human or kind_of(codec).gives_picture):
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
     make_deterministic(condition.threads_per_job)  # the same features with a picture and without
     with naming(options.bitstream):
         decoded = _decoded(codec, data, options)
+        picture = _repainted(decoded.picture, data, name, condition, options)
     model = model_of(condition, options)
     features = decoded.features
     features = model.nn_part1(decoded.picture) if features is None else features
@@ -65,7 +73,7 @@ def body(options: Namespace) -> None:
     if options.features:
         _write_features(options.features, features)
     for path in filter(None, (options.picture, options.human)):
-        _write_picture(path, decoded.picture)
+        _write_picture(path, picture)
     print(f"{options.bitstream}: {len(detections)} detections")
 
 
@@ -84,6 +92,22 @@ def _decoded(codec, data: bytes, options: Namespace):
     if options.human:
         raise InputError("--frame: expected no --human, which is for single pictures")
     return decode_frame(codec, options.bitstream, options.frame)
+
+
+def _repainted(picture, data: bytes, name: str, condition: TestCondition, options: Namespace):
+    """The decoded picture, painted anew where --human-steps asks for it."""
+    if options.human_steps is None:
+        return picture
+    if name != "diff_fchm_picture":
+        raise InputError(
+            "--human-steps: expected a file with an auxiliary picture and --human; a latent layer "
+            "has its own number of steps in the file"
+        )
+    from vcm_plugin.ctc.codecs import make_codec
+    from vcm_plugin.diff_fchm.human.codec import Sampling
+
+    painter = make_codec("diff_fchm_human", condition, options.device)
+    return painter.repaint(data, picture, Sampling(options.human_steps))
 
 
 def _write_picture(path: Path, picture) -> None:

@@ -13,7 +13,7 @@ from vcm_plugin.cli.options import add_run_options, command
 DEMO_ANCHORS = ("vvc_feature", "vvc_remote")
 DEMO_PROPOSAL = "diff_fchm"
 DEMO_CONDITION, DEMO_HUMAN = "minictc", "minictc_human"
-DEMO_HUMAN_POINT, DEMO_PICTURES = "2.8+1", 4
+DEMO_HUMAN_POINT, DEMO_PICTURES = "2.8+42", 4
 
 
 def add(commands) -> None:

@@ -10,6 +10,9 @@ from vcm_plugin.cli.common import condition_of, model_of, refuse_overwriting
 from vcm_plugin.cli.options import CODECS, add_condition, add_human_weights, command, positive
 from vcm_plugin.errors import InputError
 
+# What is typed -> the codec, and its rate point where none is typed.
+HUMAN_KINDS = {"picture": ("diff_fchm_picture", "auto:37"), "latent": ("diff_fchm_human", "1")}
+
 
 def add(commands) -> None:
     """The parser of the command."""
@@ -27,23 +30,29 @@ def add(commands) -> None:
         "anchors: the QP, such as 32; vvc_remote: 32@50 codes at half the size",
     )
     parser.add_argument(
-        "--human", action="store_true", help="diff_fchm: also a layer that paints the picture"
+        "--human", action="store_true", help="diff_fchm: also a layer that shows the picture"
+    )
+    parser.add_argument(
+        "--human-kind",
+        choices=list(HUMAN_KINDS),
+        help="picture: VVC beside the features, restored with them; latent: painted by a diffusion "
+        "prior (picture, where the condition names a restorer)",
     )
     parser.add_argument(
         "--human-rate-point",
-        default="1",
-        metavar="Q",
-        help="step of its quantiser, such as 0.5 (more bits) or 2 (fewer) (%(default)s)",
+        metavar="R",
+        help="picture: QP, QP@percent or auto:Q (auto:37); latent: step of its quantiser, such as "
+        "0.5 (more bits) or 2 (fewer) (1)",
     )
     parser.add_argument(
         "--human-steps",
         type=positive,
         default=4,
         metavar="N",
-        help="sampling steps of its decoder, 1 to 50 (%(default)s)",
+        help="latent: sampling steps of its decoder, 1 to 50 (%(default)s)",
     )
     parser.add_argument(
-        "--human-seed", type=int, default=0, metavar="N", help="of its noise (%(default)s)"
+        "--human-seed", type=int, default=0, metavar="N", help="latent: of its noise (%(default)s)"
     )
     add_human_weights(parser)
     add_condition(parser)
@@ -62,14 +71,15 @@ def body(options: Namespace) -> None:
     if options.human and options.codec != "diff_fchm":
         raise InputError(f"codec {options.codec}: leave out --human, which is for diff_fchm")
     condition = condition_of(options)
-    name = "diff_fchm_human" if options.human else options.codec
+    name = _human_codec(condition, options) if options.human else options.codec
     codec = make_codec(name, condition, options.device)
     point = options.rate_point
     if point is None:
         point = default_rate_point(options.codec, codec, condition)
         print(f"rate point {point}: --rate-point chooses another")
     if options.human:
-        point = f"{point}+{options.human_rate_point}"
+        point = f"{point}+{options.human_rate_point or dict(HUMAN_KINDS.values())[name]}"
+    if name == "diff_fchm_human":
         codec.sampling = _sampling(options)
     picture = read_picture(options.picture)
     features = None
@@ -83,6 +93,14 @@ def body(options: Namespace) -> None:
         print(f"machine layer {machine} bits, human layer {bits - machine} bits")
     pixels = picture.shape[0] * picture.shape[1]
     print(f"{options.output}: {bits} bits, {bpp(bits, pixels):.4f} bits per pixel")
+
+
+def _human_codec(condition, options: Namespace) -> str:
+    from vcm_plugin.ctc.codecs import default_human_codec
+
+    if options.human_kind is None:
+        return default_human_codec(condition)
+    return HUMAN_KINDS[options.human_kind][0]
 
 
 def _sampling(options: Namespace):

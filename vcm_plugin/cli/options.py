@@ -11,7 +11,8 @@ from vcm_plugin.environment import cfg_folder
 
 # Every codec of ctc.codecs.CODECS (a test holds that): the parser does without importing them.
 CODECS = (
-    "diff_fchm, vvc_feature, vvc_remote, diff_fchm_human, simulcast, msfc, vtm_feature, vtm_remote"
+    "diff_fchm, vvc_feature, vvc_remote, diff_fchm_picture, diff_fchm_human, simulcast, msfc, "
+    "vtm_feature, vtm_remote"
 )
 
 
@@ -106,7 +107,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def add_human_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--human-weights", metavar="DIR", help="of the human layer, from scripts/train_hvcn.py"
+        "--restorer", metavar="FILE", help="of auxiliary pictures, from scripts/train_restorer.py"
+    )
+    parser.add_argument(
+        "--human-weights", metavar="DIR", help="of a latent layer, from scripts/train_hvcn.py"
     )
     parser.add_argument(
         "--human-prior",

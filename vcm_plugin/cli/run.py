@@ -43,7 +43,7 @@ def add(commands) -> None:
         nargs="+",
         metavar="R",
         help="instead of the condition's; VVC: QPs such as 22 32; diff_fchm: scales s such as "
-        "0.5 1 2; diff_fchm_human and simulcast: pairs such as 2.8+1 or 2.8+37",
+        "0.5 1 2; diff_fchm_picture, simulcast and diff_fchm_human: pairs such as 2.8+37 or 2.8+1",
     )
     parser.add_argument(
         "--preset", metavar="NAME", help="of VVenC, faster to slower, instead of the condition's"

@@ -14,7 +14,7 @@ from pathlib import Path
 from anchors.msfc_config import MsfcConfig
 from vcm_plugin.cli.options import command
 from vcm_plugin.conditions import bundled_weights, model_path
-from vcm_plugin.diff_fchm.human.config import HvcnConfig
+from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.errors import InputError
 from vcm_plugin.training.options import (
@@ -22,6 +22,7 @@ from vcm_plugin.training.options import (
     FeatureInputs,
     HvcnInputs,
     Inputs,
+    RestorerInputs,
     VfcnInputs,
     add_options,
     read_recipe,
@@ -30,6 +31,7 @@ from vcm_plugin.training.schedules import (
     DetectorTraining,
     HvcnTraining,
     MsfcTraining,
+    RestorerTraining,
     Schedule,
     VfcnTraining,
 )
@@ -55,6 +57,8 @@ def add(commands) -> None:
          (DetectorInputs, DetectorTraining)),
         ("hvcn", "one stage of the human layer of Diff-FCHM, over a frozen machine layer",
          train_hvcn, (HvcnInputs, HvcnConfig, HvcnTraining)),
+        ("restorer", "the restorer of auxiliary pictures, over a frozen machine layer",
+         train_restorer, (RestorerInputs, RestorerConfig, RestorerTraining)),
     ):  # fmt: skip
         one = networks.add_parser(name, help=summary, description=f"Trains {summary}.")
         add_options(one, *kinds)
@@ -143,6 +147,36 @@ def train_hvcn(options: Namespace) -> None:
     print(f"{schedule.stage}: {saved}")
 
 
+def train_restorer(options: Namespace) -> None:
+    """Code the training pictures, train the restorer and export it: OUT/restorer.safetensors."""
+    inputs, config, schedule = read_recipe(
+        options, RestorerInputs, RestorerConfig, RestorerTraining
+    )
+    if not inputs.vfcn:
+        raise InputError("restorer: expected --vfcn, the machine layer's weights")
+    from vcm_plugin.diff_fchm.human.auxiliary import export
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+    from vcm_plugin.training.restorer import train
+    from vcm_plugin.training.restorer_samples import RestorerStore, prepare
+
+    schedule = _settled(schedule, inputs)
+    detector, machine = _detector(inputs), MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    folder = inputs.cache or options.output / "pictures"
+    pictures = _drawn_and_found(inputs)
+    for done in prepare(pictures, folder, detector, machine, inputs.codings, inputs.coded_scales,
+                        schedule.seed, inputs.part):  # fmt: skip
+        _say(f"prepared {done} of {len(pictures)} pictures")
+    if inputs.prepare_only:
+        return
+    store = RestorerStore(folder, detector)
+    model = train(config, store, schedule, options.output, _say)
+    if _is_first_process():
+        trained = {"pictures": len(store.paths), "machine_sha256": machine.latents_sha256}
+        path = options.output / "restorer.safetensors"
+        export(model, asdict(schedule) | trained, path)
+        print(f"restorer weights: {path}")
+
+
 def _settled(schedule: Schedule, inputs: Inputs) -> Schedule:
     """The schedule in the precision of this machine, with torch's threads set."""
     import torch
@@ -180,12 +214,29 @@ def _feature_store(inputs: FeatureInputs):
 
 
 def _pictures(inputs: HvcnInputs) -> list[Path]:
+    return _folders(inputs) or [entry.path for entry in _dataset(inputs).pictures]
+
+
+def _drawn_and_found(inputs: RestorerInputs) -> list:
+    """Calls that give the pictures: drawn ones, then those of folders."""
+    from functools import partial
+
+    from vcm_plugin.testsets.minictc import FIRST_SEED, draw_picture
+    from vcm_plugin.testsets.pictures import read_picture
+
+    drawn = [
+        lambda seed=FIRST_SEED["train"] + index: draw_picture(seed)[0]
+        for index in range(inputs.drawn)
+    ]
+    return drawn + [partial(read_picture, path) for path in _folders(inputs)]
+
+
+def _folders(inputs) -> list[Path]:
+    """Pictures of the folders that are named, from $VCM_DATA on."""
     from vcm_plugin.training.hvcn.samples import picture_paths
 
-    if not inputs.pictures:
-        return [entry.path for entry in _dataset(inputs).pictures]
     root = Path(os.environ.get("VCM_DATA", "."))
-    return picture_paths([root / folder for folder in inputs.pictures])
+    return picture_paths([root / folder for folder in inputs.pictures]) if inputs.pictures else []
 
 
 def _is_first_process() -> bool:

@@ -135,11 +135,14 @@ def weights_of(result: RunResult) -> dict[str, str | None]:
     """What identifies the weights of a result: of the detector, of the codec's features, and of
     the human layer, whose weights are a folder and which names the prior that it needs."""
     codec = result.codec_identity
-    return {
+    found = {
         "detector_sha256": result.model_identity.get("weights_sha256"),
         "codec_sha256": codec.get("machine", codec).get("weights_sha256"),  # "machine": simulcast
         "human_sha256": codec.get("human_weights_sha256"),
     }
+    if "restorer_weights_sha256" in codec:  # no other codec's package states it
+        found["restorer_sha256"] = codec["restorer_weights_sha256"]
+    return found
 
 
 def _files(folder: Path, result: RunResult) -> dict[str, Path]:

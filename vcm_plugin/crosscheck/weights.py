@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import HumanPayload
+from vcm_plugin.bitstream import AuxiliaryPicturePayload, HumanPayload
 from vcm_plugin.conditions import TestCondition, with_values
 from vcm_plugin.crosscheck.claims import Claims
 from vcm_plugin.crosscheck.findings import FAILED, SKIPPED, Finding
@@ -64,7 +64,7 @@ def sha256_of(path: Path) -> str:
 def check_weights_ids(claims: Claims) -> Iterator[Finding]:
     """The bitstreams name the weights that are claimed."""
     claimed = weights_of(claims.result)
-    named: dict[tuple[str, int | None], str] = {}
+    named: dict[tuple[str, str | None], str] = {}
     for point in claims.points:
         for image_id in claims.entry_ids:
             path = bitstream_path(claims.folder / point, image_id, "fcm")
@@ -75,8 +75,8 @@ def check_weights_ids(claims: Claims) -> Iterator[Finding]:
             named |= dict.fromkeys(ids.items(), f"{point}/{image_id}")
     for (part, weights_id), where in named.items():
         sha256 = claimed.get(part)
-        if None not in (sha256, weights_id) and weights_id != int(sha256[:8], 16):
-            text = f"bitstream {where} was made with the weights {weights_id:08x}, claimed are "
+        if None not in (sha256, weights_id) and not sha256.startswith(weights_id):
+            text = f"bitstream {where} was made with the weights {weights_id}, claimed are "
             yield Finding("config", FAILED, text + sha256[:8], claims.name)
 
 
@@ -87,13 +87,18 @@ def _wanted(claims: Claims) -> dict[str, str]:
     return {DETECTOR: claimed["detector_sha256"]} | {k: claimed[part] for k, part in keys.items()}
 
 
-def _weights_ids(data: bytes, codec: str) -> Mapping[str, int | None]:
-    """Part of `weights_of` -> the id that an .fcm file names; none for a raw VVC stream."""
+def _weights_ids(data: bytes, codec: str) -> Mapping[str, str | None]:
+    """Part of `weights_of` -> the first digits that an .fcm file names; none for raw VVC."""
     if not data.startswith(b"FCM"):
         return {}
-    ids = {"codec_sha256": bitstream.read_header(data)[0].weights_id}
-    if codec == "diff_fchm_human":
-        for unit in bitstream.read(data).units:
-            if unit.type == "human":
-                ids["human_sha256"] = HumanPayload.from_bytes(unit.payload).weights_id
+    weights_id = bitstream.read_header(data)[0].weights_id
+    ids = {"codec_sha256": None if weights_id is None else f"{weights_id:08x}"}
+    if codec not in ("diff_fchm_human", "diff_fchm_picture"):
+        return ids
+    for unit in bitstream.read(data).units:
+        if unit.type == "human":
+            ids["human_sha256"] = f"{HumanPayload.from_bytes(unit.payload).weights_id:08x}"
+        elif unit.type == "auxiliary_picture":
+            payload = AuxiliaryPicturePayload.from_bytes(unit.payload)
+            ids["restorer_sha256"] = f"{payload.weights_id:04x}"
     return ids

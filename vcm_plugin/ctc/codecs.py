@@ -21,7 +21,7 @@ from anchors.vvc_remote import VtmRemoteSettings, VvcRemoteSettings, source_size
 from vcm_plugin import bitstream, rate_points, settings
 from vcm_plugin.conditions import KEYS, TestCondition, read_condition
 from vcm_plugin.conditions import override as override_unchecked
-from vcm_plugin.diff_fchm.human.config import HumanSettings
+from vcm_plugin.diff_fchm.human.config import HumanSettings, PictureSettings
 from vcm_plugin.diff_fchm.machine.config import MachineSettings
 from vcm_plugin.errors import BitstreamError, InputError, brief
 from vcm_plugin.metrics.rate import bpp
@@ -74,6 +74,7 @@ CODECS: dict[str, type[Settings]] = {
     "diff_fchm": MachineSettings,
     "vvc_feature": VvcFeatureSettings,
     "vvc_remote": VvcRemoteSettings,
+    "diff_fchm_picture": PictureSettings,
     "diff_fchm_human": HumanSettings,
     "simulcast": SimulcastSettings,
     "msfc": MsfcSettings,
@@ -252,6 +253,21 @@ def codec_of(data: bytes) -> str:
     if not _is_fcm(data):
         return "vvc_remote"
     return "simulcast" if is_simulcast(data) else bitstream.read(data).header.profile
+
+
+def human_codec_of(data: bytes, condition: TestCondition) -> str:
+    """The name of the codec that decodes what an .fcm file of profile diff_fchm has for a person;
+    where it has nothing, of one that says so."""
+    kinds = {unit.type for unit in bitstream.read(data).units}
+    named = {"human": "diff_fchm_human", "auxiliary_picture": "diff_fchm_picture"}
+    found = [codec for kind, codec in named.items() if kind in kinds]
+    return found[0] if found else default_human_codec(condition)
+
+
+def default_human_codec(condition: TestCondition) -> str:
+    """The codec of a layer for a person: the auxiliary picture, where there is a restorer."""
+    restorer = condition.value("diff_fchm_restorer_weights")
+    return "diff_fchm_human" if restorer is None else "diff_fchm_picture"
 
 
 def describe_bitstream(data: bytes) -> list[str]:

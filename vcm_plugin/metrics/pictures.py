@@ -3,9 +3,10 @@
 
 Of one pair of pictures, 8-bit RGB: PSNR, SSIM, MS-SSIM, VIF, GMSD and HaarPSI as piq computes them
 (PSNR over all three channels; piq halves large pictures for SSIM and HaarPSI, as their authors do),
-VMAF by FFmpeg's libvmaf, LPIPS and DISTS by piq where their weights are here. Of two sets of
-pictures: KID on pooled features of the condition's detector, FID and KID on Inception where its
-weights are here. What cannot be measured is a line "n/a: ..." in its place.
+PSNR of the planes of Y'CbCr, VMAF and VMAF NEG by FFmpeg's libvmaf, LPIPS and DISTS by piq where
+their weights are here. Of two sets of pictures: KID on pooled features of the condition's detector,
+FID and KID on Inception where its weights are here. What cannot be measured is a line "n/a: ..." in
+its place.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.process import FFMPEG_REPAIR, ffmpeg_program, run
 from vcm_plugin.vvc.planes import to_planes
 
-PAIR_METRICS = ("psnr", "ssim", "ms_ssim", "vmaf", "vif", "gmsd", "haarpsi", "lpips", "dists")
+PAIR_METRICS = (
+    "psnr", "psnr_y", "psnr_u", "psnr_v", "psnr_yuv", "ssim", "ms_ssim", "vmaf", "vmaf_neg", "vif",
+    "gmsd", "haarpsi", "lpips", "dists",
+)  # fmt: skip
 SET_METRICS = ("kid_detector", "fid", "kid")
 MS_SSIM_MIN_SIDE = 161  # pixels: five scales of an 11 x 11 window
 WEIGHTS_MISSING = "n/a: weights missing"  # `vcm-plugin doctor` says how to get them
@@ -39,6 +43,8 @@ NETWORK_FILES = {
     "dists": (_VGG, "dists_weights.pt"),
     "fid": ("pt_inception-2015-12-05-6726825d.pth",),
 }
+VMAF_MODELS = "version=vmaf_v0.6.1:name=vmaf|version=vmaf_v0.6.1neg:name=vmaf_neg"
+LEAST_ERROR = 1e-8  # of equal planes, so that their PSNR is 80 dB, as piq has it
 
 Value = float | str
 
@@ -62,9 +68,10 @@ def pair_metrics(reference: np.ndarray, decoded: np.ndarray) -> dict[str, Value]
     x, y = _tensor(decoded), _tensor(reference)
     found: dict[str, Value] = {
         "psnr": float(piq.psnr(x, y)),
+        **psnr_of_planes(reference, decoded),
         "ssim": float(piq.ssim(x, y)),
         "ms_ssim": "n/a: a side under 161 pixels",
-        "vmaf": vmaf(reference, decoded),
+        **vmaf(reference, decoded),
         "vif": float(piq.vif_p(x, y)),
         "gmsd": float(piq.gmsd(x, y)),
         "haarpsi": float(piq.haarpsi(x, y)),
@@ -77,8 +84,18 @@ def pair_metrics(reference: np.ndarray, decoded: np.ndarray) -> dict[str, Value]
     return found
 
 
-def vmaf(reference: np.ndarray, decoded: np.ndarray) -> float:
-    """VMAF of one picture (libvmaf's default model), in Y'CbCr 4:2:0 of 10 bits, BT.709."""
+def psnr_of_planes(reference: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+    """PSNR of Y', Cb and Cr in 4:2:0 of 10 bits, BT.709, and their mean with the weights 6:1:1."""
+    size = tuple(n + n % 2 for n in reference.shape[:2])
+    pairs = zip(*(to_planes(picture, size, resized=False) for picture in (reference, decoded)))
+    errors = [np.square(a.astype(np.float64) - b).mean() / 1023**2 for a, b in pairs]
+    y, u, v = (float(10 * np.log10(1 / (error + LEAST_ERROR))) for error in errors)
+    return {"psnr_y": y, "psnr_u": u, "psnr_v": v, "psnr_yuv": (6 * y + u + v) / 8}
+
+
+def vmaf(reference: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+    """VMAF of one picture by libvmaf's default model, and by the one that counts no enhancement
+    (NEG), in Y'CbCr 4:2:0 of 10 bits, BT.709."""
     height, width = (n - n % 2 for n in reference.shape[:2])  # an odd last row or column is left
     with tempfile.TemporaryDirectory(prefix="vcm-vmaf-") as folder:
         files = [Path(folder, name) for name in ("decoded.yuv", "reference.yuv", "vmaf.json")]
@@ -87,11 +104,13 @@ def vmaf(reference: np.ndarray, decoded: np.ndarray) -> float:
             path.write_bytes(b"".join(plane.astype("<u2").tobytes() for plane in planes))
         raw = {"format": "rawvideo", "pix_fmt": "yuv420p10le", "s": f"{width}x{height}", "r": 1}
         inputs = [ffmpeg.input(str(path), **raw) for path in files[:2]]
-        measured = ffmpeg.filter(inputs, "libvmaf", log_fmt="json", log_path=str(files[2]))
+        measured = ffmpeg.filter(
+            inputs, "libvmaf", model=VMAF_MODELS, log_fmt="json", log_path=str(files[2])
+        )
         command = ffmpeg.compile(measured.output("-", format="null"), cmd=ffmpeg_program())
         run([*command, "-loglevel", "error", "-nostdin"], repair=FFMPEG_REPAIR)
-        log = json.loads(files[2].read_text())
-    return float(log["pooled_metrics"]["vmaf"]["mean"])
+        pooled = json.loads(files[2].read_text())["pooled_metrics"]
+    return {name: float(pooled[name]["mean"]) for name in ("vmaf", "vmaf_neg")}
 
 
 def embeddings(picture: np.ndarray, features: FeaturePyramid) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.csv_files import write_csv
 from vcm_plugin.report.document import Document
-from vcm_plugin.report.human_plot import write_human_plot
+from vcm_plugin.report.human_plot import write_expected_plot, write_human_plot
 from vcm_plugin.report.layout import write_json
 from vcm_plugin.report.paper import to_document
 from vcm_plugin.report.plots import write_plots
@@ -48,10 +48,10 @@ def write_report(
 
     csv: rd.csv, bd_rate.csv, near_lossless.csv and the summary tables; json: report.json;
     png, svg and pdf: one plot of bpp against accuracy per task, rd_<metric>; where human
-    vision was measured, also human_vision.<format> and its CSV tables. xlsx: the spreadsheet
-    report.xlsx; html: report.html with plots and a viewer; docx, md and tex: the tables and plots
-    on paper. None: `default_formats`. Raises InputError for an unknown format, and for one whose
-    package is missing.
+    vision was measured, also human_vision.<format>, human_expected.<format> and CSV tables. xlsx:
+    the spreadsheet report.xlsx; html: report.html with plots and a viewer; docx, md and tex: the
+    tables and plots on paper. None: `default_formats`. Raises InputError for an unknown format, and
+    for one whose package is missing.
     """
     formats = default_formats()[0] if formats is None else formats
     for name in formats:
@@ -68,6 +68,7 @@ def write_report(
     plots = [name for name in formats if name in PLOTS]
     write_plots(report, out, plots)
     write_human_plot(report, out, plots)
+    write_expected_plot(report, out, plots)
     if "xlsx" in formats:
         from vcm_plugin.report.xlsx import write_xlsx
 

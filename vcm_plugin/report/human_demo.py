@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A few pictures as the human layer paints them, beside VVC at no fewer bits: one picture file."""
+"""A few pictures as the human layer shows them, beside VVC at no fewer bits: one picture file."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Shown:
 def write_human_demo(
     condition: TestCondition, rate_point: str, count: int, out: Path, device: str = "cpu"
 ) -> Path:
-    """Code the first `count` pictures at one rate point of diff_fchm_human, and by VVC; keep the
+    """Code the first `count` pictures at one rate point of diff_fchm_picture, and by VVC; keep the
     .fcm files and a figure in `out` and return the path of the figure."""
     make_deterministic(condition.threads_per_job)
     model = load_detector(condition, device)
-    codec = make_codec("diff_fchm_human", condition, device)
+    codec = make_codec("diff_fchm_picture", condition, device)
     vvc = make_codec("vvc_remote", condition)
     rows = []
     for entry in open_test_set(condition).pictures[:count]:

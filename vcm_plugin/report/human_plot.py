@@ -16,7 +16,7 @@ from vcm_plugin.report.figures import (
     rc_context,
 )
 from vcm_plugin.report.human_tables import figure_metrics
-from vcm_plugin.report.human_vision import HumanVision
+from vcm_plugin.report.human_vision import EqualValue, HumanVision
 from vcm_plugin.report.tables import Report
 from vcm_plugin.report.titles import METRICS, label_of
 
@@ -40,6 +40,42 @@ def write_human_plot(report: Report, out: Path, formats: Sequence[str]) -> None:
         figure.suptitle(f"Human vision, {report.condition}: {pictures} pictures", fontsize=11.5)
         for name in formats:
             figure.savefig(out / f"human_vision.{name}", dpi=150, metadata=NO_DATES[name])
+
+
+def write_expected_plot(report: Report, out: Path, formats: Sequence[str]) -> None:
+    """Write human_expected.<format>: bits over the share of pictures that anybody looks at, beside
+    one picture for both of the same PSNR and machine accuracy."""
+    both = [
+        equal for equal in report.human_vision.equal
+        if equal.metric == "psnr" and equal.break_even_share is not None
+    ]  # fmt: skip
+    tests = list(dict.fromkeys((equal.test, equal.anchor) for equal in both))
+    if not tests or not formats:
+        return
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(5.6 * len(tests), 4.2), layout="constrained")
+        for axes, pair in zip(figure.subplots(1, len(tests), squeeze=False).flat, tests):
+            _draw_expected(axes, pair, [e for e in both if (e.test, e.anchor) == pair])
+        figure.suptitle("Expected bits; dashed: one picture for both", fontsize=11.5)
+        for name in formats:
+            figure.savefig(out / f"human_expected.{name}", dpi=150, metadata=NO_DATES[name])
+
+
+def _draw_expected(axes, pair: tuple[str, str], equals: Sequence[EqualValue]) -> None:
+    for number, equal in enumerate(equals):
+        colour = STYLES[number % len(STYLES)][0]
+        axes.plot(
+            [0, 1], [equal.expected_bpp(0.0), equal.expected_bpp(1.0)], color=colour,
+            linewidth=1.6, label=f"{equal.value:.1f} dB",
+        )  # fmt: skip
+        axes.axhline(equal.anchor_bpp, color=colour, linestyle="--", linewidth=1.0)
+        if 0 <= equal.break_even_share <= 1:
+            axes.plot([equal.break_even_share], [equal.anchor_bpp], color=colour, marker="o")
+    axes.set_title(" against ".join(pair), loc="left", fontsize=10)
+    axes.set_xlabel("share of pictures that are looked at")
+    axes.set_ylabel("bits per pixel")
+    axes.legend(fontsize=8)
+    axes.grid(True, color="#dddddd", linewidth=0.7)
 
 
 def _draw(axes, vision: HumanVision, metric: str) -> None:

@@ -7,8 +7,15 @@ from typing import Any
 
 from vcm_plugin.metrics.bd_rate import BdRate
 from vcm_plugin.report.document import Column, Table
-from vcm_plugin.report.human_vision import HumanVision
-from vcm_plugin.report.titles import HUMAN_METRICS, IN_FIGURES, label_of, spec_of, title_of
+from vcm_plugin.report.human_vision import HumanComparison, HumanVision
+from vcm_plugin.report.titles import (
+    HUMAN_METRICS,
+    IN_FIGURES,
+    METRICS,
+    label_of,
+    spec_of,
+    title_of,
+)
 
 
 def point_rows(vision: HumanVision) -> list[dict[str, Any]]:
@@ -29,7 +36,10 @@ def point_rows(vision: HumanVision) -> list[dict[str, Any]]:
 
 def equal_rows(vision: HumanVision) -> list[dict[str, Any]]:
     """One flat row per test point, anchor and measure: total bits per pixel at its value."""
-    return [vars(equal) | {"percent": equal.percent} for equal in vision.equal]
+    return [
+        vars(equal) | {"percent": equal.percent, "break_even_share": equal.break_even_share}
+        for equal in vision.equal
+    ]
 
 
 def bd_rate_rows(vision: HumanVision) -> list[dict[str, Any]]:
@@ -40,6 +50,7 @@ def bd_rate_rows(vision: HumanVision) -> list[dict[str, Any]]:
             "anchor": comparison.anchor,
             "metric": comparison.metric,
             "percent": comparison.result.percent,
+            **dict(zip(("overlap_low", "overlap_high"), _overlap(comparison))),
             "reason": comparison.result.reason,
         }
         for comparison in vision.comparisons
@@ -99,6 +110,7 @@ def equal_values(vision: HumanVision) -> Table:
         Column("bpp", "bpp", ".4f"),
         Column("anchor_bpp", "bpp of the anchor", ".4f"),
         Column("percent", "difference (%)", "+.1f"),
+        Column("break_even_share", "break-even share", ".2f"),
         Column("reason", "why there is none"),
     )
     rows = tuple({**row, "metric": title_of(row["metric"])} for row in equal_rows(vision))
@@ -112,15 +124,12 @@ def bd_rates(vision: HumanVision) -> Table:
         Column("anchor", "anchor"),
         Column("metric", "measure"),
         Column("percent", "BD-rate (%)", "+.2f"),
+        Column("overlap_low", "from", ".4g"),
+        Column("overlap_high", "to", ".4g"),
     )
     rows = tuple(
-        {
-            "test": comparison.test,
-            "anchor": comparison.anchor,
-            "metric": title_of(comparison.metric),
-            "percent": value_or_reason(comparison.result),
-        }
-        for comparison in vision.comparisons
+        row | {"metric": title_of(row["metric"]), "percent": value_or_reason(comparison.result)}
+        for row, comparison in zip(bd_rate_rows(vision), vision.comparisons)
     )
     return Table("Human vision: BD-rate", columns, rows)
 
@@ -129,6 +138,15 @@ def human_tables(vision: HumanVision) -> list[Table]:
     """The tables of human vision that have rows."""
     tables = (points(vision), equal_values(vision), bd_rates(vision))
     return [table for table in tables if table.rows]
+
+
+def _overlap(comparison: HumanComparison) -> tuple[float | None, float | None]:
+    """The values of the measure that both curves cover."""
+    if comparison.result.overlap is None:
+        return None, None
+    sign = 1.0 if METRICS[comparison.metric].higher_is_better else -1.0
+    low, high = sorted(sign * value for value in comparison.result.overlap)
+    return low, high
 
 
 def value_or_reason(result: BdRate) -> float | str:

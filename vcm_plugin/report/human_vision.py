@@ -8,7 +8,12 @@ Every curve is compared with the anchors at an equal value of each measure, in t
     vvc_remote (SBAR)   one picture for person and detector: the bits at which it has reached both
                         the value and the accuracy that the detector has with the test's features
 
-On pictures without ground truth the second comparison is with VVC on the picture alone.
+On pictures without ground truth the second comparison is with VVC on the picture alone. An anchor
+that codes pictures at several sizes is its convex hull.
+
+Not every picture is looked at. Where a share p of them is, a file of two layers costs
+machine + p * human bits for each picture; one picture for both always costs all of its bits. The
+share at which both cost the same is the break-even.
 """
 
 from __future__ import annotations
@@ -18,8 +23,9 @@ from dataclasses import dataclass
 
 from vcm_plugin.ctc.results import PointResult, RunResult
 from vcm_plugin.metrics.bd_rate import BdRate, bd_rate, bits_at
+from vcm_plugin.metrics.convex_hull import convex_hull
 from vcm_plugin.metrics.rate import bpp
-from vcm_plugin.rate_points import has_layers, machine_part
+from vcm_plugin.rate_points import has_layers, machine_part, percent_of
 from vcm_plugin.report.titles import HUMAN_METRICS, METRICS
 
 COMPARED = tuple(key for key in HUMAN_METRICS if METRICS[key].compared)  # what curves are
@@ -39,6 +45,11 @@ class HumanPoint:
     accuracy: float | None
     values: Mapping[str, float | str]
 
+    @property
+    def percent(self) -> int:
+        """The size at which its picture is coded."""
+        return percent_of(self.rate_point)
+
 
 @dataclass(frozen=True)
 class HumanCurve:
@@ -51,10 +62,12 @@ class HumanCurve:
     points: tuple[HumanPoint, ...]
 
     def rates(self, metric: str) -> list[tuple[float, float]]:
-        """(bpp, value) where it was measured, negated where lower is better."""
+        """(bpp, value) where it was measured, negated where lower is better; of several sizes
+        their convex hull."""
         sign = _sign(metric)
         measured = [(point.bpp, point.values.get(metric)) for point in self.points]
-        return [(bpp, sign * value) for bpp, value in measured if isinstance(value, float)]
+        rates = [(bpp, sign * value) for bpp, value in measured if isinstance(value, float)]
+        return convex_hull(rates) if len({p.percent for p in self.points}) > 1 else rates
 
     def accuracies(self) -> list[tuple[float, float]]:
         """(bpp, box AP) of the points."""
@@ -65,8 +78,8 @@ class HumanCurve:
 class EqualValue:
     """Total bits per pixel of a test point and of an anchor that has the same value of a measure.
 
-    accuracy_bpp: what the anchor needs for equal machine accuracy, where that is more. reason:
-    why there is no figure of the anchor.
+    machine_bpp: of the test's machine layer. accuracy_bpp: what the anchor needs for equal machine
+    accuracy, where that is more. reason: why there is no figure of the anchor.
     """
 
     test: str
@@ -75,6 +88,7 @@ class EqualValue:
     metric: str
     value: float
     bpp: float
+    machine_bpp: float | None
     anchor_bpp: float | None
     accuracy_bpp: float | None
     reason: str | None
@@ -83,6 +97,20 @@ class EqualValue:
     def percent(self) -> float | None:
         """Bits of the test over those of the anchor, as a difference in percent."""
         return None if self.anchor_bpp is None else 100 * (self.bpp / self.anchor_bpp - 1)
+
+    def expected_bpp(self, share: float) -> float | None:
+        """Of the test, where a share of the pictures is looked at; None without two layers."""
+        if self.machine_bpp is None:
+            return None
+        return self.machine_bpp + share * (self.bpp - self.machine_bpp)
+
+    @property
+    def break_even_share(self) -> float | None:
+        """The share of pictures looked at up to which the test costs less than one picture for
+        both; over 1: it always does. None against any other anchor."""
+        if self.accuracy_bpp is None or self.anchor_bpp is None or self.machine_bpp is None:
+            return None
+        return (self.anchor_bpp - self.machine_bpp) / (self.bpp - self.machine_bpp)
 
 
 @dataclass(frozen=True)
@@ -159,8 +187,8 @@ def _equal(test: HumanCurve, point: HumanPoint, anchor: HumanCurve, metric: str)
         else:
             bits = max(bits, reached.bits)
     return EqualValue(
-        test.name, point.rate_point, anchor.name, metric, value, point.bpp, bits, accuracy_bits,
-        reason,
+        test.name, point.rate_point, anchor.name, metric, value, point.bpp, point.machine_bpp,
+        bits, accuracy_bits, reason,
     )  # fmt: skip
 
 

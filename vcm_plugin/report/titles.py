@@ -64,9 +64,14 @@ _ROWS = (
     Metric("mask_dice", "mask Dice", "%", True, 2, "mask", compared=False),
     Metric("miou", "mIoU", "%", True, 2, "semantic"),
     Metric("psnr", "PSNR", "dB", True, 2),
+    Metric("psnr_y", "PSNR Y", "dB", True, 2),
+    Metric("psnr_u", "PSNR U", "dB", True, 2),
+    Metric("psnr_v", "PSNR V", "dB", True, 2),
+    Metric("psnr_yuv", "PSNR YUV 6:1:1", "dB", True, 2),
     Metric("ssim", "SSIM", "", True, 4),
     Metric("ms_ssim", "MS-SSIM", "", True, 4),
     Metric("vmaf", "VMAF", "", True, 2),
+    Metric("vmaf_neg", "VMAF NEG", "", True, 2),
     Metric("vif", "VIF", "", True, 4),
     Metric("gmsd", "GMSD", "", False, 4),
     Metric("haarpsi", "HaarPSI", "", True, 4),
@@ -84,8 +89,8 @@ AP_METRICS = tuple(key for key, metric in METRICS.items() if metric.task and met
 HUMAN_METRICS = tuple(key for key, metric in METRICS.items() if not metric.task)
 # Of those: in figures and in tables on paper; in the terminal's table at equal value; under a
 # decoded picture.
-IN_FIGURES = ("psnr", "ssim", "vmaf", "haarpsi", "kid_detector", "painted_box_ap")
-AT_EQUAL_VALUE = ("vmaf", "ssim", "haarpsi")
+IN_FIGURES = ("psnr", "ms_ssim", "vmaf_neg", "haarpsi", "kid_detector", "painted_box_ap")
+AT_EQUAL_VALUE = ("psnr", "ms_ssim", "vmaf_neg", "haarpsi")
 UNDER_PICTURES = ("psnr", "vmaf", "haarpsi")
 
 

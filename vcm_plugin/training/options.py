@@ -68,6 +68,19 @@ class HvcnInputs(FeatureInputs):
 
 
 @dataclass(frozen=True)
+class RestorerInputs(FeatureInputs):
+    """What the training of the restorer works on; cache: folder for what it codes beforehand."""
+
+    vfcn: str | None = _key("weights of the machine layer, a file or a bundled name")
+    drawn: int = _key("pictures of the mini-CTC's train split", 2000)
+    pictures: tuple[str, ...] = _key("folders of more pictures, from $VCM_DATA on", ())
+    codings: int = _key("VVC pictures of each picture", 2)
+    coded_scales: int = _key("machine rates of each picture", 2)
+    prepare_only: bool = _key("code the pictures, do not train", False)
+    part: tuple[int, int] = _key("K N: prepare the K-th of every N blocks only", (0, 1))
+
+
+@dataclass(frozen=True)
 class DetectorInputs(Inputs):
     """What the training of a detector works on."""
 

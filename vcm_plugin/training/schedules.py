@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vcm_plugin.diff_fchm.human.config import MAX_STEPS
+from vcm_plugin.diff_fchm.human.config import MAX_STEPS, RESTORER_MULTIPLE
 from vcm_plugin.errors import InputError
 
 PRECISIONS = ("auto", "no", "fp16", "bf16", "fp8")
 STAGES = ("vae", "prior", "control", "sampling", "joint")  # of the human layer's training
+MS_SSIM_CROP = 176  # pixels: five scales of an 11 x 11 window
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,30 @@ class HvcnTraining(Schedule):
         if not 0 <= self.sampling_steps <= MAX_STEPS:
             raise InputError(
                 f"sampling_steps: expected 0 to {MAX_STEPS}, found {self.sampling_steps}"
+            )
+
+
+@dataclass(frozen=True)
+class RestorerTraining(Schedule):
+    """Schedule and loss of the restorer; the seed fixes pictures, codings and crops.
+
+    crop: pixels a side. ms_ssim_from: share of the iterations before the last stage, which has
+    crops of ms_ssim_crop, ms_ssim_batch at a time, and MS-SSIM in its loss.
+    """
+
+    crop: int = 112
+    ms_ssim_weight: float = 1.0
+    ms_ssim_from: float = 0.85
+    ms_ssim_crop: int = 192
+    ms_ssim_batch: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        crops = (self.crop, self.ms_ssim_crop)
+        if any(n % RESTORER_MULTIPLE for n in crops) or self.ms_ssim_crop < MS_SSIM_CROP:
+            raise InputError(
+                f"expected crops in multiples of {RESTORER_MULTIPLE} pixels, those of the last "
+                f"stage at least {MS_SSIM_CROP}; found {crops[0]} and {crops[1]}"
             )
 
 

@@ -80,6 +80,8 @@ TO_YCBCR = np.array(
     ]
 )
 LEVELS = ((64, 876), (512, 896), (512, 896))  # offset and span of Y', Cb, Cr in 10 bits
+# Change of Y', Cb, Cr in 10-bit levels -> change of R, G, B in 0 .. 255.
+RGB_OF_LEVELS = 255 * np.linalg.inv(TO_YCBCR) / np.array([span for _, span in LEVELS])
 
 
 @stage("conversion")
@@ -101,14 +103,42 @@ def to_planes(picture: np.ndarray, size: tuple[int, int], resized: bool) -> Plan
 @stage("conversion")
 def to_picture(planes: Planes, source: tuple[int, int], resized: bool) -> np.ndarray:
     """The RGB picture of decoded planes, resampled or cropped to the source's size."""
+    return to_levels(to_rgb(planes, source, resized))
+
+
+def to_rgb(planes: Planes, source: tuple[int, int], resized: bool) -> np.ndarray:
+    """What `to_picture` rounds: float64 RGB (H, W, 3), about 0 .. 255."""
     size = source if resized else planes[0].shape
     ycbcr = np.empty((*size, 3))
     for index, (offset, span) in enumerate(LEVELS):
         plane = (planes[index].astype(np.float32) - offset) / span
         ycbcr[..., index] = _resample(plane, size)
     rgb = ycbcr.reshape(-1, 3) @ np.linalg.inv(TO_YCBCR).T * 255
-    picture = np.rint(rgb).clip(0, 255).astype(np.uint8).reshape(ycbcr.shape)
-    return np.ascontiguousarray(picture[: source[0], : source[1]])
+    return rgb.reshape(ycbcr.shape)[: source[0], : source[1]]
+
+
+def to_levels(rgb: np.ndarray) -> np.ndarray:
+    """Float RGB -> uint8."""
+    return np.ascontiguousarray(np.rint(rgb).clip(0, 255).astype(np.uint8))
+
+
+def resample_planes(
+    planes: Planes, size: tuple[int, int], source: tuple[int, int], resized: bool
+) -> list[np.ndarray]:
+    """Decoded planes at the size of the source, float32: Y' (H, W), Cb and Cr (H/2, W/2).
+
+    size: even, what comes back, at least that of the source; the last samples are repeated.
+    resized: the planes are resampled to the source's size; else they have it already.
+    """
+    found = []
+    for index, plane in enumerate(planes):
+        shrink = 2 if index else 1
+        own = tuple(-(-n // shrink) for n in source)
+        plane = plane.astype(np.float32)
+        plane = _resample(plane, own) if resized else plane[: own[0], : own[1]]
+        margins = [(0, n // shrink - m) for n, m in zip(size, own)]
+        found.append(np.pad(plane, margins, mode="edge"))
+    return found
 
 
 def _resample(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:

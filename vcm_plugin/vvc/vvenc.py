@@ -35,6 +35,8 @@ from vcm_plugin.vvc.stream import (
 )
 
 PRESETS = ("faster", "fast", "medium", "slow", "slower")
+# FFmpeg's wrapper of VVenC 1.15 ends without having written anything after 7 to 10 intra pictures.
+TOGETHER = 6
 MID_LEVEL = 512  # chroma of libvvenc's input where only luma is coded
 # One intra picture, all of its bits spent on the picture, its QP as given (the encoder's default
 # is three below), tools for moving pictures off.
@@ -71,12 +73,14 @@ class VVenC:
     """VVenC and the native VVC decoder of one FFmpeg, through pipes.
 
     threads: of encoder and decoder; the stream does not depend on it (a test holds that).
-    parameters: further parameters of VVenC, over those of this file.
+    parameters: further parameters of VVenC, over those of this file. perceptual: VVenC spends bits
+    where they are seen (its QPA), so the QP moves from block to block.
     """
 
     preset: str = "faster"
     threads: int = 1
     parameters: tuple[tuple[str, int | str], ...] = ()
+    perceptual: bool = False
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -105,6 +109,17 @@ class VVenC:
             text = " ".join(message[0].decode().split())
             raise ProcessError(f"VVenC wrote a message into its stream: {text}")
         return data
+
+    def encode_together(self, frames: Sequence[Sequence[np.ndarray]], qp: int) -> bytes:
+        """Up to TOGETHER intra pictures of one size in one stream, by one process: each decodes to
+        the samples that `encode` makes of it. For training on many small pictures."""
+        assert 0 < len(frames) <= TOGETHER
+        height, width = check_planes(frames[0], qp)
+        raw = b"".join(_raw(same_planes(planes, frames[0], qp)) for planes in frames)
+        command = self.encode_command(height, width, qp, len(frames[0]) == 1)
+        start = command.index("-frames:v")
+        del command[start : start + 2]
+        return run([ffmpeg_program(), *command], stdin=raw, repair=FFMPEG_REPAIR).stdout
 
     def encode_frames(
         self, frames: Iterable[Sequence[np.ndarray]], qp: int, intra_period: int = 1
@@ -157,7 +172,7 @@ class VVenC:
             **({"frames:v": 1} if intra_period == 1 else {}),
             "preset": self.preset,
             "qp": qp,
-            "qpa": 0,
+            "qpa": int(self.perceptual),
             "threads": self.threads,
             "vvenc-params": ":".join(f"{key}={value}" for key, value in parameters.items()),
         }

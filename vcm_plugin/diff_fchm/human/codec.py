@@ -21,7 +21,7 @@ from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.human.integer_coder import IntegerCoder
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, whole_cells
 from vcm_plugin.diff_fchm.human.prior import load_prior, settled
-from vcm_plugin.diff_fchm.human.sampler import DEFAULT_START, DEFAULT_STEPS
+from vcm_plugin.diff_fchm.human.sampler import DEFAULT_START, DEFAULT_STEPS, start_noise
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, MachineLayer
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS, Latents
 from vcm_plugin.errors import BitstreamError, InputError
@@ -138,6 +138,21 @@ class HumanCodec:
             payload.seed,
         )
         return features, picture
+
+    @torch.no_grad()
+    def repaint(self, data: bytes, picture: np.ndarray, sampling: Sampling) -> np.ndarray:
+        """A picture that the file's auxiliary picture decodes to, painted anew: its latent is c.
+
+        data: an .fcm file. picture, and what is returned: uint8 RGB (H, W, 3).
+        """
+        machine = self.machine.decode_latents(data)
+        geometry = geometry_of(machine)
+        decoded = self._decoded(machine, self.machine.synthesise(machine))
+        control = self.pipeline.hvcn.fcn(*decoded, geometry)
+        c = self.pipeline.to_latents(whole_cells(picture).to(self.device))
+        noise = start_noise(sampling.seed, tuple(c.shape)).to(c)
+        z = self.pipeline.paint(c, control, noise, sampling.steps, sampling.start)
+        return self.pipeline.to_picture(z, geometry)
 
     def machine_bits(self, data: bytes) -> int:
         """Bits of the file up to the end of its machine layer."""

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.rate_points import SCALE, Grammar, layered
+from vcm_plugin.rate_points import PICTURE, SCALE, Grammar, layered
 
 if TYPE_CHECKING:
+    from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
     from vcm_plugin.diff_fchm.human.codec import HumanCodec
 
 
 MAX_STEPS = 50  # of the sampler
+
+RESTORER_MULTIPLE = 8  # of the sides of what the restorer sees, in pixels
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,60 @@ class HvcnConfig:
     def __post_init__(self):
         if sum(self.slices) != self.latents:
             raise ValueError(f"slices must add up to latents: {self}")
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Sizes of the networks.
+
+    channels: of p2 and p3. width2, width4, width8: at 1/2, 1/4 and 1/8 of the picture's sides;
+    blocks2, blocks4, blocks8: residual blocks there (those at 1/2 once on the way down and once on
+    the way up). features: without, the twin that sees the decoded picture only.
+    """
+
+    channels: int = 64
+    width2: int = 40
+    width4: int = 80
+    width8: int = 112
+    blocks2: int = 1
+    blocks4: int = 3
+    blocks8: int = 2
+    told_width: int = 32
+    features: bool = True
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """What a test condition says of diff_fchm_picture; the machine layer has its own keys."""
+
+    name: ClassVar[str] = "diff_fchm_picture"
+    kind: ClassVar[str] = "human"
+    grammar: ClassVar[Grammar] = layered(SCALE, PICTURE)
+    points_key: ClassVar[str] = "diff_fchm_picture_points"
+    preset_key: ClassVar[str] = "diff_fchm_picture_preset"
+    weights_keys: ClassVar[dict[str, str]] = {
+        "diff_fchm_weights": "codec_sha256", "diff_fchm_restorer_weights": "restorer_sha256",
+    }  # fmt: skip
+
+    diff_fchm_restorer_weights: str | None = None  # a file that scripts/train_restorer.py wrote
+    diff_fchm_picture_preset: str | None = None  # of VVenC
+    diff_fchm_picture_points: tuple[str, ...] = ()  # "S+QP", "S+QP@percent" or "S+auto:Q"
+
+    def make(self, context) -> AuxiliaryPictureCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        if self.diff_fchm_restorer_weights is None:
+            raise InputError(
+                f"test condition {context.name}: the auxiliary picture needs a restorer, and it "
+                "names none; train one with scripts/train_restorer.py and name its file with "
+                "--restorer or in the key diff_fchm_restorer_weights"
+            )
+        from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
+
+        context.require("diff_fchm_picture_preset")
+        return AuxiliaryPictureCodec(
+            context.codec("diff_fchm"), context.path(self.diff_fchm_restorer_weights),
+            self.diff_fchm_picture_preset, context.threads, context.device,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,14 @@ class Geometry:
         rows, columns = self.grid8
         return -(-rows // 2), -(-columns // 2)
 
-    def taps(self, stride: int, grid: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows (grid[0], cells) and columns (grid[1], cells) of a layer at `stride`: float64
-        tensors of integers; `grid` may go beyond grid8, its cells then repeat the last ones."""
+    def taps(
+        self, stride: int, grid: tuple[int, int], cell: int = STRIDE
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (grid[0], cells) and columns (grid[1], cells) of a layer at `stride` for a grid of
+        the picture at stride `cell`: float64 tensors of integers; `grid` may go beyond the
+        picture, its cells then repeat the last ones."""
         rows, columns = (
-            torch.from_numpy(resampling_taps(count, source, net, stride).astype(np.float64))
+            torch.from_numpy(resampling_taps(count, source, net, stride, cell).astype(np.float64))
             for count, source, net in zip(grid, self.source_size, self.input_size)
         )
         return rows, columns
@@ -62,8 +65,11 @@ class Geometry:
 
 
 @functools.lru_cache(maxsize=64)
-def resampling_taps(count: int, source: int, net: int, stride: int) -> np.ndarray:
-    """(count, cells) int64: share of each cell of a layer in `count` cells of stride 8, in 1/256.
+def resampling_taps(
+    count: int, source: int, net: int, stride: int, cell: int = STRIDE
+) -> np.ndarray:
+    """(count, cells) int64: share of each cell of a layer in `count` cells of stride `cell`, in
+    1/256.
 
     source, net: pixels of the picture and of the network input along this side. A triangle as wide
     as the coarser of the two grids: interpolation where the layer is coarser, an average where it
@@ -75,9 +81,9 @@ def resampling_taps(count: int, source: int, net: int, stride: int) -> np.ndarra
     """
     cells = -(-net // stride)
     unit = 2 * source * stride  # positions count 1 / unit of a cell
-    centres = (2 * np.arange(count, dtype=np.int64) + 1) * STRIDE * net - source * stride
+    centres = (2 * np.arange(count, dtype=np.int64) + 1) * cell * net - source * stride
     centres = centres.clip(0, (cells - 1) * unit)
-    radius = max(unit, 2 * STRIDE * net)
+    radius = max(unit, 2 * cell * net)
     places = np.arange(cells, dtype=np.int64) * unit
     shares = (radius - np.abs(places[None] - centres[:, None])).clip(min=0)
     sums = np.cumsum(shares, axis=1)

@@ -1,0 +1,348 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""Does the auxiliary picture earn its bits? Against simulcast, one VVC picture for both, its twin.
+
+    scripts/bench_auxiliary_picture.py KEEP [--restorer FILE] [--twin FILE] [--split test]
+
+Every picture is coded once by VVC at every QP and size, and its features once at every machine
+rate; simulcast, one picture for both and the restored pictures share them. What was measured lies
+in KEEP, a JSON file for each picture; a repeated call measures what is missing and prints the
+tables of docs/human_layer.md. --twin: trained without features. --only vvc: nothing restored.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from anchors.vvc_remote import VvcRemoteCodec
+from vcm_plugin import environment
+from vcm_plugin.ctc.codecs import load_condition, make_codec, override
+from vcm_plugin.ctc.detector import load_detector
+from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec, auxiliary_picture
+from vcm_plugin.errors import InputError
+from vcm_plugin.files import read_json, write_json
+from vcm_plugin.metrics import coco_ap
+from vcm_plugin.metrics.bd_rate import BdRate, bits_at
+from vcm_plugin.metrics.pictures import averaged, embeddings, pair_metrics, set_metrics
+from vcm_plugin.report.human_vision import COMPARED, HumanCurve, human_vision
+from vcm_plugin.testsets.coco import read_entry
+from vcm_plugin.testsets.open import open_test_set
+
+FULL_SIZE = ("17", "22", "27", "32", "37", "42", "47")
+SMALLER = ("32@75", "37@75", "42@75", "27@50", "32@50", "37@50")
+PERCEPTUAL = ("22", "27", "32", "37", "42", "47")  # with VVenC's perceptual bit allocation
+COMPARED_AT = ("27", "32", "37", "42", "47")  # QPs of simulcast and of the restored pictures
+SHOWN = ("psnr", "psnr_yuv", "ms_ssim", "vmaf", "vmaf_neg", "haarpsi", "kid_detector",
+         "painted_box_ap")  # fmt: skip
+BOTH = ("vvc_remote", "perceptual")  # one picture for the person and the detector
+SAMPLES = 400  # of a measure's range, for the mean over it
+
+
+class Bench:
+    """The codecs, and what was measured of one picture so far."""
+
+    def __init__(self, options: argparse.Namespace):
+        condition = load_condition(options.condition)
+        changes = {"limit": options.limit, "diff_fchm_restorer_weights": options.restorer}
+        if condition.minictc is not None:
+            changes["minictc"] = options.split
+        self.condition = override(condition, changes)
+        self.machines, self.folder = options.machine, options.keep
+        self.qps = tuple(options.qps or COMPARED_AT)
+        self.full_size = self.qps if options.brief else FULL_SIZE
+        self.smaller = () if options.brief else SMALLER
+        self.perceptual_qps = () if options.brief else PERCEPTUAL
+        self.model = load_detector(self.condition)
+        self.dataset = open_test_set(self.condition)
+        self.vvc = make_codec("vvc_remote", self.condition)
+        self.perceptual = replace(self.vvc, perceptual=True)
+        self.machine = make_codec("diff_fchm", self.condition)
+        self.restored: dict[str, AuxiliaryPictureCodec] = {}
+        if options.only != "vvc":
+            self.restored["ours"] = make_codec("diff_fchm_picture", self.condition)
+            if options.twin:
+                preset = self.condition.require("diff_fchm_picture_preset")
+                self.restored["twin"] = AuxiliaryPictureCodec(self.machine, options.twin, preset)
+
+    def measure(self, entry) -> dict:
+        """Everything of one picture, measured or kept from an earlier call."""
+        path = self.folder / f"{entry.image_id}.json"
+        known = read_json(path) if path.is_file() else {}
+        before = len(known)
+        source = read_entry(entry)
+        features = self.model.nn_part1(source)
+        known.setdefault("source", {"embeddings": embeddings(source, features)})
+        for key, work in self._wanted(source, features):
+            if key not in known:
+                known[key] = work()
+        if len(known) > before:
+            write_json(path, known)
+        return known
+
+    def _wanted(self, source, features) -> Iterator:
+        for s in self.machines:
+            yield f"machine {s}", lambda s=s: self._machine(features, s)
+        for point in (*self.full_size, *self.smaller):
+            yield f"vvc {point}", lambda p=point: self._vvc(self.vvc, source, p)
+        for point in self.perceptual_qps:
+            yield f"qpa {point}", lambda p=point: self._vvc(self.perceptual, source, p)
+        for name, codec in self.restored.items():
+            digest = codec.restorer.sha256[:8]
+            for s in self.machines:
+                for point in self.qps:
+                    yield (
+                        f"{name} {digest} {s}+{point}",
+                        lambda c=codec, s=s, p=point: self._restored(c, source, features, s, p),
+                    )
+
+    def _machine(self, features, s: str) -> dict:
+        data = self.machine.encode(features, s)
+        detections = self.model.nn_part2(self.machine.decode(data))
+        return {"bits": 8 * len(data), "detections": self._boxes(detections)}
+
+    def _vvc(self, codec: VvcRemoteCodec, source: np.ndarray, point: str) -> dict:
+        data = codec.encode(source, point)
+        return {"bits": 8 * len(data)} | self._looks(source, codec.decode(data))
+
+    def _restored(self, codec, source, features, s: str, point: str) -> dict:
+        data = codec.encode(source, features, s, point)
+        _, picture = codec.decode(data)
+        payload = auxiliary_picture(data)
+        strength = {"strength": payload.strength, "mapped": payload.block_map is not None}
+        machine = codec.machine_bits(data)
+        bits = {"bits": 8 * len(data), "machine_bits": machine, "vvc_bits": 8 * len(payload.data)}
+        return bits | strength | self._looks(source, picture)
+
+    def _looks(self, source: np.ndarray, picture: np.ndarray) -> dict:
+        features = self.model.nn_part1(picture)
+        return {
+            "measures": pair_metrics(source, picture),
+            "embeddings": embeddings(picture, features),
+            "detections": self._boxes(self.model.nn_part2(features)),
+        }
+
+    def _boxes(self, detections) -> list[dict]:
+        if not self.condition.tasks:
+            return []
+        found = coco_ap.to_coco(detections, 0, self.dataset.category_ids)
+        return [{k: v for k, v in item.items() if k != "segmentation"} for item in found]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("keep", type=Path)
+    parser.add_argument("--condition", default="minictc_human", help="(%(default)s)")
+    parser.add_argument("--split", default="test", help="of the built-in test set (%(default)s)")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--restorer", help="weights, instead of the condition's")
+    parser.add_argument("--twin", type=Path, help="weights of the twin without features")
+    parser.add_argument("--machine", nargs="+", default=["1.4", "4"], help="scales s")
+    parser.add_argument("--qps", nargs="+", metavar="QP", help="of simulcast and of ours")
+    parser.add_argument("--brief", action="store_true", help="full size, no perceptual allocation")
+    parser.add_argument("--only", choices=["vvc", "all"], default="all")
+    options = parser.parse_args()
+    environment.make_deterministic(1)
+    bench = Bench(options)
+    options.keep.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for entry in bench.dataset.pictures:
+        found[entry.image_id] = bench.measure(entry)
+        print(f"{len(found)} of {len(bench.dataset.pictures)} pictures", end="\r", flush=True)
+    print(f"{len(found)} pictures" + " " * 20)
+    tables(bench, found)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What human_vision reads of a rate point of a run."""
+
+    rate_point: str
+    bits: int
+    pixels: int
+    accuracy: dict[str, float]
+    human_vision: dict[str, float | str]
+
+
+@dataclass(frozen=True)
+class Points:
+    """What human_vision reads of a run."""
+
+    points: tuple[Point, ...]
+
+
+def typed(results: dict[str, dict]) -> dict[str, Points]:
+    return {n: Points(tuple(Point(**p) for p in r["points"])) for n, r in results.items()}
+
+
+def tables(bench: Bench, found: dict[int, dict]) -> None:
+    """Points, then every comparison."""
+    results = {"vvc_remote": vvc_points(bench, found, "vvc", bench.full_size)}
+    if bench.perceptual_qps:
+        results["perceptual"] = vvc_points(bench, found, "qpa", bench.perceptual_qps)
+    results["simulcast"] = simulcast_points(bench, found)
+    for name, codec in bench.restored.items():
+        results[name] = restored_points(bench, found, name, codec.restorer.sha256[:8])
+    print("curve, rate point, total bpp, box AP for the machine, " + ", ".join(SHOWN))
+    for name, result in results.items():
+        for point in result["points"]:
+            bpp = point["bits"] / point["pixels"]
+            values = (point["human_vision"][metric] for metric in SHOWN)
+            ap = point["accuracy"].get("box_ap")
+            cells = " ".join(f"{v:9.4f}" if isinstance(v, float) else f"{v:>9}" for v in values)
+            print(f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {ap or 0:6.2f} {cells}")
+    vision = human_vision(typed(results), [n for n in results if n != "ours"])
+    for comparison in vision.comparisons:
+        if comparison.metric in SHOWN and comparison.anchor not in BOTH:
+            line = _percent(comparison.result)
+            print(f"{comparison.test} against {comparison.anchor}: {comparison.metric} {line}")
+    curves = {curve.name: curve for curve in vision.curves}
+    for curve in vision.curves:
+        if curve.run == "ours":
+            auxiliary(results, curve)
+            for anchor in filter(curves.__contains__, BOTH):
+                one_for_both(curve, curves[anchor], vision)
+
+
+def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
+    """Against one VVC picture of the same value and the same box AP for the machine."""
+    for equal in vision.equal:
+        if (equal.test, equal.anchor, equal.metric) == (test.name, anchor.name, "psnr"):
+            if equal.percent is None:
+                print(f"{equal.rate_point} against {anchor.name}: {equal.reason}")
+                continue
+            print(
+                f"{equal.rate_point}: {equal.value:.2f} dB at {equal.bpp:.4f} bpp, {anchor.name} "
+                f"for both {equal.anchor_bpp:.4f} (of which for box AP {equal.accuracy_bpp:.4f}), "
+                f"{equal.percent:+.1f} %, break-even share {equal.break_even_share:.2f}"
+            )
+    accuracy = test.points[0].accuracy
+    if accuracy is None:
+        return
+    least = bits_at(anchor.accuracies(), accuracy, "monotone").bits
+    for metric in ("psnr", "haarpsi", "ms_ssim", "vmaf_neg"):
+        mean = mean_difference(anchor.rates(metric), test.rates(metric), least or 0.0)
+        print(f"{test.name} against {anchor.name} for both: {metric} {mean:+.1f} % on average")
+
+
+def mean_difference(anchor, test, least: float) -> float:
+    """The BD-rate against an anchor that never costs less than `least`, in percent."""
+    low = max(min(v for _, v in curve) for curve in (anchor, test))
+    high = min(max(v for _, v in curve) for curve in (anchor, test))
+    logs = []
+    for value in np.linspace(low, high, SAMPLES):
+        bits = bits_at(anchor, value).bits, bits_at(test, value).bits
+        if None not in bits:
+            logs.append(np.log(bits[1] / max(bits[0], least)))
+    return 100 * (np.exp(np.mean(logs)) - 1)
+
+
+def auxiliary(results: dict, curve: HumanCurve) -> None:
+    """Bits of the layer for the person alone, against the picture codec alone and the twin."""
+    own = _without_machine(results["ours"], curve.machine)
+    anchors = {"vvc_remote": {"points": results["vvc_remote"]["points"]}}
+    if "twin" in results:
+        anchors["twin"] = _without_machine(results["twin"], curve.machine)
+    for name, result in anchors.items():
+        vision = human_vision(typed({"ours": own, name: result}), [name])
+        for comparison in vision.comparisons:
+            if comparison.metric in SHOWN:
+                line = _percent(comparison.result)
+                print(f"{curve.name} auxiliary bits against {name}: {comparison.metric} {line}")
+
+
+def _without_machine(result: dict, machine: str) -> dict:
+    points = []
+    for point in result["points"]:
+        if point["rate_point"].startswith(f"{machine}+"):
+            vision = {k: v for k, v in point["human_vision"].items() if k != "machine_bits"}
+            bits = point["bits"] - point["human_vision"]["machine_bits"]
+            points.append(point | {"bits": bits, "human_vision": vision})
+    return {"points": points}
+
+
+def vvc_points(bench: Bench, found, kind: str, names) -> dict:
+    """One VVC picture for both: the detector sees what the person sees."""
+    points = []
+    for name in names:
+        looks = [known[f"{kind} {name}"] for known in found.values()]
+        point = _point(bench, found, name, looks, [x["bits"] for x in looks])
+        point["accuracy"] = {"box_ap": point["human_vision"]["painted_box_ap"]}
+        points.append(point)
+    return {"points": points}
+
+
+def simulcast_points(bench: Bench, found) -> dict:
+    points = []
+    for s in bench.machines:
+        machine = [known[f"machine {s}"] for known in found.values()]
+        for name in (*(n for n in bench.full_size if int(n) > 17), *bench.smaller):
+            looks = [known[f"vvc {name}"] for known in found.values()]
+            bits = [m["bits"] + x["bits"] for m, x in zip(machine, looks)]
+            points.append(_layered(bench, found, f"{s}+{name}", looks, bits, machine))
+    return {"points": points}
+
+
+def restored_points(bench: Bench, found, name: str, digest: str) -> dict:
+    points = []
+    for s in bench.machines:
+        machine = [known[f"machine {s}"] for known in found.values()]
+        for qp in bench.qps:
+            looks = [known[f"{name} {digest} {s}+{qp}"] for known in found.values()]
+            worse = sum(
+                x["measures"]["psnr"] < known[f"vvc {qp}"]["measures"]["psnr"] - 0.005
+                for x, known in zip(looks, found.values())
+            )
+            beside = max(x["bits"] - x["machine_bits"] - x["vvc_bits"] for x in looks) // 8
+            mean = np.mean([x["strength"] for x in looks])
+            print(f"{name} {s}+{qp}: mean strength {mean:.1f}, worse than VVC {worse}, at most "
+                  f"{beside} bytes beside VVC, maps {sum(x['mapped'] for x in looks)}")  # fmt: skip
+            bits = [x["bits"] for x in looks]
+            points.append(_layered(bench, found, f"{s}+{qp}", looks, bits, machine))
+    return {"points": points}
+
+
+def _layered(bench, found, rate_point: str, looks, bits, machine) -> dict:
+    point = _point(bench, found, rate_point, looks, bits)
+    point["human_vision"]["machine_bits"] = sum(m["bits"] for m in machine)
+    if bench.condition.tasks:
+        point["accuracy"] = {"box_ap": _box_ap(bench, found, machine)}
+    return point
+
+
+def _point(bench: Bench, found, rate_point: str, looks: list[dict], bits: list[int]) -> dict:
+    values = averaged([x["measures"] for x in looks])
+    reference = [known["source"]["embeddings"] for known in found.values()]
+    values |= set_metrics(reference, [x["embeddings"] for x in looks])
+    values["painted_box_ap"] = "n/a: no ground truth"
+    if bench.condition.tasks:
+        values["painted_box_ap"] = _box_ap(bench, found, looks)
+    pixels = sum(entry.height * entry.width for entry in bench.dataset.pictures)
+    vision = {k: v for k, v in values.items() if k in COMPARED}
+    return {"rate_point": rate_point, "bits": sum(bits), "pixels": pixels, "accuracy": {},
+            "human_vision": vision}  # fmt: skip
+
+
+def _box_ap(bench: Bench, found, looks: list[dict]) -> float:
+    predictions = [
+        item | {"image_id": image_id}
+        for image_id, x in zip(found, looks) for item in x["detections"]
+    ]  # fmt: skip
+    matches = coco_ap.match_pictures(bench.dataset.coco, predictions, "box", 0.5)
+    return coco_ap.accuracy(matches)["box_ap"]
+
+
+def _percent(result: BdRate) -> str:
+    if result.percent is None:
+        return f"none: {result.reason}"
+    low, high = result.overlap
+    return f"{result.percent:+.2f} % over {low:.4g} .. {high:.4g}"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"bench_auxiliary_picture: error: {error}") from None

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Training the restorer: pictures are coded once, a killed training resumes, its weights load."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from restorer_tiny import SIZES
+from vfcn_tiny import tiny_weights
+
+from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec, export
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+from vcm_plugin.errors import InputError
+from vcm_plugin.testsets.pictures import read_picture
+from vcm_plugin.training.restorer import train
+from vcm_plugin.training.restorer_samples import RestorerStore, prepare
+from vcm_plugin.training.schedules import RestorerTraining
+from vcm_plugin.vvc import VVenC
+from vcm_plugin.vvc.choice import coded_size
+from vcm_plugin.vvc.planes import to_picture, to_planes
+
+SCHEDULE = RestorerTraining(
+    iterations=4, batch_size=2, warmup=1, checkpoint_every=2, crop=64, ms_ssim_from=0.75,
+    ms_ssim_crop=176, ms_ssim_batch=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    return MachineCodec(tiny_weights(tmp_path_factory.mktemp("vfcn")))
+
+
+@pytest.fixture(scope="module")
+def pictures(store):
+    return [partial(read_picture, entry.path) for entry in store.dataset.pictures[:2]]
+
+
+@pytest.fixture(scope="module")
+def prepared(store, machine, pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coded")
+    assert list(prepare(pictures, folder, store.detector, machine, codings=3)) == [2]
+    return folder
+
+
+def test_what_is_prepared_is_what_the_codecs_make(store, machine, pictures, prepared):
+    found = RestorerStore(prepared, store.detector)
+    assert len(found.paths) == 2
+    kept = found.read(found.paths[0])
+    source = pictures[0]()
+    size = source.shape[:2]
+    assert np.array_equal(kept["source"].transpose(1, 2, 0)[: size[0], : size[1]], source)
+    encoder = VVenC()
+    for k, (qp, percent) in enumerate(zip(kept["qps"].tolist(), kept["percents"].tolist())):
+        planes = to_planes(source, coded_size(size, percent), percent < 100)
+        alone = encoder.decode(encoder.encode(planes, qp))
+        expected = to_picture(alone, size, percent < 100)
+        decoded = kept[f"decoded_{k}"].transpose(1, 2, 0)[: size[0], : size[1]]
+        assert np.array_equal(decoded, expected), "coded together as it is alone"
+    s = repr(float(kept["scales"][0]))
+    decoded = machine.decode(machine.encode(store.detector.nn_part1(source), s))
+    p2 = torch.from_numpy(kept["p2_0"]).float()
+    assert torch.allclose(p2, decoded.layers["p2"], rtol=2e-3, atol=0.01), (
+        "the grid of the picture is p2's"
+    )
+
+
+def test_pictures_are_coded_once(store, machine, pictures, prepared):
+    before = {path: path.stat().st_mtime_ns for path in prepared.iterdir()}
+    assert list(prepare(pictures, prepared, store.detector, machine, codings=3)) == [2]
+    assert before == {path: path.stat().st_mtime_ns for path in prepared.iterdir()}
+
+
+def test_resumed_training_equals_an_undisturbed_one(store, machine, prepared, tmp_path):
+    found = RestorerStore(prepared, store.detector)
+    whole = train(SIZES, found, SCHEDULE, tmp_path / "whole", print)
+    with pytest.raises(KeyboardInterrupt):
+        train(SIZES, Interrupted(found, 3), SCHEDULE, tmp_path / "parts", print)
+    same(whole, train(SIZES, found, SCHEDULE, tmp_path / "parts", print))
+    export(whole, {"machine_sha256": machine.latents_sha256}, tmp_path / "tiny.restorer")
+    AuxiliaryPictureCodec(machine, tmp_path / "tiny.restorer")
+
+
+def same(first, second) -> None:
+    for name, x in first.state_dict().items():
+        assert torch.equal(x, second.state_dict()[name]), name
+
+
+class Interrupted(RestorerStore):
+    """A store whose reader presses Ctrl-C at the n-th batch."""
+
+    def __init__(self, store: RestorerStore, at: int):
+        self.detector, self.paths, self.left = store.detector, store.paths, at
+
+    def draw(self, *arguments):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+        return super().draw(*arguments)
+
+
+def test_bad_settings_and_an_empty_folder(tmp_path):
+    with pytest.raises(InputError, match="crops in multiples of 8"):
+        RestorerTraining(crop=100)
+    with pytest.raises(InputError, match="at least 176"):
+        RestorerTraining(ms_ssim_crop=128)
+    with pytest.raises(InputError, match="expected prepared pictures"):
+        RestorerStore(tmp_path)
