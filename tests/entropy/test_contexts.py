@@ -3,12 +3,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from precision import less_precise
 from vfcn_tiny import CONFIG
 
-from vcm_plugin.entropy.contexts import IntegerContexts
+from vcm_plugin.entropy.contexts import IntegerContexts, float32_is_kept
 from vcm_plugin.entropy.integer import (
     ACTIVATION_LIMIT,
     IntegerConv,
@@ -39,15 +40,18 @@ def activations(*shape: int, seed: int, largest: int) -> torch.Tensor:
 @pytest.mark.parametrize("largest", [300, ACTIVATION_LIMIT])
 def test_contexts_are_those_of_the_networks(networks, grid, largest):
     psi = activations(1, CONFIG.hyper_width, *grid, seed=3, largest=largest).abs()
-    y = activations(1, CONFIG.latents, *grid, seed=4, largest=largest)
+    y = 16 * activations(1, CONFIG.latents, *grid, seed=4, largest=largest // 16)
     sums, y_hat = IntegerContexts(networks).begin(psi), torch.zeros_like(y)
     for own, colour, mask in networks.passes(grid, y.device):
         number, cells = networks.slices.index(own), mask.bool()
         expected = [x[0][:, cells] for x in networks.of_y(psi, y_hat, own, colour)]
-        for found, wanted in zip(sums.of(number, colour), expected):
-            assert torch.equal(found, wanted)
+        mean, level = (x.long() for x in expected)
+        mean = ((mean + 8) >> 4).clamp(-(1 << 15), 1 << 15)
+        level = (((8 * level + 128) >> 8) + 16).clamp(0, 47)
+        for found, wanted in zip(sums.of(number, colour), (mean, level)):
+            assert np.array_equal(found, wanted)
         y_hat[:, own] += mask * y[:, own]
-        sums.know(number, colour, y[0, own][:, cells])
+        sums.know(number, colour, y[0, own][:, cells].div(16).int().numpy())
 
 
 def exactly(conv: IntegerConv, x: torch.Tensor) -> torch.Tensor:
@@ -75,3 +79,35 @@ def test_a_convolution_behind_upsampling_is_that_of_the_upsampled(grid):
     x = activations(2, 6, *grid, seed=10, largest=ACTIVATION_LIMIT)
     found = UpsampledConv(conv)(x)
     assert torch.equal(found, conv(torch.nn.functional.interpolate(x, scale_factor=2)))
+
+
+def test_float32_is_left_when_torch_may_make_it_less_precise():
+    matmul = torch.backends.mkldnn.matmul
+    with less_precise():
+        assert not float32_is_kept()
+        torch.set_float32_matmul_precision("high")
+        assert not float32_is_kept()
+        torch.set_float32_matmul_precision("highest")
+        assert float32_is_kept() == torch.backends.mkl.is_available()
+        matmul.fp32_precision = "tf32"
+        assert not float32_is_kept()
+
+
+@pytest.mark.parametrize("largest", [2, 300, 1 << 14])
+def test_a_product_is_taken_in_float32_only_where_every_sum_fits(networks, largest):
+    contexts, narrow = IntegerContexts(networks), []
+    psi = activations(1, CONFIG.hyper_width, 8, 8, seed=3, largest=largest).abs()
+    sums, multiply = contexts.begin(psi), torch.mm
+
+    def noting(weight, inputs):
+        if weight.dtype == torch.float32:
+            fullest = (weight.double().abs() @ inputs.double().abs()).max().item()
+            narrow.append(fullest)
+        return multiply(weight, inputs)
+
+    y_hat = activations(2, 32, seed=4, largest=largest).int().numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "mm", noting)
+        sums.know(0, 0, y_hat)
+    assert all(fullest < 2**24 for fullest in narrow)
+    assert len(narrow) == (sums.narrow and largest < 1 << 14)

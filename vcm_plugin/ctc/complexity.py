@@ -33,7 +33,7 @@ REDUCTIONS = ("mean", "sum")
 MOVES_DATA = ("im2col", "pad", "pixel_shuffle", "pixel_unshuffle", "unflatten", "frexp",
               "lift_fresh", "numpy_T", "movedim", "repeat_interleave", "numel", "as_strided",
               "index_select", "repeat", "fill_", "randn")  # fmt: skip
-COMPARES = ("ne", "lt", "all", "amin", "amax", "aminmax", "round", "floor_", "__rshift__")
+COMPARES = ("abs", "ne", "lt", "all", "amin", "amax", "aminmax", "round", "floor_", "__rshift__")
 NO_FVCORE = "n/a: pip install fvcore"
 
 

@@ -6,49 +6,63 @@ these is multiplied once, as soon as it is known, with the weights of all later 
 and only at the positions of the pass: half of them, a colour of the checkerboard. Of its own slice
 the second colour knows the four neighbours. All sums are exact (integer.py), so they are those of
 of_y in another order.
+
+Activations are small: the absolute values of nearly all sums over y, and over psi in thirds, stay
+below 2^24, so that float32, half as much work, is exact as well. Each product is asked first. The
+fixed points of the last layer are part of its weights (powers of two, which change no digit), so
+that settling its sums is rounding and clamping.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 from torch import nn
 
-from vcm_plugin.entropy.integer import by_tap, settle
-from vcm_plugin.entropy.networks import EntropyNetworks
+from vcm_plugin.entropy.integer import (
+    ACTIVATION_LIMIT,
+    ACTIVATION_STEPS,
+    LATENT_STEPS,
+    WEIGHT_BITS,
+    IntegerConv,
+)
+from vcm_plugin.entropy.networks import LEVEL_GAIN, LEVEL_START, SCALE_LEVELS, EntropyNetworks
+from vcm_plugin.entropy.rans import SYMBOL_LIMIT
 
 EDGES = (1, 3, 5, 7)  # of the nine taps, those on the other colour
+STEP = ACTIVATION_STEPS // LATENT_STEPS  # of latents, in 1/256
+EXACT = 2.0**24 - 2.0**10  # of a sum in float32; the margin is for the rounding of the question
 
 
 class Checkerboard:
-    """Both colours of a grid (height, width), and how the cells of the grid lie in memory.
+    """Both colours of a grid (height, width): its cells in the order of colours, then rows.
 
-    Rows follow each other with one or two cells of padding between them, so that their distance is
-    odd: every second cell is of the same colour, and the neighbourhoods of a colour are slices.
-    cells[colour]: which cells of the grid are of the colour, in row order; among[colour]: where
-    they stand among all cells of the colour, those of the padding included.
+    order: where the cells stand in the grid, int64 of numpy. cells[colour]: those of a colour, a
+    slice of that order. around[colour]: the nine neighbours of these cells in it, cell by cell;
+    outside of the grid lies a cell of zeros after the last. edges: of colour 1, on colour 0.
     """
 
     def __init__(self, grid: tuple[int, int], device: torch.device):
-        height, width = self.grid = grid
-        self.stride = width + 1 + width % 2
-        self.before = self.stride + 1  # cells of padding ahead of the first row, and after the last
-        row = torch.arange(height, device=device)[:, None].expand(height, width).flatten()
-        column = torch.arange(width, device=device).repeat(height)
-        colours = (row + column) % 2
-        self.cells = [torch.nonzero(colours == colour)[:, 0] for colour in (0, 1)]
-        self.among = [(row * self.stride + column)[at] // 2 for at in self.cells]
+        height, width = grid
+        row, column = np.divmod(np.arange(height * width), width)
+        self.order = np.argsort((row + column) % 2, kind="stable")
+        first = (height * width + 1) // 2
+        self.cells = (slice(0, first), slice(first, height * width))
+        place = np.full((height + 2, width + 2), height * width)
+        place[1 + row[self.order], 1 + column[self.order]] = np.arange(height * width)
+        taps = [place[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        around = np.stack(taps, axis=2).reshape(-1, 9)[self.order]
+        indices = [around[own] for own in self.cells]
+        self.edges = torch.from_numpy(indices[1][:, EDGES].ravel()).to(device)
+        self.around = [torch.from_numpy(x.ravel()).to(device) for x in indices]
 
-    def empty(self, channels: int, like: torch.Tensor) -> torch.Tensor:
-        """Zeros, (cells with padding, channels)."""
-        cells = self.grid[0] * self.stride + 1
-        return like.new_zeros(cells + 2 * self.before, channels)
 
-    def rows(self, block: torch.Tensor, colour: int) -> torch.Tensor:
-        """(cells of the colour, 9 * channels): their neighbourhoods in a padded block."""
-        channels = block.shape[1]
-        count = (self.grid[0] * self.stride + 1 - colour) // 2
-        shape, strides = (count, 3, 3 * channels), (2 * channels, self.stride * channels, 1)
-        return block[colour:].as_strided(shape, strides).reshape(count, -1)
+@lru_cache(maxsize=16)
+def checkerboard(grid: tuple[int, int], device: torch.device) -> Checkerboard:
+    """The Checkerboard of a grid; pictures of one size share it."""
+    return Checkerboard(grid, device)
 
 
 class IntegerContexts(nn.Module):
@@ -60,29 +74,46 @@ class IntegerContexts(nn.Module):
     def __init__(self, networks: EntropyNetworks):
         super().__init__()
         first = [context[0] for context in networks.contexts]
-        self.last = nn.ModuleList(context[-1] for context in networks.contexts)
         self.width, self.count = len(first[0].bias), len(networks.slices)
         shared = first[0].weight.shape[1] // 9  # channels of psi, all that the first pass knows
         sizes = [shared, *(own.stop - own.start for own in networks.slices)]
         for colour in (0, 1):
             passes = [(conv.weight.unflatten(1, (-1, 9)), conv.bias) for conv in first[colour::2]]
-            self.register_buffer(f"bias{colour}", torch.cat([bias for _, bias in passes]))
+            bias = torch.cat([bias for _, bias in passes])
+            self.register_buffer(f"bias{colour}", bias[:, None] * 2.0**-WEIGHT_BITS + 0.5)
             start = 0
             for block, size in enumerate(sizes[:-1]):
                 later = torch.cat([w[:, start : start + size] for w, _ in passes[block:]])
-                self.register_buffer(f"block{block}_{colour}", by_tap(later.flatten(1), 3))
+                self._register(f"{block}_{colour}", later)
                 start += size
         for number, (conv, size) in enumerate(zip(first[1::2], sizes[1:])):
-            own = conv.weight.unflatten(1, (-1, 9))[:, -size:, EDGES]
-            self.register_buffer(f"own{number}", by_tap(own.flatten(1), 2))
+            self._register(f"own{number}", conv.weight.unflatten(1, (-1, 9))[:, -size:, EDGES])
+        for number, context in enumerate(networks.contexts):
+            weight, bias = _quantised(context[-1])
+            self.register_buffer(f"last{number}", weight)
+            self.register_buffer(f"last_bias{number}", bias)
+        lowest = torch.tensor([[-SYMBOL_LIMIT * LATENT_STEPS], [0]], dtype=torch.float64)
+        highest = torch.tensor(
+            [[SYMBOL_LIMIT * LATENT_STEPS], [SCALE_LEVELS - 1]], dtype=torch.float64
+        )
+        self.register_buffer("limits", torch.stack((lowest, highest))[..., None])  # (2, 2, 1, 1)
 
     def begin(self, psi: torch.Tensor) -> Sums:
         """psi (1, n, h, w) -> the sums of a picture, to which psi has been added."""
-        board = Checkerboard(tuple(psi.shape[-2:]), psi.device)
-        block, (height, width) = board.empty(psi.shape[1], psi), board.grid
-        cells = block[board.before :][: height * board.stride].unflatten(0, (height, -1))
-        cells[:, :width] = psi[0].permute(1, 2, 0)
+        board = checkerboard(tuple(psi.shape[-2:]), psi.device)
+        block = psi.new_zeros(len(board.order) + 1, psi.shape[1])
+        block[:-1] = psi[0].flatten(1)[:, torch.from_numpy(board.order).to(psi.device)].T
         return Sums(self, board, block)
+
+    def _register(self, name: str, weight: torch.Tensor) -> None:
+        """Weights (O, C, taps) of a block of inputs, and what they add up to, (O, C)."""
+        kept = weight.transpose(1, 2).flatten(1)  # taps, then channels
+        self.register_buffer(f"block{name}", kept.float() if kept.abs().max() <= EXACT else kept)
+        if name.startswith("0_"):  # psi is never negative: a sum is of one sign or smaller
+            rows = torch.stack((weight, -weight)).clamp(min=0).unflatten(3, (3, 3)).sum(4)
+            self.register_buffer(f"reach{name}", rows.amax((0, 3)))
+        else:
+            self.register_buffer(f"reach{name}", weight.abs().sum(2))
 
 
 class Sums:
@@ -90,36 +121,87 @@ class Sums:
 
     def __init__(self, contexts: IntegerContexts, board: Checkerboard, psi: torch.Tensor):
         self.contexts, self.board = contexts, board
-        self.totals = []  # of each colour, (slices * width, cells)
-        for c in (0, 1):
-            bias, weight = self._weight(f"bias{c}"), self._weight(f"block0_{c}")
-            self.totals.append(torch.addmm(bias[:, None], weight, board.rows(psi, c).T))
+        self.narrow = psi.device.type == "cpu" and float32_is_kept()
+        self.totals = []  # of each colour, (slices * width, cells), activations before rounding
+        largest = psi.amax(0)  # of each channel
+        for c, around in enumerate(board.around):
+            bias = self._buffer(f"bias{c}")
+            self.totals.append(bias.repeat(1, around.shape[0] // 9))
+            self._add(self.totals[c], f"0_{c}", psi, around, largest)
 
-    def of(self, number: int, colour: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and raw level of slice `number` at the cells of a colour, (channels, cells).
+    def of(self, number: int, colour: int) -> tuple[np.ndarray, np.ndarray]:
+        """Means in 1/16 and levels of slice `number` at the cells of a colour.
 
-        In 1/256, as EntropyNetworks.of_y.
+        Both int32 (channels, cells); as EntropyNetworks.of_y, and rounded.
         """
-        width, last = self.contexts.width, self.contexts.last[2 * number + colour]
+        width, name = self.contexts.width, 2 * number + colour
         sums = self.totals[colour][number * width : (number + 1) * width]
-        hidden = settle(sums.index_select(1, self.board.among[colour]), lowest=0)
-        return settle(torch.addmm(last.bias[:, None], last.weight, hidden)).chunk(2)
+        hidden = torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
+        bias, weight = self._buffer(f"last_bias{name}"), self._buffer(f"last{name}")
+        last = torch.addmm(bias, weight, hidden).unflatten(0, (2, -1))
+        lowest, highest = self._buffer("limits")
+        mean, level = last.floor_().clamp_(lowest, highest).to(torch.int32).cpu().numpy()
+        return mean, level
 
-    def know(self, number: int, colour: int, y_hat: torch.Tensor) -> None:
-        """Take in slice `number` at the cells of a colour, (channels, cells) in 1/256."""
+    def know(self, number: int, colour: int, y_hat: np.ndarray) -> None:
+        """Take in slice `number` at the cells of a colour, int32 (channels, cells) in 1/16."""
         width, board = self.contexts.width, self.board
         if colour == 0:
-            self.block = board.empty(len(y_hat), y_hat)
-        self.block[board.before + colour :: 2][board.among[colour]] = y_hat.T
+            shape = (len(board.order) + 1, len(y_hat))
+            self.block = torch.zeros(shape, device=self.totals[0].device)
+        self.block[board.cells[colour]].copy_(torch.from_numpy(y_hat).T)
+        last = number + 1 == self.contexts.count
+        if colour == 0 or not last:
+            largest = self.block.abs().amax(0).double()  # of each channel
         if colour == 0:
             own = self.totals[1][number * width : (number + 1) * width]
-            rows = board.rows(self.block, 1).unflatten(1, (9, -1))[:, EDGES]
-            torch.addmm(own, self._weight(f"own{number}"), rows.flatten(1).T, out=own)
-        elif number + 1 < self.contexts.count:
+            self._add(own, f"own{number}", self.block, board.edges, largest)
+        elif not last:
             for c in (0, 1):
                 later = self.totals[c][(number + 1) * width :]
-                weight = self._weight(f"block{number + 1}_{c}")
-                torch.addmm(later, weight, board.rows(self.block, c).T, out=later)
+                self._add(later, f"{number + 1}_{c}", self.block, board.around[c], largest)
 
-    def _weight(self, name: str) -> torch.Tensor:
-        return self.contexts.get_buffer(name)
+    def _add(self, totals, name: str, block, around: torch.Tensor, largest: torch.Tensor) -> None:
+        """Add the products of a block with the neighbourhoods `around`, in float32 if exact.
+
+        block: psi in 1/256, or a slice of y in 1/16, (cells + 1, channels).
+        """
+        weight, of_psi = self._buffer(f"block{name}"), name.startswith("0_")
+        unit = 2.0**-WEIGHT_BITS * (1 if of_psi else STEP)
+        narrow = self.narrow and weight.dtype == torch.float32
+        narrow = narrow and (self._buffer(f"reach{name}") @ largest).max().item() <= EXACT
+        dtype = torch.float32 if narrow else torch.float64
+        weight = weight.to(dtype)
+        rows = block.to(dtype).index_select(0, around).view(-1, weight.shape[1])
+        thirds = zip(weight.chunk(3, 1), rows.chunk(3, 1)) if narrow and of_psi else None
+        for some, inputs in thirds or [(weight, rows)]:
+            totals.add_(torch.mm(some, inputs.T), alpha=unit)
+
+    def _buffer(self, name: str) -> torch.Tensor:
+        return getattr(self.contexts, name)
+
+
+def float32_is_kept() -> bool:
+    """Whether a product of float32 matrices on the CPU is computed in float32.
+
+    So it is by MKL, unless torch may hand it to oneDNN with bfloat16 or TF32.
+    """
+    return torch.backends.mkl.is_available() and (
+        torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
+        if hasattr(torch.backends.mkldnn, "matmul")
+        else torch.get_float32_matmul_precision() == "highest"
+    )
+
+
+def _quantised(conv: IntegerConv) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last layer of a context, so that the floor of its sums is means in 1/16 and levels.
+
+    It rounds twice, to 1/256 and from there: floor((floor(x) + a) / n) is floor((x + a) / n).
+    """
+    count = len(conv.bias) // 2
+    per_level = ACTIVATION_STEPS // LEVEL_GAIN
+    units = torch.tensor([STEP, per_level], dtype=torch.float64).repeat_interleave(count)[:, None]
+    starts = torch.tensor([0, LEVEL_START], dtype=torch.float64).repeat_interleave(count)[:, None]
+    fixed = 2.0**-WEIGHT_BITS
+    bias = (conv.bias[:, None] * fixed + 0.5 + units / 2) / units + starts
+    return conv.weight * fixed / units, bias

@@ -7,7 +7,7 @@ products faster and less precise (TF32, bfloat16 in oneDNN) does not touch float
 
 Why not float32: the weights of a sum add up to 2^20.4, which leaves float32's 24 bits to
 inputs below 12. Weights split into two digits make exact products, but two products in float32
-take as long as one in float64.
+take as long as one in float64. Where inputs are that small, contexts.py does take float32.
 
 Fixed point: activations count 1/256 and are clamped to +-2^20; weights count 2^-14.
 """
@@ -26,6 +26,7 @@ from vcm_plugin.errors import InputError
 ACTIVATION_STEPS = 256  # in 1.0
 ACTIVATION_LIMIT = 1 << 20
 ACTIVATIONS = (-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+LATENT_STEPS = 16  # in 1.0, of means and decoded latents
 WEIGHT_BITS = 14  # after the binary point
 
 
@@ -55,8 +56,8 @@ class IntegerConv(nn.Module):
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach))  # channels last
         taps = [x[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
         rows = torch.cat(taps, dim=3).view(n * h * w, -1) if k > 1 else x.reshape(n * h * w, -1)
-        total = torch.addmm(self.bias[:, None], by_tap(self.weight, k), rows.T)  # (O, N * h * w)
-        return settle(total).view(-1, n, h, w).transpose(0, 1)
+        found = settled(self.bias, by_tap(self.weight, k), rows.T)  # (O, N * h * w)
+        return found.view(-1, n, h, w).transpose(0, 1)
 
 
 class UpsampledConv(nn.Module):
@@ -88,8 +89,7 @@ class UpsampledConv(nn.Module):
             a, b = divmod(phase, 2)
             taps = [x[:, i : i + h, j : j + w] for i in (a, a + 1) for j in (b, b + 1)]
             rows = torch.cat(taps, dim=3).view(n * h * w, -1)
-            total = torch.addmm(self.bias[:, None], weight, rows.T)
-            found[:, :, :, a, :, b] = settle(total).view(-1, n, h, w)
+            found[:, :, :, a, :, b] = settled(self.bias, weight, rows.T).view(-1, n, h, w)
         return found.view(-1, n, 2 * h, 2 * w).transpose(0, 1)
 
 
@@ -132,9 +132,14 @@ def integer_networks(
     return twins
 
 
-def settle(total: torch.Tensor, lowest: int = -ACTIVATION_LIMIT) -> torch.Tensor:
-    """Sums of products -> activations in 1/256, rounded and clamped, in place."""
-    return total.mul_(2.0**-WEIGHT_BITS).add_(0.5).floor_().clamp_(lowest, ACTIVATION_LIMIT)
+def settled(bias: torch.Tensor, weight: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """bias (O,) + weight (O, K) @ inputs (K, n) -> activations in 1/256, rounded and clamped.
+
+    Powers of two scale the sums before they are made, which changes no digit of them.
+    """
+    fixed = 2.0**-WEIGHT_BITS
+    total = torch.addmm(bias[:, None] * fixed + 0.5, weight, inputs, alpha=fixed)
+    return total.floor_().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 def by_tap(weight: torch.Tensor, size: int) -> torch.Tensor:

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vcm_plugin.entropy.contexts import IntegerContexts
-from vcm_plugin.entropy.integer import ACTIVATION_STEPS, ACTIVATIONS
+from vcm_plugin.entropy.contexts import IntegerContexts, checkerboard
+from vcm_plugin.entropy.integer import ACTIVATION_STEPS, ACTIVATIONS, LATENT_STEPS
 from vcm_plugin.entropy.networks import (
     LEVEL_GAIN,
     LEVEL_START,
@@ -29,7 +29,6 @@ from vcm_plugin.entropy.networks import (
 from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
 from vcm_plugin.errors import BitstreamError, InputError
 
-LATENT_STEPS = 16  # in 1.0
 TAIL = 2.0**-13  # probability beyond the entries of a table, left to the escape
 
 
@@ -103,10 +102,12 @@ class LatentCoder:
     ) -> tuple[bytes, Latents]:
         """z and y (C, h, w), floats -> bytes, and the latents that they decode to."""
         encoder = Encoder(self.tables)
-        z_and_y = [x.double().cpu().flatten(1).numpy() for x in (z, y)]
+        z, y = (x.double().cpu() for x in (z, y))
+        order = checkerboard(tuple(y.shape[-2:]), self.device).order
+        given = z.flatten(1).numpy(), y.flatten(1).numpy()[:, order]
 
-        def write(which: int, own: slice, at, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
-            q = np.rint(z_and_y[which][own][:, at] - mean / LATENT_STEPS)
+        def write(which: int, own, cells, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
+            q = np.rint(given[which][own, cells] - mean / LATENT_STEPS)
             q = np.where(level > 0, q, 0).clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
             encoder.add(q, level)
             return q
@@ -122,11 +123,15 @@ class LatentCoder:
         decoder.finish()
         return latents
 
-    @torch.no_grad()
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.networks.contexts[0][0].weight.device
+
+    @torch.inference_mode()
     def _walk(self, z_grid, grid, told: int | torch.Tensor, transfer: Callable) -> Latents:
         """Visit z and all passes of y in coding order; `transfer` writes or reads the symbols."""
-        networks = self.networks
-        device = networks.contexts[0][0].weight.device
+        networks, device = self.networks, self.device
         told = torch.as_tensor(told, dtype=torch.float64, device=device)
         told = (told if told.ndim else told.view(1, 1, 1, 1)).clamp(*ACTIVATIONS)
         of_z = [x[0].expand(-1, *z_grid).flatten(1) for x in networks.of_z(told)]
@@ -134,16 +139,16 @@ class LatentCoder:
         z = LATENT_STEPS * transfer(0, slice(None), slice(None), mean, level) + mean
         z = z.reshape(-1, *z_grid)
         sums = self.contexts.begin(networks.psi(_activations(z, device)[None], told, grid))
-        y = np.zeros((networks.slices[-1].stop, grid[0] * grid[1]), np.int32)
-        places = [at.cpu().numpy() for at in sums.board.cells]
+        order = sums.board.order
+        y = np.empty((networks.slices[-1].stop, len(order)), np.int64)
         for number, own in enumerate(networks.slices):
-            for colour, at in enumerate(places):
-                mean, level = _integers(*sums.of(number, colour))
-                q = transfer(1, own, at, mean, level)
+            for colour, cells in enumerate(sums.board.cells):
+                mean, level = sums.of(number, colour)
+                q = transfer(1, own, cells, mean, level)
                 decoded = LATENT_STEPS * q + mean
-                y[own, at] = decoded
-                sums.know(number, colour, _activations(decoded, device))
-        return Latents(z.astype(np.int64), y.reshape(-1, *grid).astype(np.int64))
+                y[own, order[cells]] = decoded
+                sums.know(number, colour, decoded)
+        return Latents(z.astype(np.int64), y.reshape(-1, *grid))
 
 
 def _integers(mean: torch.Tensor, raw_level: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
