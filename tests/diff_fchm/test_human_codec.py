@@ -139,8 +139,8 @@ def test_f_int_is_that_of_64_bit_integers(codec, size, input_size, s):
     x = x.reshape(c, h // 2, 2, w // 2, 2).transpose(0, 2, 4, 1, 3).reshape(4 * c, h // 2, w // 2)
     for network in (condition.join, condition.body, condition.head):
         x = convolved(network, x).clip(min=0)
-    told = codec.coder.told(machine.latents, octaves, 0.5, geometry)[0].numpy()
-    assert np.array_equal(told[:-1], x) and (told[-1] == -256).all()
+    conditioning = codec.coder.conditioning(machine.latents, octaves, 0.5, geometry)[0].numpy()
+    assert np.array_equal(conditioning[:-1], x) and (conditioning[-1] == -256).all()
 
 
 def test_the_float_twin_says_nearly_the_same(codec, data):
@@ -148,11 +148,13 @@ def test_the_float_twin_says_nearly_the_same(codec, data):
     machine = codec.decode_latents(data).machine
     geometry, octaves = geometry_of(machine), codec.machine.octaves(machine.payload.value_range)
     y = torch.from_numpy(machine.latents.y)[None].float() / LATENT_STEPS
-    told = torch.tensor(octaves / 256).view(1, 1, 1, 1)
+    conditioning = torch.tensor(octaves / 256).view(1, 1, 1, 1)
     acn = codec.pipeline.hvcn.acn
     with torch.no_grad():
-        floats = acn.told(scaled_back(y, told), told, torch.full((1, 1, 1, 1), -1.0), geometry)
-    integers = codec.coder.told(machine.latents, octaves, 0.5, geometry) / 256
+        floats = acn.conditioning(
+            scaled_back(y, conditioning), conditioning, torch.full((1, 1, 1, 1), -1.0), geometry
+        )
+    integers = codec.coder.conditioning(machine.latents, octaves, 0.5, geometry) / 256
     assert (floats - integers).abs().max() < 0.05
     assert floats[:, :-1].std() > 0.01
 
@@ -160,8 +162,8 @@ def test_the_float_twin_says_nearly_the_same(codec, data):
 def test_without_conditioning_the_machine_layer_says_nothing(tmp_path, weights, data):
     codec = tiny_codec(tmp_path, replace(SIZES, conditioned=False), MachineCodec(weights))
     machine = codec.machine.decode_latents(data)
-    told = codec.coder.told(machine.latents, 0, 0.5, geometry_of(machine))
-    assert (told[:, :-1] == 0).all()
+    conditioning = codec.coder.conditioning(machine.latents, 0, 0.5, geometry_of(machine))
+    assert (conditioning[:, :-1] == 0).all()
     codec.decode(codec.encode(picture(), pyramid(), "1", "1"))
 
 
@@ -319,5 +321,5 @@ def test_golden_files_decode_to_their_checksum_for_ever(name, checksum):
     machine = machine_codec.decode_latents(data)
     octaves = machine_codec.octaves(machine.payload.value_range)
     coder, geometry = IntegerCoder(hvcn, torch.device("cpu")), geometry_of(machine)
-    told = coder.told(machine.latents, octaves, payload.step, geometry)
-    assert coder.decode(payload.data, geometry, told).checksum() == checksum
+    conditioning = coder.conditioning(machine.latents, octaves, payload.step, geometry)
+    assert coder.decode(payload.data, geometry, conditioning).checksum() == checksum

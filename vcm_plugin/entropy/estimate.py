@@ -26,7 +26,11 @@ from vcm_plugin.entropy.networks import (
 
 
 def estimate(
-    networks: EntropyNetworks, noisy: bool, z: torch.Tensor, y: torch.Tensor, told: torch.Tensor
+    networks: EntropyNetworks,
+    noisy: bool,
+    z: torch.Tensor,
+    y: torch.Tensor,
+    conditioning: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """z and y (N, C, h, w) -> (y_hat, bits (N,)) of coding both, differentiable.
 
@@ -39,10 +43,10 @@ def estimate(
         _, likelihood = gaussian(x, scale_of(level).expand_as(x), mean.expand_as(x))
         return (-torch.log2(likelihood) * mask).sum(dim=(1, 2, 3))
 
-    mean, level = networks.of_z(told)
+    mean, level = networks.of_z(conditioning)
     bits = bits_of(z, mean, level)
     z_hat = _round(z - mean) + mean
-    psi = networks.psi(z_hat, told, y.shape[-2:])
+    psi = networks.psi(z_hat, conditioning, y.shape[-2:])
     y_hat = torch.zeros_like(y)
     for own, colour, mask in networks.passes(y.shape[-2:], y.device):
         mean, level = networks.of_y(psi, y_hat, own, colour)

@@ -79,8 +79,8 @@ class Latents:
 class LatentCoder:
     """Latents <-> bytes, by the integer networks and the stored tables.
 
-    told: what the networks are told beside the latents, integers in 1/256: one for the whole
-    picture, or (1, told, h, w) as their own class says.
+    conditioning: what the networks see beside the latents, integers in 1/256: one for the whole
+    picture, or (1, conditioning, h, w) as their own class says.
     """
 
     def __init__(self, networks: EntropyNetworks, tables: Tables):
@@ -98,7 +98,7 @@ class LatentCoder:
         return self
 
     def encode(
-        self, z: torch.Tensor, y: torch.Tensor, told: int | torch.Tensor
+        self, z: torch.Tensor, y: torch.Tensor, conditioning: int | torch.Tensor
     ) -> tuple[bytes, Latents]:
         """z and y (C, h, w), floats -> bytes, and the latents that they decode to."""
         encoder = Encoder(self.tables)
@@ -112,14 +112,18 @@ class LatentCoder:
             encoder.add(q, level)
             return q
 
-        latents = self._walk(z.shape[-2:], y.shape[-2:], told, write)
+        latents = self._walk(z.shape[-2:], y.shape[-2:], conditioning, write)
         return encoder.finish(), latents
 
-    def decode(self, data: bytes, grid: tuple[int, int], told: int | torch.Tensor) -> Latents:
+    def decode(
+        self, data: bytes, grid: tuple[int, int], conditioning: int | torch.Tensor
+    ) -> Latents:
         """Bytes -> latents; grid: (height, width) of y. Raises BitstreamError."""
         decoder = Decoder(self.tables, data)
         z_grid = (-(-grid[0] // 4), -(-grid[1] // 4))
-        latents = self._walk(z_grid, grid, told, lambda _1, _2, _3, _4, level: decoder.take(level))
+        latents = self._walk(
+            z_grid, grid, conditioning, lambda _1, _2, _3, _4, level: decoder.take(level)
+        )
         decoder.finish()
         return latents
 
@@ -129,16 +133,18 @@ class LatentCoder:
         return self.networks.contexts[0][0].weight.device
 
     @torch.inference_mode()
-    def _walk(self, z_grid, grid, told: int | torch.Tensor, transfer: Callable) -> Latents:
+    def _walk(self, z_grid, grid, conditioning: int | torch.Tensor, transfer: Callable) -> Latents:
         """Visit z and all passes of y in coding order; `transfer` writes or reads the symbols."""
         networks, device = self.networks, self.device
-        told = torch.as_tensor(told, dtype=torch.float64, device=device)
-        told = (told if told.ndim else told.view(1, 1, 1, 1)).clamp(*ACTIVATIONS)
-        of_z = [x[0].expand(-1, *z_grid).flatten(1) for x in networks.of_z(told)]
+        conditioning = torch.as_tensor(conditioning, dtype=torch.float64, device=device)
+        conditioning = (conditioning if conditioning.ndim else conditioning.view(1, 1, 1, 1)).clamp(
+            *ACTIVATIONS
+        )
+        of_z = [x[0].expand(-1, *z_grid).flatten(1) for x in networks.of_z(conditioning)]
         mean, level = _integers(*of_z)
         z = LATENT_STEPS * transfer(0, slice(None), slice(None), mean, level) + mean
         z = z.reshape(-1, *z_grid)
-        sums = self.contexts.begin(networks.psi(_activations(z, device)[None], told, grid))
+        sums = self.contexts.begin(networks.psi(_activations(z, device)[None], conditioning, grid))
         order = sums.board.order
         y = np.empty((networks.slices[-1].stop, len(order)), np.int64)
         for number, own in enumerate(networks.slices):

@@ -28,16 +28,18 @@ class EntropyNetworks(nn.Module):
     """From what is decoded so far to mean and scale level of what comes next.
 
     Only convolutions, ReLU, nearest upsampling and concatenation, so that the same graph runs on
-    integers once its convolutions are (latent_coder.IntegerConv). told: channels of what they are
-    told beside the latents, (N, told, 1 or h, 1 or w) on the grid of z; VFCN tells the octaves.
+    integers once its convolutions are (integer.py). conditioning: channels of what they see beside
+    the latents, (N, conditioning, 1 or h, 1 or w) on the grid of z; VFCN gives the octaves.
     """
 
-    def __init__(self, sizes: Sizes, told: int = 1):
+    def __init__(self, sizes: Sizes, conditioning: int = 1):
         super().__init__()
         n, n_z, context = sizes.hyper_width, sizes.hyper_latents, sizes.context_width
-        self.prior = nn.Sequential(nn.Conv2d(told, 16, 1), nn.ReLU(), nn.Conv2d(16, 2 * n_z, 1))
+        self.prior = nn.Sequential(
+            nn.Conv2d(conditioning, 16, 1), nn.ReLU(), nn.Conv2d(16, 2 * n_z, 1)
+        )
         self.h_s = nn.Sequential(
-            _conv(n_z + told, n),
+            _conv(n_z + conditioning, n),
             nn.ReLU(),
             nn.Upsample(scale_factor=2),
             _conv(n, n),
@@ -56,13 +58,13 @@ class EntropyNetworks(nn.Module):
             self.slices.append(slice(start, start + count))
             start += count
 
-    def of_z(self, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and raw level of z, (N, C, h, w) or (N, C, 1, 1), as what is told."""
-        return self.prior(told).chunk(2, dim=1)
+    def of_z(self, conditioning: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and raw level of z, (N, C, h, w) or (N, C, 1, 1), given the conditioning."""
+        return self.prior(conditioning).chunk(2, dim=1)
 
-    def psi(self, z_hat: torch.Tensor, told: torch.Tensor, grid) -> torch.Tensor:
+    def psi(self, z_hat: torch.Tensor, conditioning: torch.Tensor, grid) -> torch.Tensor:
         """z_hat -> the part of the contexts that all of y shares, on the grid of y."""
-        planes = told.expand(-1, -1, *z_hat.shape[-2:])
+        planes = conditioning.expand(-1, -1, *z_hat.shape[-2:])
         return self.h_s(torch.cat((z_hat, planes), dim=1))[..., : grid[0], : grid[1]]
 
     def passes(self, grid, device):

@@ -8,7 +8,7 @@
                                    z --> Q --> z_hat, F_int --> h_s, contexts
 
 F_int comes from the integer latents of the machine layer through `MachineCondition`, and z_hat,
-F_int and the quantiser step q are all that the entropy networks are told: they run on integers
+F_int and the quantiser step q are all that conditions the entropy networks: they run on integers
 (vcm_plugin.entropy), F does not reach them. The step q is the human rate point: one model serves
 every rate, as the scale s does in the machine layer.
 """
@@ -67,23 +67,23 @@ class MachineCondition(nn.Module):
 class AuxiliaryEntropy(EntropyNetworks):
     """The entropy networks of the auxiliary latents.
 
-    They are told F_int and the octaves of q, (N, n + 1, h16, w16); z sees every fourth cell of it.
+    Their conditioning is F_int and the octaves of q, (N, n + 1, h16, w16); z sees every fourth cell of it.
     """
 
     def __init__(self, config: HvcnConfig):
-        told = config.condition_width + 1
-        super().__init__(config, told)
+        conditioning = config.condition_width + 1
+        super().__init__(config, conditioning)
         n = config.hyper_width
-        self.merge = nn.Sequential(nn.Conv2d(n + told, n, 3, padding=1), nn.ReLU())
+        self.merge = nn.Sequential(nn.Conv2d(n + conditioning, n, 3, padding=1), nn.ReLU())
 
-    def of_z(self, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def of_z(self, conditioning: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and raw level of z (N, C, h64, w64)."""
-        return super().of_z(told[..., ::4, ::4])
+        return super().of_z(conditioning[..., ::4, ::4])
 
-    def psi(self, z_hat: torch.Tensor, told: torch.Tensor, grid) -> torch.Tensor:
+    def psi(self, z_hat: torch.Tensor, conditioning: torch.Tensor, grid) -> torch.Tensor:
         """z_hat -> the part of the contexts that all of y shares, on the grid of y."""
-        shared = super().psi(z_hat, told[..., ::4, ::4], grid)
-        return self.merge(torch.cat((shared, told), dim=1))
+        shared = super().psi(z_hat, conditioning[..., ::4, ::4], grid)
+        return self.merge(torch.cat((shared, conditioning), dim=1))
 
 
 class AuxiliaryCoder(nn.Module):
@@ -138,8 +138,8 @@ class AuxiliaryCoder(nn.Module):
         x = x[..., : control.shape[-2], : control.shape[-1]]
         return self.g_s(torch.cat((x, self._seen(control)), dim=1))
 
-    def told(self, y_machine, octaves, q_octaves, geometry: Geometry) -> torch.Tensor:
-        """What the entropy networks are told: F_int and the octaves of q.
+    def conditioning(self, y_machine, octaves, q_octaves, geometry: Geometry) -> torch.Tensor:
+        """What conditions the entropy networks: F_int and the octaves of q.
 
         y_machine, octaves: as in MachineCondition; q_octaves: (N, 1, 1, 1).
         """

@@ -175,8 +175,8 @@ class HumanCodec:
             )
         machine = self.machine.decode_latents(data)
         geometry = geometry_of(machine)
-        told = self._told(machine, _in_range("step", payload.step), geometry)
-        latents = self.coder.decode(payload.data, geometry, told)
+        conditioning = self._conditioning(machine, _in_range("step", payload.step), geometry)
+        latents = self.coder.decode(payload.data, geometry, conditioning)
         latents.require(payload.checksum, "auxiliary latents")
         return AuxiliaryLayer(machine, payload, latents)
 
@@ -197,17 +197,17 @@ class HumanCodec:
         samples = whole_cells(picture).to(self.device)
         acn = self.pipeline.hvcn.acn
         y = acn.analysis(self.pipeline.to_latents(samples), samples, control, step)
-        told = self._told(machine, q, geometry)
-        coded, latents = self.coder.encode(acn.h_a(y)[0], y[0], told)
+        conditioning = self._conditioning(machine, q, geometry)
+        coded, latents = self.coder.encode(acn.h_a(y)[0], y[0], conditioning)
         payload = HumanPayload(
             self.weights_id, q, sampling.seed, sampling.steps, sampling.start,
             latents.checksum(), coded,
         )  # fmt: skip
         return bitstream.write_unit(Unit("human", 0, payload.to_bytes()))
 
-    def _told(self, machine: MachineLayer, q: float, geometry: Geometry) -> torch.Tensor:
+    def _conditioning(self, machine: MachineLayer, q: float, geometry: Geometry) -> torch.Tensor:
         octaves = self.machine.octaves(machine.payload.value_range)
-        return self.coder.told(machine.latents, octaves, q, geometry)
+        return self.coder.conditioning(machine.latents, octaves, q, geometry)
 
     def _decoded(self, machine: MachineLayer, features: FeaturePyramid):
         """Layers, ranges and s as FCN takes them."""

@@ -38,25 +38,29 @@ class IntegerCoder:
         self.coder = LatentCoder(entropy, Tables.from_array(hvcn.tables.cpu().numpy()))
 
     @torch.no_grad()
-    def told(self, machine: Latents, octaves: int, q: float, geometry: Geometry) -> torch.Tensor:
+    def conditioning(
+        self, machine: Latents, octaves: int, q: float, geometry: Geometry
+    ) -> torch.Tensor:
         """What selects the tables: F_int and q, integers in 1/256 (1, n + 1, h16, w16).
 
         octaves: of the machine layer's range, in 1/256; q: step of the quantiser.
         """
         y = torch.from_numpy(machine.y * (ACTIVATION_STEPS // LATENT_STEPS))[None]
-        told = torch.full((1, 1, 1, 1), float(octaves), dtype=torch.float64, device=self.device)
-        y = scaled_back(y.to(self.device, torch.float64), told / ACTIVATION_STEPS)
+        conditioning = torch.full(
+            (1, 1, 1, 1), float(octaves), dtype=torch.float64, device=self.device
+        )
+        y = scaled_back(y.to(self.device, torch.float64), conditioning / ACTIVATION_STEPS)
         y = torch.floor(y + 0.5).clamp(*ACTIVATIONS)
-        f_int = self.condition(y, told.clamp(*ACTIVATIONS), geometry)
+        f_int = self.condition(y, conditioning.clamp(*ACTIVATIONS), geometry)
         if not self.conditioned:
             f_int = torch.zeros_like(f_int)
         q_octaves = ivn.log2_code((0.0, q)) - ivn.log2_code((0.0, 1.0))
         return torch.cat((f_int, torch.full_like(f_int[:, :1], float(q_octaves))), dim=1)
 
-    def encode(self, z, y, told: torch.Tensor) -> tuple[bytes, Latents]:
+    def encode(self, z, y, conditioning: torch.Tensor) -> tuple[bytes, Latents]:
         """z and y (C, h, w), floats in steps of q -> bytes, and the latents they decode to."""
-        return self.coder.encode(z, y, told)
+        return self.coder.encode(z, y, conditioning)
 
-    def decode(self, data: bytes, geometry: Geometry, told: torch.Tensor) -> Latents:
+    def decode(self, data: bytes, geometry: Geometry, conditioning: torch.Tensor) -> Latents:
         """Bytes -> latents. Raises BitstreamError."""
-        return self.coder.decode(data, geometry.grid16, told)
+        return self.coder.decode(data, geometry.grid16, conditioning)

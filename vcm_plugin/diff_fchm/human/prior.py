@@ -85,8 +85,8 @@ class Prior:
     def _fingerprint(self) -> str:
         """Of the noise schedule, and of the first and the last weights of both networks in 16-bit
         floats: quick, and the same for either precision that a prior is kept in."""
-        told = {name: self.scheduler.config.get(name) for name in SCHEDULE_KEYS}
-        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        settings = {name: self.scheduler.config.get(name) for name in SCHEDULE_KEYS}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for model in (self.vae, self.unet):
             first, *_, last = model.parameters()
             for weights in (first, last):

@@ -171,8 +171,8 @@ class Human(nn.Module):
         with torch.autocast(y.device.type, enabled=False):
             machine = scaled_back(batch.y_hat.float(), batch.octaves)
             q_octaves = log2_linear(q).view(-1, 1, 1, 1)
-            told = acn.told(machine, batch.octaves, q_octaves, batch.geometry)
-            y_hat, bits = estimate(acn.entropy, self.training, acn.h_a(y), y, told)
+            conditioning = acn.conditioning(machine, batch.octaves, q_octaves, batch.geometry)
+            y_hat, bits = estimate(acn.entropy, self.training, acn.h_a(y), y, conditioning)
         return acn.synthesis(y_hat, control, q), bits
 
     def _machine(self, batch: MachineBatch, schedule: HvcnTraining):
