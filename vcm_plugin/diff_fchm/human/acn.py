@@ -67,7 +67,8 @@ class MachineCondition(nn.Module):
 class AuxiliaryEntropy(EntropyNetworks):
     """The entropy networks of the auxiliary latents.
 
-    Their conditioning is F_int and the octaves of q, (N, n + 1, h16, w16); z sees every fourth cell of it.
+    Their conditioning is F_int and the octaves of q, (N, n + 1, h16, w16); z sees every fourth
+    cell of it.
     """
 
     def __init__(self, config: HvcnConfig):
