@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from vcm_plugin.cli.main import main
-from vcm_plugin.crosscheck import CheckOptions, crosscheck
+from vcm_plugin.crosscheck.check import CheckOptions, crosscheck
 from vcm_plugin.crosscheck.findings import CONFIRMED, NOT_CONFIRMED, SKIPPED, WITH_REMARKS
 from vcm_plugin.crosscheck.package import make_package
 from vcm_plugin.errors import InputError

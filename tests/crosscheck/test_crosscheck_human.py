@@ -13,7 +13,7 @@ from test_crosscheck import cache, edit, edit_lines, tampered  # noqa: F401 (cac
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import write_unit
 from vcm_plugin.cli.main import main
-from vcm_plugin.crosscheck import CheckOptions, crosscheck, write_crosscheck
+from vcm_plugin.crosscheck.check import CheckOptions, crosscheck, write_crosscheck
 from vcm_plugin.crosscheck.findings import CONFIRMED, NOT_CONFIRMED, SKIPPED, WITH_REMARKS
 from vcm_plugin.crosscheck.package import make_package
 from vcm_plugin.ctc.codecs import load_condition

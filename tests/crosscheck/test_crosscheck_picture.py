@@ -9,7 +9,7 @@ from changed import changed
 from restorer_tiny import tiny_restorer_weights
 from test_crosscheck import cache, edit, tampered  # noqa: F401 (cache: a fixture)
 
-from vcm_plugin.crosscheck import CheckOptions, crosscheck
+from vcm_plugin.crosscheck.check import CheckOptions, crosscheck
 from vcm_plugin.crosscheck.findings import CONFIRMED, NOT_CONFIRMED
 from vcm_plugin.crosscheck.package import make_package
 from vcm_plugin.ctc.codecs import load_condition

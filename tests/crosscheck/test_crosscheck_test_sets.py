@@ -8,7 +8,7 @@ import pytest
 from drawn_runs import drawn_oiv6
 from test_crosscheck import edit, edit_lines, flip_a_byte, tampered
 
-from vcm_plugin.crosscheck import CheckOptions, crosscheck
+from vcm_plugin.crosscheck.check import CheckOptions, crosscheck
 from vcm_plugin.crosscheck.findings import FAILED, NOT_CONFIRMED, REMARK, SKIPPED
 from vcm_plugin.crosscheck.package import make_package
 from vcm_plugin.ctc.results import load_result

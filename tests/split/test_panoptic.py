@@ -9,7 +9,7 @@ import pytest
 from changed import changed
 from table_script import assert_same_rows, rows_of, script_rows
 
-from vcm_plugin.crosscheck import CheckOptions, crosscheck
+from vcm_plugin.crosscheck.check import CheckOptions, crosscheck
 from vcm_plugin.crosscheck.findings import CONFIRMED, WITH_REMARKS
 from vcm_plugin.crosscheck.package import make_package
 from vcm_plugin.ctc.codecs import load_condition

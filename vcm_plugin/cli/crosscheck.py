@@ -47,7 +47,7 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> int:
     """A package -> a verdict; returns its exit code."""
-    from vcm_plugin.crosscheck import CheckOptions, crosscheck, write_crosscheck
+    from vcm_plugin.crosscheck.check import CheckOptions, crosscheck, write_crosscheck
     from vcm_plugin.crosscheck.findings import EXIT_CODES, OK, STEPS
     from vcm_plugin.report import require
 
