@@ -65,7 +65,10 @@ class Workers:
         busy: dict[Future, int] = {}
         deaths: Counter[int] = Counter()
         while waiting or suspects or busy:
-            while (waiting or suspects) and len(busy) < (1 if suspects else self._jobs):
+            while waiting or suspects:
+                alone = suspects or any(deaths[unit] for unit in busy.values())
+                if len(busy) >= (1 if alone else self._jobs):
+                    break
                 unit = suspects.popleft() if suspects else waiting.popleft()
                 busy[self._submit(method, arguments[unit])] = unit
             done, _ = wait(busy, return_when=FIRST_COMPLETED)

@@ -70,22 +70,13 @@ def fit(
     alone decides about every random number. The checkpoint `path` is resumed where it is there.
     made_from: sha256 of what else decides about the weights, by name, for the checkpoint.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     model.to(accelerator.device)
-    parameters = dict(model.named_parameters())
-    average = EMAModel(parameters.values(), decay=schedule.ema_decay)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
-    )
-    made_by = _made_by(accelerator, model, store, schedule, made_from)
-    state = _resumed(path, made_by) if path.exists() else None
-    if state:
-        _load(state, model, average, optimizer, accelerator)
-    begin = state["iteration"] if state else 0
+    checkpoint = _Checkpoint(path, accelerator, model, store, schedule, made_from or {})
+    begin = checkpoint.resume()
     rate = get_cosine_schedule_with_warmup(
-        optimizer, schedule.warmup, schedule.iterations, last_epoch=begin - 1
+        checkpoint.optimizer, schedule.warmup, schedule.iterations, last_epoch=begin - 1
     )
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    wrapped, optimizer = accelerator.prepare(model, checkpoint.optimizer)
     journal = _Journal(accelerator, schedule, begin, report)
     for iteration in range(begin, schedule.iterations):
         draw = iteration * accelerator.num_processes + accelerator.process_index
@@ -97,17 +88,17 @@ def fit(
         accelerator.clip_grad_norm_(model.parameters(), schedule.clip_norm)
         optimizer.step()
         rate.step()
-        average.step(parameters.values())
+        checkpoint.average.step(model.parameters())
         journal.add(iteration + 1, terms)
         if accelerator.is_main_process and _is_due(iteration + 1, schedule):
-            _save(path, iteration + 1, model, average, optimizer, accelerator, made_by)
+            checkpoint.save(iteration + 1)
     journal.close()
-    average.copy_to(model.parameters())
+    checkpoint.average.copy_to(model.parameters())
     return model
 
 
 def read_checkpoint(path: Path, needed: set[str]) -> dict:
-    """What `_save` wrote; raises InputError where the file is missing, damaged or another."""
+    """What a training saved; raises InputError where the file is missing, damaged or another."""
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         missing = needed - set(state)
@@ -168,63 +159,77 @@ class _Journal:
             tracker.finish()
 
 
-def _made_by(accelerator, model, store, schedule: Schedule, made_from) -> dict[str, dict]:
-    """What a checkpoint must agree with to be resumed."""
-    detector = store.detector and store.detector.weights_sha256
-    used = {"mixed_precision": accelerator.mixed_precision}  # what "auto" has become
-    return {
-        "config": asdict(model.config),
-        "schedule": asdict(schedule) | used,
-        "made_from": {"detector": detector, **(made_from or {})},
-    }
+class _Checkpoint:
+    """What a training needs to go on: weights, their average, the optimizer, in one file."""
 
-
-def _resumed(path: Path, made_by: dict[str, dict]) -> dict:
-    """The checkpoint. Raises InputError where its networks, its schedule or what it is made from
-    are others; only the number of iterations and of those between checkpoints may change."""
-    state = read_checkpoint(path, STATE)
-    for part, wanted in made_by.items():
-        for key in sorted(wanted.keys() - MAY_CHANGE):
-            if state[part].get(key) != wanted[key]:
-                raise InputError(
-                    f"{path}: expected a checkpoint with {key} {wanted[key]}, found "
-                    f"{state[part].get(key)}; give another output folder, or the settings that it "
-                    "was begun with"
-                )
-    iterations = made_by["schedule"]["iterations"]
-    if state["iteration"] > iterations:
-        raise InputError(
-            f"{path}: expected at most {iterations} iterations, found {state['iteration']}; give "
-            "another output folder, or more --iterations"
+    def __init__(self, path: Path, accelerator, model, store, schedule: Schedule, made_from):
+        self.path, self.accelerator, self.model = path, accelerator, model
+        self.average = EMAModel(model.parameters(), decay=schedule.ema_decay)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
         )
-    return state
+        detector = store.detector and store.detector.weights_sha256
+        used = {"mixed_precision": accelerator.mixed_precision}  # what "auto" has become
+        self.made_by = {
+            "config": asdict(model.config),
+            "schedule": asdict(schedule) | used,
+            "made_from": {"detector": detector, **made_from},
+        }
 
+    def resume(self) -> int:
+        """Load the file where it is there; returns how many iterations are behind it.
 
-def _load(state: dict, model, average: EMAModel, optimizer, accelerator: Accelerator) -> None:
-    model.load_state_dict(state["model"])
-    average.shadow_params = [
-        state["average"][name].to(accelerator.device) for name, _ in model.named_parameters()
-    ]
-    average.optimization_step = state["iteration"]
-    optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
+        Raises InputError where its networks, its schedule or what it is made from are others; only
+        the number of iterations and of those between checkpoints may change.
+        """
+        if not self.path.exists():
+            return 0
+        state = read_checkpoint(self.path, STATE)
+        self._require_the_same(state)
+        self.model.load_state_dict(state["model"])
+        device = self.accelerator.device
+        self.average.shadow_params = [state["average"][n].to(device) for n in self._names()]
+        self.average.optimization_step = state["iteration"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        return state["iteration"]
 
+    def save(self, done: int) -> None:
+        """Replace the file after `done` iterations."""
+        scaler = self.accelerator.scaler
+        averaged = dict(zip(self._names(), self.average.shadow_params, strict=True))
+        state = {
+            "iteration": done,
+            "model": self.model.state_dict(),
+            "average": self.model.state_dict() | averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler and scaler.state_dict(),
+            **self.made_by,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")  # one name, so that kills leave one at most
+        torch.save(state, partial)
+        os.replace(partial, self.path)
 
-def _save(path: Path, done: int, model, average, optimizer, accelerator, made_by) -> None:
-    names = (name for name, _ in model.named_parameters())
-    scaler = accelerator.scaler
-    state = {
-        "iteration": done,
-        "model": model.state_dict(),
-        "average": model.state_dict() | dict(zip(names, average.shadow_params, strict=True)),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler and scaler.state_dict(),
-        **made_by,
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    def _names(self) -> list[str]:
+        return [name for name, _ in self.model.named_parameters()]
+
+    def _require_the_same(self, state: dict) -> None:
+        for part, wanted in self.made_by.items():
+            for key in sorted(wanted.keys() - MAY_CHANGE):
+                if state[part].get(key) != wanted[key]:
+                    raise InputError(
+                        f"{self.path}: expected a checkpoint with {key} {wanted[key]}, found "
+                        f"{state[part].get(key)}; give another output folder, or the settings that "
+                        "it was begun with"
+                    )
+        iterations = self.made_by["schedule"]["iterations"]
+        if state["iteration"] > iterations:
+            raise InputError(
+                f"{self.path}: expected at most {iterations} iterations, found "
+                f"{state['iteration']}; give another output folder, or more --iterations"
+            )
 
 
 def _require_finite(loss: torch.Tensor, iteration: int) -> None:
