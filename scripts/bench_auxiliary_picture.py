@@ -222,8 +222,10 @@ def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
     if accuracy is None:
         return
     least = bits_at(anchor.accuracies(), accuracy, "monotone").bits
+    if least is None:
+        return
     for metric in ("psnr", "haarpsi", "ms_ssim", "vmaf_neg"):
-        mean = mean_difference(anchor.rates(metric), test.rates(metric), least or 0.0)
+        mean = mean_difference(anchor.rates(metric), test.rates(metric), least)
         print(f"{test.name} against {anchor.name} for both: {metric} {mean:+.1f} % on average")
 
 

@@ -323,7 +323,7 @@ def test_the_share_of_pictures_at_which_one_picture_for_both_costs_the_same():
     assert at_vvc == pytest.approx([100 / 50, 100 / 150, 250 / 350, 550 / 750], rel=0.01)
 
 
-def test_an_anchor_of_several_sizes_is_its_hull():
+def test_an_anchor_of_several_sizes_is_their_envelope():
     values = (20.0, 21.0, 21.8, 22.4)
     ours = {f"1+{q}": (100 * 2**q, 50, 60.0, psnr) for q, psnr in enumerate(values)}
     both = {f"1+{40 - q}": (250 * 2**q, 50, 60.0, psnr) for q, psnr in enumerate(values)}

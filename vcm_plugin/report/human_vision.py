@@ -9,7 +9,8 @@ Every curve is compared with the anchors at an equal value of each measure, in t
                         the value and the accuracy that the detector has with the test's features
 
 On pictures without ground truth the second comparison is with VVC on the picture alone. An anchor
-that codes pictures at several sizes is its convex hull.
+that codes pictures at several sizes is the envelope of its curves, one for each size. (A convex
+hull over the logarithm of bits would pass above the points of any curve that is not concave.)
 
 Not every picture is looked at. Where a share p of them is, a file of two layers costs
 machine + p * human bits for each picture; one picture for both always costs all of its bits. The
@@ -18,12 +19,14 @@ share at which both cost the same is the break-even.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vcm_plugin.ctc.results import PointResult, RunResult
 from vcm_plugin.metrics.bd_rate import BdRate, bd_rate, bits_at
-from vcm_plugin.metrics.convex_hull import convex_hull
 from vcm_plugin.metrics.rate import bpp
 from vcm_plugin.rate_points import has_layers, machine_part, percent_of
 from vcm_plugin.report.titles import HUMAN_METRICS, METRICS
@@ -63,11 +66,14 @@ class HumanCurve:
 
     def rates(self, metric: str) -> list[tuple[float, float]]:
         """(bpp, value) where it was measured, negated where lower is better; of several sizes
-        their convex hull."""
+        the points for whose value no other size needs fewer bits."""
         sign = _sign(metric)
-        measured = [(point.bpp, point.values.get(metric)) for point in self.points]
-        rates = [(bpp, sign * value) for bpp, value in measured if isinstance(value, float)]
-        return convex_hull(rates) if len({p.percent for p in self.points}) > 1 else rates
+        measured = [(point, point.values.get(metric)) for point in self.points]
+        sizes: dict[int, list[tuple[float, float]]] = {}
+        for point, value in measured:
+            if isinstance(value, float):
+                sizes.setdefault(point.percent, []).append((point.bpp, sign * value))
+        return envelope(list(sizes.values()))
 
     def accuracies(self) -> list[tuple[float, float]]:
         """(bpp, box AP) of the points."""
@@ -145,6 +151,30 @@ def human_vision(results: Mapping[str, RunResult], anchors: Sequence[str]) -> Hu
                 result = bd_rate(anchor.rates(metric), test.rates(metric))
                 comparisons.append(HumanComparison(test.name, anchor.name, metric, result))
     return HumanVision(curves, tuple(equal), tuple(comparisons))
+
+
+def envelope(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The points (bpp, value) of curves for whose value no other curve needs fewer bits, by rate.
+
+    Between its points a curve is a straight line over the logarithm of bits.
+
+    >>> envelope([[(1.0, 10.0), (4.0, 20.0)], [(1.5, 15.0), (8.0, 19.0)]])
+    [(1.0, 10.0), (1.5, 15.0), (4.0, 20.0)]
+    """
+    kept = []
+    for number, curve in enumerate(curves):
+        others = [other for k, other in enumerate(curves) if k != number]
+        kept += [(rate, v) for rate, v in curve if all(rate <= _needed(o, v) for o in others)]
+    return sorted(kept)
+
+
+def _needed(curve: Sequence[tuple[float, float]], value: float) -> float:
+    """Bits at which a curve has a value; infinite where it never has."""
+    by_value = sorted((v, rate) for rate, v in curve)
+    values, logs = [v for v, _ in by_value], [math.log(rate) for _, rate in by_value]
+    if not values[0] <= value <= values[-1]:
+        return math.inf
+    return math.exp(np.interp(value, values, logs))
 
 
 def _curves(name: str, result: RunResult) -> list[HumanCurve]:
