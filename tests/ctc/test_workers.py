@@ -107,9 +107,11 @@ def test_a_unit_that_kills_its_process_each_time_is_named(tmp_path):
 def script_of_two_sleepers(folder: Path) -> subprocess.Popen:
     """A process group of a script and two workers that are at work for ever."""
     code = (
-        "import sys; from pathlib import Path; from test_workers import Echo\n"
+        "import signal, sys; from pathlib import Path; from test_workers import Echo\n"
         "from vcm_plugin.ctc.workers import Workers\n"
         "if __name__ == '__main__':\n"
+        # A shell that starts the tests in the background has them ignore it.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    try:\n"
         "        with Workers(2, Echo, Path(sys.argv[1])) as workers:\n"
         "            list(workers.run('sleep', [(1,), (2,)]))\n"
@@ -134,14 +136,17 @@ def script_of_two_sleepers(folder: Path) -> subprocess.Popen:
 def test_workers_end_with_the_main_process(tmp_path):
     script = script_of_two_sleepers(tmp_path)
     script.kill()
-    script.wait()
+    script.communicate()
     assert_workers_end(tmp_path)
 
 
 def test_an_interrupt_ends_all_processes_without_their_tracebacks(tmp_path):
     script = script_of_two_sleepers(tmp_path)
-    os.killpg(script.pid, signal.SIGINT)  # as a terminal sends it: to all of them
-    assert script.communicate(timeout=30)[1].decode() == "interrupted\n"
+    try:
+        os.killpg(script.pid, signal.SIGINT)  # as a terminal sends it: to all of them
+        assert script.communicate(timeout=60)[1].decode() == "interrupted\n"
+    finally:
+        script.kill()
     assert_workers_end(tmp_path)
 
 
