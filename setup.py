@@ -29,7 +29,7 @@ setup(
     license="BSD-3-Clause",
     license_files=["LICENSE"],
     author="the vcm-plugin contributors",
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.13",  # CompressAI wants NumPy 1, of which 3.13 has no wheels
     packages=[
         *find_packages(include=["vcm_plugin*", "anchors*"]),
         *cfg_packages(),
@@ -44,26 +44,29 @@ setup(
         "vcm_plugin.cfg": ["*.yaml", "**/*.yaml"],
         "anchors": ["reference/*.json"],
     },
+    # Lower bounds: the oldest ones that the tests of the rooms that use them were run with (beside
+    # torch 2.14), or what our code calls; torch's is accelerate's own.
     install_requires=[
-        "torch",
-        "torchvision",
-        "compressai",
-        "diffusers",
-        "accelerate",
+        "torch>=2.0",
+        "torchvision>=0.15",
+        "compressai>=1.2",
+        "diffusers>=0.33",  # AutoModel
+        "accelerate>=1.0",
+        "filelock>=3.12",
         "numba",  # compiles the entropy coder; without it files are the same, and coding is slower
-        "numpy",
-        "scipy",
-        "pillow",
-        "pyyaml",
-        "safetensors",
-        "ffmpeg-python",
-        "piq",
+        "numpy>=1.24",
+        "scipy>=1.11",
+        "pillow>=10",
+        "pyyaml>=6",
+        "safetensors>=0.4.3",
+        "ffmpeg-python>=0.2",
+        "piq>=0.8",
         "fvcore",
         "imageio-ffmpeg>=0.8",
-        "pycocotools",
-        "matplotlib",
+        "pycocotools>=2.0.7",
+        "matplotlib>=3.8",
         "jinja2>=3.1",
-        "rich",
+        "rich>=13",
     ],
     extras_require={
         "report": REPORT,

@@ -10,14 +10,12 @@ The folder gets Detectron2's own files: model_final.pth is the checkpoint. Wants
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from detectron2.data.datasets import register_coco_instances
-from detectron2.engine import DefaultTrainer
-from detectron2.utils.logger import setup_logger
-
 from vcm_plugin.conditions import model_path
-from vcm_plugin.split.detectron2 import read_config
+
+# Detectron2 is imported where it is used: --help and wrong options do without.
 
 
 def main() -> None:
@@ -32,6 +30,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    try:
+        from detectron2.data.datasets import register_coco_instances
+        from detectron2.engine import DefaultTrainer
+        from detectron2.utils.logger import setup_logger
+    except ImportError as error:
+        sys.exit(f"finetune_detectron2: error: expected Detectron2, found none here: {error}")
     options.output.mkdir(parents=True, exist_ok=True)
     setup_logger(str(options.output))
     register_coco_instances("train", {}, str(options.annotations), str(options.images))
@@ -42,6 +46,8 @@ def main() -> None:
 
 def configuration(options: argparse.Namespace):
     """Detectron2's configuration of this training."""
+    from vcm_plugin.split.detectron2 import read_config
+
     config = read_config(model_path(options.model))
     config.OUTPUT_DIR, config.SEED = str(options.output), options.seed
     config.DATASETS.TRAIN, config.DATASETS.TEST = ("train",), ()

@@ -2,6 +2,8 @@
 """Does the wheel work in an empty environment outside the checkout?"""
 
 import os
+import re
+import shutil
 import site
 import subprocess
 import sysconfig
@@ -25,6 +27,30 @@ def test_the_wheel_holds_all_that_is_not_code(wheel):
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
     assert "hydra_plugins/vcm_plugin/__init__.py" in names  # where Hydra looks
     assert not any(name.startswith("vcm_plugin/hydra_plugins") for name in names)
+
+
+def test_scripts_and_package_take_the_same_pythons():
+    setup = (ROOT / "setup.py").read_text()
+    script = (ROOT / "scripts" / "environment.sh").read_text()
+    low, end = re.search(r'python_requires=">=3\.(\d+),<3\.(\d+)"', setup).groups()
+    assert f"(3, {low}) <= sys.version_info < (3, {end})" in script
+    assert f"expected python3 of version 3.{low} to 3.{int(end) - 1}, found" in script
+    candidates = re.search(r"for python in python3 (.+) \"\"; do", script)[1].split()
+    assert candidates == [f"python3.{n}" for n in range(int(end) - 1, int(low) - 1, -1)]
+
+
+def test_no_python_that_fits_is_one_line(tmp_path):
+    """An empty search path but for the tools that the script calls."""
+    for tool in ("dirname", "head"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    bash = shutil.which("bash")
+    done = subprocess.run(
+        [bash, str(ROOT / "scripts" / "environment.sh")],
+        capture_output=True, text=True, env={"PATH": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("vcm-plugin: expected python3 of version 3.10 to 3.12, found: ")
 
 
 def test_the_wheel_runs_two_pictures_outside_the_checkout(wheel, tiny_condition, tmp_path):

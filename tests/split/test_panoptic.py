@@ -177,11 +177,11 @@ def test_a_drawn_pandaset_runs_end_to_end(panoptic, drawn, tmp_path, own_cache):
         model=str(panoptic / "panoptic.yaml"), weights=str(panoptic / "panoptic.pth")
     )
     result = run(condition, "vvc_feature", tmp_path / "run", RunOptions(data_root=drawn))
-    for point in [result["uncompressed"], *result["points"]]:
-        of_sequence = [found["miou"] for found in point["sequences"].values()]
-        assert point["accuracy"] == {"miou": pytest.approx(np.mean(of_sequence))}
-        assert point["classes"]["M1"]["miou"] == of_sequence[0]
-    assert result["points"][0]["bits"] > result["points"][1]["bits"]
+    for point in (result.uncompressed, *result.points):
+        of_sequence = [found["miou"] for found in point.sequences.values()]
+        assert point.accuracy == {"miou": pytest.approx(np.mean(of_sequence))}
+        assert point.classes["M1"]["miou"] == of_sequence[0]
+    assert result.points[0].bits > result.points[1].bits
     make_package(tmp_path / "run", [], tmp_path / "proposal.zip")
     weights = (panoptic / "panoptic.pth",)
     here = CheckOptions(data_root=drawn, weights=weights)

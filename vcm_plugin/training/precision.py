@@ -15,6 +15,7 @@ AnySchedule = TypeVar("AnySchedule", bound=Schedule)
 # Instructions for products of bfloat16, by torch's names. A CPU without them computes bfloat16 by
 # way of float32: 4 iterations of VFCN take 104 s of an AVX2 CPU, and 38 s in float32.
 BF16_INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "sve_bf16")
+BF16_CAPABILITY = (8, 0)  # of a GPU; torch's own test counts emulation, too
 
 
 def settled(
@@ -32,9 +33,11 @@ def of_this_machine() -> tuple[str, str]:
     """-> accelerate's name of a precision, and why it is chosen."""
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        if torch.cuda.is_bf16_supported(including_emulation=False):
+        if torch.cuda.get_device_capability() >= BF16_CAPABILITY:
             return "bf16", f"which {name} computes in"
         return "no", f"float32: {name} has no bfloat16"
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return "no", f"float32: torch {torch.__version__} does not tell what this CPU has"
     capabilities = torch.cpu.get_capabilities()
     found = [name for name in BF16_INSTRUCTIONS if capabilities.get(name)]
     if found:
