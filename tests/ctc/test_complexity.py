@@ -18,7 +18,7 @@ from vcm_plugin.ctc import complexity
 from vcm_plugin.ctc.coding import Source
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
-PRODUCTS = ("conv", "matmul", "linear", "addmm", "bmm")
+PRODUCTS = ("conv", "matmul", "linear", "addmm", "bmm", "mm")
 
 
 def machine(folder):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Does a run folder survive kills and refuse to mix tests; do conditions and the cache hold?"""
 
+import hashlib
 import json
 import os
 import time
@@ -28,7 +29,8 @@ from vcm_plugin.files import locked, read_json, write_bytes, write_json
 
 
 def line(image_id: int, bits: int = 80) -> Record:
-    return Record(image_id, bits, predictions=[{"image_id": image_id}])
+    sha256 = hashlib.sha256(bytes(bits // 8)).hexdigest()
+    return Record(image_id, bits, sha256, predictions=[{"image_id": image_id}])
 
 
 def text_of(record: Record) -> str:
@@ -111,7 +113,7 @@ def test_load_result_refuses_what_is_none(tmp_path, content, message):
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path):
     record = Record(
-        7, 80, (32, 48), None, {"encode": 0.5}, {"p2": [0.1, 1.0]}, [{"score": 0.5}], 40, [],
+        7, 80, "00" * 32, (32, 48), None, {"encode": 0.5}, {"p2": [0.1, 1.0]}, [{"score": 0.5}], 40, [],
         {"psnr": 30.5, "ms_ssim": "n/a: a side under 161 pixels"}, {"detector": [0.25]},
     )  # fmt: skip
     journal = Journal(tmp_path)
@@ -119,7 +121,7 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
     journal.append(line(8))
     assert list(read_records(tmp_path)) == [record, line(8)]
     assert list(read_records(tmp_path, [8])) == [line(8)]
-    assert list(to_json(line(8))) == ["image_id", "bits", "predictions"]
+    assert list(to_json(line(8))) == ["image_id", "bits", "file_sha256", "predictions"]
 
 
 BAD_LINES = {

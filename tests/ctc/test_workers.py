@@ -119,7 +119,7 @@ def script_of_two_sleepers(folder: Path) -> subprocess.Popen:
         "        sys.exit('interrupted')\n"
     )
     here = Path(__file__).parent
-    paths = os.pathsep.join([str(here), str(here.parents[1])])
+    paths = os.pathsep.join(map(str, (here, here.parent, here.parents[1])))
     script = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)],
         stderr=subprocess.PIPE,
@@ -192,7 +192,12 @@ def test_a_killed_run_leaves_neither_workers_nor_their_programs(tmp_path):
     script.write_text(KILLED)
     ours = subprocess.Popen(
         [sys.executable, script, tmp_path],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join(
+                map(str, (Path(__file__).parents[2], Path(__file__).parents[1]))
+            )
+        },
     )
     files = [tmp_path / f"{what}{n}" for what in ("worker", "program") for n in (1, 2)]
     try:

@@ -10,7 +10,7 @@ import pytest
 
 from anchors.msfc_config import MsfcConfig
 from vcm_plugin.conditions import model_path
-from vcm_plugin.diff_fchm.human.config import HvcnConfig
+from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
@@ -20,6 +20,7 @@ from vcm_plugin.training.schedules import (
     DetectorTraining,
     HvcnTraining,
     MsfcTraining,
+    RestorerTraining,
     VfcnTraining,
 )
 
@@ -30,6 +31,7 @@ KINDS = {
     "msfc": (options.FeatureInputs, MsfcConfig, MsfcTraining),
     "hvcn": (options.HvcnInputs, HvcnConfig, HvcnTraining),
     "detector": (options.DetectorInputs, DetectorTraining),
+    "restorer": (options.RestorerInputs, RestorerConfig, RestorerTraining),
 }
 
 
@@ -47,7 +49,7 @@ def test_bundled_recipes_are_complete(name):
     detector = load_config(model_path(inputs.model))
     if network == "hvcn":  # the machine layer says the channels
         assert name.endswith(others[-1].stage)
-    elif network != "detector":
+    elif network not in ("detector", "restorer"):
         assert others[0].channels == detector.fpn_channels
 
 

@@ -91,7 +91,7 @@ def body(options: Namespace) -> None:
 def _annotated_classes(path: Path) -> list[str]:
     """The names of the categories of annotations, by their ids: the order of a detector's classes
     that was trained on such a set."""
-    from vcm_plugin.testsets.coco import read_annotations
+    from vcm_plugin.testsets.annotations import read_annotations
 
-    categories = sorted(read_annotations(path)["categories"], key=lambda item: item["id"])
+    categories = sorted(read_annotations(path).coco["categories"], key=lambda item: item["id"])
     return [item["name"] for item in categories]

@@ -48,8 +48,9 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def _unreadable(path: Path, error: Exception) -> PictureError:
+    reason = getattr(error, "strerror", None) or one_line(error)  # without the path once more
     return PictureError(
-        f"{path}: expected a readable picture, found: {one_line(error)}; repair or remove the "
+        f"{path}: expected a readable picture, found: {reason}; repair or remove the "
         "file, or pass over it with --keep-going"
     )
 
