@@ -113,7 +113,8 @@ def test_load_result_refuses_what_is_none(tmp_path, content, message):
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path):
     record = Record(
-        7, 80, "00" * 32, (32, 48), None, {"encode": 0.5}, {"p2": [0.1, 1.0]}, [{"score": 0.5}], 40, [],
+        7, 80, "00" * 32, (32, 48), None, {"encode": 0.5}, {"p2": [0.1, 1.0]}, [{"score": 0.5}],
+        40, [],
         {"psnr": 30.5, "ms_ssim": "n/a: a side under 161 pixels"}, {"detector": [0.25]},
     )  # fmt: skip
     journal = Journal(tmp_path)
