@@ -6,24 +6,29 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hvcn_tiny import tiny_hvcn, tiny_prior
+from restorer_tiny import SIZES
 from vfcn_tiny import CONFIG, tiny_weights
 
 from anchors.msfc_config import MsfcConfig
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
-from vcm_plugin.training import detector, loop, msfc, precision, vfcn
+from vcm_plugin.testsets.pictures import read_picture
+from vcm_plugin.training import detector, loop, msfc, precision, restorer, vfcn
 from vcm_plugin.training.hvcn import recipe
 from vcm_plugin.training.hvcn.samples import Samples
+from vcm_plugin.training.restorer_samples import RestorerStore, prepare
 from vcm_plugin.training.schedules import (
     DetectorTraining,
     HvcnTraining,
     MsfcTraining,
+    RestorerTraining,
     Schedule,
     VfcnTraining,
 )
@@ -43,8 +48,8 @@ class Training:
     others: dict
 
 
-def trainings(store) -> dict[str, Training]:
-    machine = MachineCodec(tiny_weights(store.kept_in))
+def trainings(store, folder: Path) -> dict[str, Training]:
+    machine = MachineCodec(tiny_weights(folder))
     paths = [entry.path for entry in store.dataset.pictures]
 
     def hvcn(schedule, folder, report):
@@ -55,6 +60,9 @@ def trainings(store) -> dict[str, Training]:
         human = recipe.Human(schedule.stage, tiny_hvcn(machine, prior))
         return recipe.train(human, samples, schedule, folder, report)
 
+    sources = [partial(read_picture, path) for path in paths[:1]]
+    assert list(prepare(sources, folder / "coded", store.detector, machine, codings=1)) == [1]
+    coded = RestorerStore(folder / "coded", store.detector)
     sizes = {"stem_out_channels": 16, "res2_out_channels": 16, "fpn_channels": 16}
     small = replace(store.detector.config, box_fc_dim=16, **sizes)
     common = {"learning_rate": 0.5, "warmup": 1, "seed": 9, "clip_norm": 9.0, "ema_decay": 0.5,
@@ -84,16 +92,21 @@ def trainings(store) -> dict[str, Training]:
                       "latent_weight": 9.0, "picture_weight": 9.0, "lpips_weight": 9.0,
                       "machine_weight": 9.0, "start": 100, "sampling_steps": 0},
         ),
+        "restorer": Training(
+            RestorerTraining(**SHORT, crop=64, ms_ssim_crop=176, ms_ssim_batch=1),
+            lambda s, folder, report: restorer.train(SIZES, coded, s, folder, report),
+            common | {"ms_ssim_weight": 9.0, "ms_ssim_from": 0.5, "ms_ssim_crop": 184,
+                      "ms_ssim_batch": 2},
+        ),
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def known(store, tmp_path_factory):
-    store.kept_in = tmp_path_factory.mktemp("machine")
-    return trainings(store)
+    return trainings(store, tmp_path_factory.mktemp("trainings"))
 
 
-@pytest.mark.parametrize("network", ["vfcn", "msfc", "detector", "hvcn"])
+@pytest.mark.parametrize("network", ["vfcn", "msfc", "detector", "hvcn", "restorer"])
 def test_a_checkpoint_of_other_settings_is_refused_by_name(known, tmp_path, network):
     training, lines = known[network], []
     training.start(training.schedule, tmp_path, lines.append)
