@@ -71,7 +71,7 @@ REFUSED = {
     "expected_box_ap": ["-1", "100.5"],
     "expected_tolerance": ["-0.1"],
     "tasks": ["[box, bod]", "[box, box]", "box", "[semantic]", "[1]"],
-    "protocol": ["coko", "semantic", "open_images", "[coco]"],
+    "protocol": ["coko", "semantic", "[coco]"],
     "runtime": ["torch"],
     "split_point": ["p2", ""],
     "minictc": ["tests", "../x"],
