@@ -45,12 +45,12 @@ setup(
         "anchors": ["reference/*.json"],
     },
     # Lower bounds: the oldest ones that the tests of the rooms that use them were run with (beside
-    # torch 2.14), or what our code calls; torch's is accelerate's own.
+    # torch 2.14), or what our code calls; torch's is the one that accelerate asks for.
     install_requires=[
         "torch>=2.0",
         "torchvision>=0.15",
         "compressai>=1.2",
-        "diffusers>=0.33",  # AutoModel
+        "diffusers>=0.37",  # pipelines with a network of ours
         "accelerate>=1.0",
         "filelock>=3.12",
         "numba",  # compiles the entropy coder; without it files are the same, and coding is slower
