@@ -93,10 +93,10 @@ def trainings(store, folder: Path) -> dict[str, Training]:
                       "machine_weight": 9.0, "start": 100, "sampling_steps": 0},
         ),
         "restorer": Training(
-            RestorerTraining(**SHORT, crop=64, ms_ssim_crop=176, ms_ssim_batch=1),
+            RestorerTraining(**SHORT, crop=64, structure_crop=176, structure_batch=1),
             lambda s, folder, report: restorer.train(SIZES, coded, s, folder, report),
-            common | {"ms_ssim_weight": 9.0, "ms_ssim_from": 0.5, "ms_ssim_crop": 184,
-                      "ms_ssim_batch": 2},
+            common | {"ms_ssim_weight": 9.0, "structure_from": 0.5, "structure_crop": 184,
+                      "structure_batch": 2, "vif_weight": 9.0, "haarpsi_weight": 9.0},
         ),
     }  # fmt: skip
 

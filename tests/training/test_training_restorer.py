@@ -21,8 +21,8 @@ from vcm_plugin.vvc.choice import coded_size
 from vcm_plugin.vvc.planes import to_picture, to_planes
 
 SCHEDULE = RestorerTraining(
-    iterations=4, batch_size=2, warmup=1, checkpoint_every=2, crop=64, ms_ssim_from=0.75,
-    ms_ssim_crop=176, ms_ssim_batch=1,
+    iterations=4, batch_size=2, warmup=1, checkpoint_every=2, crop=64, structure_from=0.75,
+    structure_crop=176, structure_batch=1,
 )  # fmt: skip
 
 
@@ -103,6 +103,6 @@ def test_bad_settings_and_an_empty_folder(tmp_path):
     with pytest.raises(InputError, match="crops in multiples of 8"):
         RestorerTraining(crop=100)
     with pytest.raises(InputError, match="at least 176"):
-        RestorerTraining(ms_ssim_crop=128)
+        RestorerTraining(structure_crop=128)
     with pytest.raises(InputError, match="expected prepared pictures"):
         RestorerStore(tmp_path)

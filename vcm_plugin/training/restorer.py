@@ -2,9 +2,9 @@
 """Train the restorer of the auxiliary picture: one network for all sizes, QPs and machine rates.
 
 The loss is the logarithm of the mean squared error of each crop's RGB, so that a dB counts alike at
-every rate; from `ms_ssim_from` of the iterations on, `ms_ssim_weight` times the logarithm of
-1 - MS-SSIM is added. Neither the detector nor the features that KID and AP are measured with take
-part in it.
+every rate; from `structure_from` of the iterations on, the logarithms of 1 - MS-SSIM, 1 - VIF and
+1 - HaarPSI are added, each with its weight. Neither the detector nor the features that KID and AP
+are measured with take part in it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from vcm_plugin.training.restorer_samples import RestorerStore
 from vcm_plugin.training.schedules import RestorerTraining
 from vcm_plugin.vvc.planes import RGB_OF_LEVELS
 
-LEAST_LACK = 1e-3  # of MS-SSIM, for the same reason
 LEAST_MSE = 0.5  # of 255^2: crops without any detail do not outweigh the others
+LEAST_LACK = 1e-3  # of a measure of structure to 1, for the same reason
+STRUCTURE = {"ms_ssim": piq.multi_scale_ssim, "vif": piq.vif_p, "haarpsi": piq.haarpsi}
 
 
 def train(
@@ -52,10 +53,10 @@ def loss_terms(
 ) -> Terms:
     """Terms of the loss for batch number `draw`, which alone decides about every random number."""
     rng = np.random.default_rng((schedule.seed, draw))
-    perceptual = draw >= schedule.ms_ssim_from * schedule.iterations
+    last_stage = draw >= schedule.structure_from * schedule.iterations
     batch = store.draw(
-        schedule.ms_ssim_batch if perceptual else schedule.batch_size,
-        schedule.ms_ssim_crop if perceptual else schedule.crop,
+        schedule.structure_batch if last_stage else schedule.batch_size,
+        schedule.structure_crop if last_stage else schedule.crop,
         rng,
     )
     device = next(model.parameters()).device
@@ -69,8 +70,17 @@ def loss_terms(
     source = batch.source.to(device)
     mse = (restored - source).square().mean(dim=(1, 2, 3))
     terms = {"log_mse": torch.log(mse + LEAST_MSE).mean()}
-    if perceptual:
+    if last_stage:
         both = (restored.clamp(0, 255) / 255, source / 255)
-        lack = 1 - piq.multi_scale_ssim(*both, reduction="none")
-        terms["ms_ssim"] = schedule.ms_ssim_weight * torch.log(lack + LEAST_LACK).mean()
+        for name, measure in STRUCTURE.items():
+            lack = (1 - measure(*both, reduction="none")).clamp(min=0)
+            terms[name] = _weight(schedule, name) * torch.log(lack + LEAST_LACK).mean()
     return terms
+
+
+def _weight(schedule: RestorerTraining, measure: str) -> float:
+    return {
+        "ms_ssim": schedule.ms_ssim_weight,
+        "vif": schedule.vif_weight,
+        "haarpsi": schedule.haarpsi_weight,
+    }[measure]

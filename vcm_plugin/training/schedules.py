@@ -117,20 +117,22 @@ class HvcnTraining(Schedule):
 class RestorerTraining(Schedule):
     """Schedule and loss of the restorer; the seed fixes pictures, codings and crops.
 
-    crop: pixels a side. ms_ssim_from: share of the iterations before the last stage, which has
-    crops of ms_ssim_crop, ms_ssim_batch at a time, and MS-SSIM in its loss.
+    crop: pixels a side. structure_from: share of the iterations before the last stage, which has
+    crops of structure_crop, structure_batch at a time, and measures of structure in its loss.
     """
 
     crop: int = 112
-    ms_ssim_weight: float = 1.0
-    ms_ssim_from: float = 0.85
-    ms_ssim_crop: int = 192
-    ms_ssim_batch: int = 2
+    structure_from: float = 0.6
+    structure_crop: int = 192
+    structure_batch: int = 2
+    ms_ssim_weight: float = 0.3
+    vif_weight: float = 1.0
+    haarpsi_weight: float = 0.3
 
     def __post_init__(self):
         super().__post_init__()
-        crops = (self.crop, self.ms_ssim_crop)
-        if any(n % RESTORER_MULTIPLE for n in crops) or self.ms_ssim_crop < MS_SSIM_CROP:
+        crops = (self.crop, self.structure_crop)
+        if any(n % RESTORER_MULTIPLE for n in crops) or self.structure_crop < MS_SSIM_CROP:
             raise InputError(
                 f"expected crops in multiples of {RESTORER_MULTIPLE} pixels, those of the last "
                 f"stage at least {MS_SSIM_CROP}; found {crops[0]} and {crops[1]}"
