@@ -12,7 +12,7 @@ adapter and benches call it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A picture, uint8 RGB (H, W, 3), and its features, which picture codecs do without."""
+    """A picture, uint8 RGB (H, W, 3), and its features, which picture codecs do without.
+
+    analysed: what the codec makes of the features for all rate points alike, once it is made.
+    """
 
     picture: np.ndarray
     features: FeaturePyramid | None = None
+    analysed: Any = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,12 @@ class Kind:
     decode: Callable[[Any, bytes], Decoded]
 
 
+def _encode_feature(codec: Any, source: Source, point: str) -> bytes:
+    if source.analysed is None:
+        return codec.encode(source.features, point)
+    return codec.code_analysed(source.analysed, point)[0]
+
+
 def _decode_human(codec: Any, data: bytes) -> Decoded:
     features, picture = codec.decode(data)
     return Decoded(features, picture, codec.machine_bits(data))
@@ -70,7 +80,7 @@ def _decode_human(codec: Any, data: bytes) -> Decoded:
 KINDS = {
     "feature": Kind(
         "fcm", True, False,
-        lambda codec, source, point: codec.encode(source.features, point),
+        _encode_feature,
         lambda codec, data: Decoded(features=codec.decode(data)),
     ),
     "picture": Kind(
@@ -96,6 +106,13 @@ def kind_of(codec: Codec) -> Kind:
 def encode(codec: Codec, source: Source, rate_point: str) -> bytes:
     """The file of one picture. Raises InputError for a source or rate point that it cannot code."""
     return kind_of(codec).encode(codec, source, rate_point)
+
+
+def analysed(codec: Codec, source: Source) -> Source:
+    """The source with what a codec shares between rate points; `encode` goes on from there."""
+    if source.features is None or not hasattr(codec, "code_analysed"):
+        return source
+    return replace(source, analysed=codec.analyse(source.features))
 
 
 def decode(codec: Codec, data: bytes) -> Decoded:

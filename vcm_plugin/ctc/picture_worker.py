@@ -152,18 +152,19 @@ class Worker:
     def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, Record]]:
         """The records of one picture at some rate points, each with its rate point.
 
-        Between encoder and decoder nothing but the file passes.
+        Between encoder and decoder nothing but the file passes. What the codec shares between rate
+        points is computed once, and its seconds count at each of them.
         """
-        source = self._source(entry)
+        source, shared = self._source(entry), Watch()
+        with shared("encode"), _named(entry.path.name):
+            source = coding.analysed(self.codec, source)
         for point in points:
             file = bitstream_path(self.plan.folder / point, entry.image_id, self.kind.suffix)
-            watch = Watch()
-            try:
+            watch = Watch(dict(shared.seconds))
+            with _named(f"{entry.path.name} at rate point {point}"):
                 with watch("encode"):
                     write_bytes(file, coding.encode(self.codec, source, point))
                 inferred = self._infer(file, watch)
-            except InputError as error:
-                raise InputError(f"{entry.path.name} at rate point {point}: {error}") from error
             if self.plan.condition.human_vision and inferred.picture is not None:
                 with writing(decoded_path(file.parents[1], entry.image_id)) as png:
                     Image.fromarray(inferred.picture).save(png, "PNG")
@@ -180,7 +181,7 @@ class Worker:
 
     def encode(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         """The bitstreams of one picture, each with its rate point."""
-        source = self._source(entry)
+        source = coding.analysed(self.codec, self._source(entry))
         for point in points:
             yield point, coding.encode(self.codec, source, point)
 
@@ -295,6 +296,15 @@ class Worker:
         """COCO results; detections of classes that the test set does not know are left out."""
         found = coco_ap.to_coco(detections, entry.image_id, self.plan.dataset.category_ids)
         return [prediction for prediction in found if prediction["category_id"] is not None]
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """An InputError says what it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def _sha256(picture: np.ndarray) -> str:

@@ -33,6 +33,7 @@ from vcm_plugin.entropy.rans import SYMBOL_LIMIT
 
 EDGES = (1, 3, 5, 7)  # of the nine taps, those on the other colour
 STEP = ACTIVATION_STEPS // LATENT_STEPS  # of latents, in 1/256
+MANY = 0.8  # of a block's channels: with fewer that are not zero, only these are multiplied
 EXACT = 2.0**24 - 2.0**10  # of a sum in float32; the margin is for the rounding of the question
 
 
@@ -106,8 +107,8 @@ class IntegerContexts(nn.Module):
         return Sums(self, board, block)
 
     def _register(self, name: str, weight: torch.Tensor) -> None:
-        """Weights (O, C, taps) of a block of inputs, and what they add up to, (O, C)."""
-        kept = weight.transpose(1, 2).flatten(1)  # taps, then channels
+        """Weights (O, C, taps) of a block of inputs, kept as (taps, C, O), and their sums (O, C)."""
+        kept = weight.permute(2, 1, 0).contiguous()
         self.register_buffer(f"block{name}", kept.float() if kept.abs().max() <= EXACT else kept)
         if name.startswith("0_"):  # psi is never negative: a sum is of one sign or smaller
             rows = torch.stack((weight, -weight)).clamp(min=0).unflatten(3, (3, 3)).sum(4)
@@ -164,18 +165,24 @@ class Sums:
     def _add(self, totals, name: str, block, around: torch.Tensor, largest: torch.Tensor) -> None:
         """Add the products of a block with the neighbourhoods `around`, in float32 if exact.
 
-        block: psi in 1/256, or a slice of y in 1/16, (cells + 1, channels).
+        block: psi in 1/256, or a slice of y in 1/16, (cells + 1, channels). largest: of each
+        channel; those that are zero in the whole picture are left out.
         """
+        alive = largest.nonzero()[:, 0]
+        if not len(alive):
+            return
         weight, of_psi = self._buffer(f"block{name}"), name.startswith("0_")
         unit = 2.0**-WEIGHT_BITS * (1 if of_psi else STEP)
         narrow = self.narrow and weight.dtype == torch.float32
         narrow = narrow and (self._buffer(f"reach{name}") @ largest).max().item() <= EXACT
         dtype = torch.float32 if narrow else torch.float64
-        weight = weight.to(dtype)
-        rows = block.to(dtype).index_select(0, around).view(-1, weight.shape[1])
-        thirds = zip(weight.chunk(3, 1), rows.chunk(3, 1)) if narrow and of_psi else None
+        if len(alive) < MANY * len(largest):
+            block, weight = block[:, alive], weight.index_select(1, alive)
+        weight = weight.flatten(0, 1).to(dtype)  # taps, then channels
+        rows = block.to(dtype).index_select(0, around).view(-1, len(weight))
+        thirds = zip(weight.chunk(3), rows.chunk(3, 1)) if narrow and of_psi else None
         for some, inputs in thirds or [(weight, rows)]:
-            totals.add_(torch.mm(some, inputs.T), alpha=unit)
+            totals.add_(torch.mm(some.T, inputs.T), alpha=unit)
 
     def _buffer(self, name: str) -> torch.Tensor:
         return getattr(self.contexts, name)
