@@ -107,8 +107,8 @@ class IntegerContexts(nn.Module):
         return Sums(self, board, block)
 
     def _register(self, name: str, weight: torch.Tensor) -> None:
-        """Weights (O, C, taps) of a block of inputs, kept as (taps, C, O), and their sums (O, C)."""
-        kept = weight.permute(2, 1, 0).contiguous()
+        """Weights (O, C, taps) of a block of inputs, and what they add up to, (O, C)."""
+        kept = weight.permute(2, 1, 0).contiguous()  # (taps, C, O)
         self.register_buffer(f"block{name}", kept.float() if kept.abs().max() <= EXACT else kept)
         if name.startswith("0_"):  # psi is never negative: a sum is of one sign or smaller
             rows = torch.stack((weight, -weight)).clamp(min=0).unflatten(3, (3, 3)).sum(4)
