@@ -2,9 +2,9 @@
 """Train the restorer of the auxiliary picture: one network for all sizes, QPs and machine rates.
 
 The loss is the logarithm of the mean squared error of each crop's RGB, so that a dB counts alike at
-every rate; from `structure_from` of the iterations on, the logarithms of 1 - MS-SSIM, 1 - VIF and
-1 - HaarPSI are added, each with its weight. Neither the detector nor the features that KID and AP
-are measured with take part in it.
+every rate. From `structure_from` of the iterations on, those of the error of luma (most of an RGB
+error is chroma's), 1 - MS-SSIM, 1 - VIF and 1 - HaarPSI are added, each with its weight. Neither
+the detector nor the features that KID and AP are measured with take part in it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vcm_plugin.training.restorer_samples import RestorerStore
 from vcm_plugin.training.schedules import RestorerTraining
 from vcm_plugin.vvc.planes import RGB_OF_LEVELS
 
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B, as the measures weigh them
 LEAST_MSE = 0.5  # of 255^2: crops without any detail do not outweigh the others
 LEAST_LACK = 1e-3  # of a measure of structure to 1, for the same reason
 STRUCTURE = {"ms_ssim": piq.multi_scale_ssim, "vif": piq.vif_p, "haarpsi": piq.haarpsi}
@@ -68,14 +69,20 @@ def loss_terms(
     matrix = torch.from_numpy(RGB_OF_LEVELS).to(residual)
     restored = batch.decoded.to(device) + torch.einsum("ij,njhw->nihw", matrix, residual)
     source = batch.source.to(device)
-    mse = (restored - source).square().mean(dim=(1, 2, 3))
-    terms = {"log_mse": torch.log(mse + LEAST_MSE).mean()}
+    error = restored - source
+    terms = {"log_mse": _log_mse(error)}
     if last_stage:
+        luma = torch.einsum("j,njhw->nhw", error.new_tensor(LUMA), error)
+        terms["luma"] = schedule.luma_weight * _log_mse(luma[:, None])
         both = (restored.clamp(0, 255) / 255, source / 255)
         for name, measure in STRUCTURE.items():
             lack = (1 - measure(*both, reduction="none")).clamp(min=0)
             terms[name] = _weight(schedule, name) * torch.log(lack + LEAST_LACK).mean()
     return terms
+
+
+def _log_mse(error: torch.Tensor) -> torch.Tensor:
+    return torch.log(error.square().mean(dim=(1, 2, 3)) + LEAST_MSE).mean()
 
 
 def _weight(schedule: RestorerTraining, measure: str) -> float:

@@ -118,16 +118,18 @@ class RestorerTraining(Schedule):
     """Schedule and loss of the restorer; the seed fixes pictures, codings and crops.
 
     crop: pixels a side. structure_from: share of the iterations before the last stage, which has
-    crops of structure_crop, structure_batch at a time, and measures of structure in its loss.
+    crops of structure_crop, structure_batch at a time, and the error of luma and measures of
+    structure in its loss.
     """
 
     crop: int = 112
-    structure_from: float = 0.6
-    structure_crop: int = 192
+    structure_from: float = 0.3
+    structure_crop: int = 176
     structure_batch: int = 2
+    luma_weight: float = 1.0
     ms_ssim_weight: float = 0.3
-    vif_weight: float = 1.0
-    haarpsi_weight: float = 0.3
+    vif_weight: float = 0.5
+    haarpsi_weight: float = 0.2
 
     def __post_init__(self):
         super().__post_init__()
