@@ -92,11 +92,15 @@ class Bench:
         for name, codec in self.restored.items():
             digest = codec.restorer.sha256[:8]
             for s in self.machines:
-                for point in self.qps:
+                for point in self.points_of(name):
                     yield (
                         f"{name} {digest} {s}+{point}",
                         lambda c=codec, s=s, p=point: self._restored(c, source, features, s, p),
                     )
+
+    def points_of(self, name: str) -> tuple[str, ...]:
+        """The human rate points of a restored curve; the twin's are at full size alone."""
+        return self.qps + (self.smaller if name == "ours" else ())
 
     def _machine(self, features, s: str) -> dict:
         data = self.machine.encode(features, s)
@@ -291,7 +295,7 @@ def restored_points(bench: Bench, found, name: str, digest: str) -> dict:
     points = []
     for s in bench.machines:
         machine = [known[f"machine {s}"] for known in found.values()]
-        for qp in bench.qps:
+        for qp in bench.points_of(name):
             looks = [known[f"{name} {digest} {s}+{qp}"] for known in found.values()]
             worse = sum(
                 x["measures"]["psnr"] < known[f"vvc {qp}"]["measures"]["psnr"] - 0.005

@@ -8,7 +8,7 @@ Every curve is compared with the anchors at an equal value of each measure, in t
     vvc_remote (SBAR)   one picture for person and detector: the bits at which it has reached both
                         the value and the accuracy that the detector has with the test's features
 
-On pictures without ground truth the second comparison is with VVC on the picture alone. An anchor
+On pictures without ground truth the second comparison is with VVC on the picture alone. A codec
 that codes pictures at several sizes is the envelope of its curves, one for each size. (A convex
 hull over the logarithm of bits would pass above the points of any curve that is not concave.)
 
@@ -74,6 +74,10 @@ class HumanCurve:
             if isinstance(value, float):
                 sizes.setdefault(point.percent, []).append((point.bpp, sign * value))
         return envelope(list(sizes.values()))
+
+    def measured(self, metric: str) -> bool:
+        """Whether all of its points have a value."""
+        return all(isinstance(point.values.get(metric), float) for point in self.points)
 
     def accuracies(self) -> list[tuple[float, float]]:
         """(bpp, box AP) of the points."""
@@ -145,7 +149,7 @@ def human_vision(results: Mapping[str, RunResult], anchors: Sequence[str]) -> Hu
     for test in (c for c in curves if c.machine and c.run not in anchors):
         for anchor in (c for c in curves if c.run in anchors and c.machine in ("", test.machine)):
             for metric in COMPARED:
-                if len(test.rates(metric)) < len(test.points) or not anchor.rates(metric):
+                if not test.measured(metric) or not anchor.rates(metric):
                     continue
                 equal += [_equal(test, point, anchor, metric) for point in test.points]
                 result = bd_rate(anchor.rates(metric), test.rates(metric))
