@@ -15,6 +15,7 @@ from vfcn_tiny import pyramid, tiny_weights
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import AuxiliaryPicturePayload, Unit
+from vcm_plugin.ctc import coding
 from vcm_plugin.diff_fchm.human.auxiliary import (
     AuxiliaryPictureCodec,
     auxiliary_picture,
@@ -282,6 +283,11 @@ def test_both_kinds_in_one_frame_are_refused(codec, data, machine, tmp_path):
 def test_bad_rate_points(codec, rate_point, message):
     with pytest.raises(InputError, match=message):
         codec.encode(picture(), pyramid(), "0.5", rate_point)
+
+
+def test_a_sequence_is_refused_by_name(codec):
+    with pytest.raises(InputError, match="diff_fchm_picture codes pictures only, no sequences"):
+        coding.require_sequences(codec)
 
 
 def test_bad_pictures(codec):
