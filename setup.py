@@ -19,6 +19,7 @@ def cfg_packages() -> list[str]:
 
 
 REPORT = ["openpyxl>=3.1", "python-docx>=1.1", "plotly>=6"]  # XLSX, DOCX and HTML
+CLUSTER = ["distributed>=2024.1"]  # runs over the workers of Dask
 
 setup(
     name="vcm-plugin",
@@ -70,8 +71,10 @@ setup(
     ],
     extras_require={
         "report": REPORT,
+        "cluster": CLUSTER,
         "test": [
             *REPORT,
+            *CLUSTER,
             "bjontegaard",
             "formulas",
             "playwright",

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How long does each stage of the loop take, in which memory, and what does the runner add?"""
+"""How long does each stage of the loop take, in which memory, and what do more workers bring?"""
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import statistics
 import sys
@@ -26,6 +27,11 @@ from vcm_plugin.testsets.coco import CocoDataset, read_entry
 from vcm_plugin.testsets.open import open_test_set
 from vcm_plugin.testsets.sequences import read_frames
 
+WAYS = {
+    "--jobs 1": {"jobs": 1},
+    "--jobs 2": {"jobs": 2},
+    "--cluster local:2": {"cluster": "local:2"},
+}
 STAGES = ("nn_part1", "encode", "decode", "nn_part2", "evaluation")
 
 
@@ -38,17 +44,19 @@ def main() -> None:
     options = parser.parse_args()
     condition = override(load_condition(options.condition), {"limit": options.limit})
     with tempfile.TemporaryDirectory() as folder:
-        measured = {}
-        for jobs in (1, 2):
-            os.environ["VCM_CACHE"] = str(Path(folder, f"cache{jobs}"))
+        measured, results = {}, set()
+        for way, changes in WAYS.items():
+            if "cluster" in changes and not importlib.util.find_spec("distributed"):
+                continue
+            os.environ["VCM_CACHE"] = str(Path(folder, f"cache {way}"))
             open_test_set(condition, options.data_root)  # drawn before the clock starts
-            run_options = RunOptions(jobs=jobs, data_root=options.data_root, check_expected=False)
-            target = Path(folder, f"jobs{jobs}")
-            measured[jobs] = timed_run(condition, options.codec, target, run_options)
-        same = len({Path(folder, f"jobs{jobs}/result.json").read_bytes() for jobs in (1, 2)}) == 1
-        print_stages(Path(folder, "jobs1"), peak_memory(condition, options, Path(folder, "memory")))
-        print_overhead(Path(folder, "jobs1"), measured[1])
-        print_jobs(measured, same)
+            run_options = RunOptions(data_root=options.data_root, check_expected=False, **changes)
+            measured[way] = timed_run(condition, options.codec, Path(folder, way), run_options)
+            results.add(Path(folder, way, "result.json").read_bytes())
+        alone = Path(folder, "--jobs 1")
+        print_stages(alone, peak_memory(condition, options, Path(folder, "memory")))
+        print_overhead(alone, measured["--jobs 1"])
+        print_ways(measured, len(results) == 1)
 
 
 def timed_run(condition, codec: str, folder: Path, options: RunOptions) -> dict[str, float]:
@@ -165,14 +173,13 @@ def print_overhead(folder: Path, measured: dict[str, float]) -> None:
     print(f"runner's own overhead: {rest:.2f} s, {100 * rest / whole:.2f} % of the whole")
 
 
-def print_jobs(measured: dict[int, dict[str, float]], same: bool) -> None:
+def print_ways(measured: dict[str, dict[str, float]], same: bool) -> None:
     for part in ("loop", "whole"):
-        rate = {jobs: m["tasks"] / m[part] for jobs, m in measured.items()}
-        print(
-            f"{part}: --jobs 1 {rate[1]:.2f}, --jobs 2 {rate[2]:.2f} pictures or sequences x rate "
-            f"points per second, ratio {rate[2] / rate[1]:.2f}"
-        )
-    print(f"result.json of both: {'the same bytes' if same else 'DIFFERENT'}")
+        rates = {way: m["tasks"] / m[part] for way, m in measured.items()}
+        alone = rates["--jobs 1"]
+        words = ", ".join(f"{way} {rate:.2f} ({rate / alone:.2f})" for way, rate in rates.items())
+        print(f"{part}, pictures or sequences x rate points per second (ratio): {words}")
+    print(f"result.json of all: {'the same bytes' if same else 'DIFFERENT'}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,15 +19,21 @@ if TYPE_CHECKING:
     from vcm_plugin.ctc.results import RunResult
     from vcm_plugin.report import ViewerOptions
 
+SECONDS_BETWEEN_LINES = 60.0  # of progress where there is no terminal
+
 # torch, and all that needs it, is imported where it is used: info and report do without.
 
 
-def run_test(condition: TestCondition, codec: str, folder: Path, options: Namespace) -> RunResult:
-    """Run a test with progress bars."""
+def run_test(
+    condition: TestCondition, codec: str, folder: Path, options: Namespace
+) -> RunResult | None:
+    """Run a test with progress bars; None after a shard."""
     from vcm_plugin.ctc.run import RunOptions, run
 
     run_options = RunOptions(
         jobs=options.jobs,
+        cluster=options.cluster,
+        shard=getattr(options, "shard", None),
         device=options.device,
         data_root=data_root_of(options),
         keep_going=options.keep_going,
@@ -35,7 +42,9 @@ def run_test(condition: TestCondition, codec: str, folder: Path, options: Namesp
         feature_cache_bytes=int(options.feature_cache * (1 << 30)),
     )
     with progress_bars(f"{codec}: ") as progress:
-        result = run(condition, codec, folder, run_options, progress)
+        result = run(condition, codec, folder, run_options, progress, _note)
+    if result is None:
+        return None
     for skipped in result.skipped:
         print(f"vcm-plugin: skipped, unreadable: {skipped.file_name}", file=sys.stderr)
     if result.dataset.passed_over:
@@ -54,16 +63,27 @@ def data_root_of(options: Namespace) -> Path | None:
 
 @contextmanager
 def progress_bars(prefix: str = "") -> Iterator:
-    """A function progress(stage, done, total) that draws a bar for each stage, on a terminal."""
+    """A function progress(stage, done, total) that draws a bar for each stage on a terminal, and
+    elsewhere says once a minute how far it is."""
     with _bars() as bars:
-        shown = {}
+        shown, said = {}, time.monotonic()
 
         def progress(stage: str, done: int, total: int) -> None:
+            nonlocal said
             if stage not in shown:
                 shown[stage] = bars.add_task(f"{prefix}{stage}", total=total)
             bars.update(shown[stage], completed=done, total=total)
+            if bars.disable and time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                left = bars.tasks[shown[stage]].time_remaining
+                more = f", {left:.0f} s left" if left else ""
+                _note(f"{prefix}{stage}: {done} of {total}{more}")
 
         yield progress
+
+
+def _note(line: str) -> None:
+    print(f"vcm-plugin: {line}", file=sys.stderr, flush=True)
 
 
 def _bars():

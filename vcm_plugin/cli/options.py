@@ -82,6 +82,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="processes (%(default)s); the result does not depend on it",
     )
     group.add_argument(
+        "--cluster",
+        metavar="WHERE",
+        help="Dask in place of --jobs: local:N, tcp://host:port of a scheduler, or its file",
+    )
+    group.add_argument(
         "--keep-going",
         action="store_true",
         help="pass over unreadable pictures; the result names them",
@@ -134,6 +139,14 @@ def gibibytes(text: str) -> float:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"expected a number from 0 on, found {text!r}")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """K/N: the K-th of N shares."""
+    number, _, count = text.partition("/")
+    if number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
+        return int(number), int(count)
+    raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, found {text!r}")
 
 
 def positive(text: str) -> int:

@@ -15,6 +15,7 @@ from vcm_plugin.cli.options import (
     add_run_options,
     command,
     rate_point,
+    shard,
 )
 from vcm_plugin.errors import InputError
 
@@ -53,6 +54,13 @@ def add(commands) -> None:
         action="store_true",
         help="VVC anchors on sequences: inter prediction instead of all-intra",
     )
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        metavar="K/N",
+        help="code the K-th of N shares of the test set only, as an array job does; the same "
+        "command without it then takes up all shares and evaluates",
+    )
     parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
     add_human_weights(parser)
     add_data(parser)
@@ -63,6 +71,7 @@ def add(commands) -> None:
 def body(options: Namespace) -> None:
     """One codec over a test condition."""
     from vcm_plugin.ctc.codecs import override, settings_class
+    from vcm_plugin.ctc.run_folder import SHARDS
 
     codec = settings_class(options.codec)
     preset_key = getattr(codec, "preset_key", "")
@@ -84,6 +93,9 @@ def body(options: Namespace) -> None:
     condition = override(condition_of(options), changes)
     folder = options.output or Path("runs") / condition.name / options.codec
     result = run_test(condition, options.codec, folder, options)
+    if result is None:
+        print(f"shard {'/'.join(map(str, options.shard))}: {folder / SHARDS}")
+        return
     print_points(result)
     print(f"results: {folder / 'result.json'}")
 

@@ -32,7 +32,7 @@ from vcm_plugin.ctc.results import (
     Timings,
     load_timings,
 )
-from vcm_plugin.ctc.run_folder import Journal, claim
+from vcm_plugin.ctc.run_folder import Journal, adopt_shards, claim, shard_folder
 from vcm_plugin.ctc.sequence_worker import worker_class
 from vcm_plugin.ctc.typed_json import from_json, to_json
 from vcm_plugin.ctc.workers import Workers
@@ -51,9 +51,13 @@ class RunOptions:
     data_root: where the relative paths of a condition start, in place of its own folder.
     keep_going: pass over unreadable pictures. check_expected: stop where the uncompressed accuracy
     is not the one that the condition states. overwrite: delete the results of another test.
+    cluster: of Dask, in place of jobs (cluster.py). shard: (K, N), code the K-th of N shares of the
+    pictures or sequences and no more; a run without it takes up what shards have left.
     """
 
     jobs: int = 1
+    cluster: str | None = None
+    shard: tuple[int, int] | None = None
     device: str = "cpu"
     data_root: Path | None = None
     keep_going: bool = False
@@ -68,13 +72,20 @@ def run(
     folder: Path,
     options: RunOptions,
     progress: Progress = lambda stage, done, total: None,
-) -> RunResult:
-    """Run one codec over a test condition; returns what is now in folder/result.json.
+    notice: Callable[[str], None] = lambda line: None,
+) -> RunResult | None:
+    """Run one codec over a test condition; returns what is now in folder/result.json, or None
+    after a shard.
 
     Only what is missing in the folder is done. progress(stage, done, total) is called as pictures
-    are finished. Raises InputError where the condition, the data or the folder do not allow a run.
+    are finished, notice(line) with what a user should know. Raises InputError where the condition,
+    the data or the folder do not allow a run.
     """
     started = time.perf_counter()
+    if options.cluster:
+        folder = folder.absolute()  # workers start somewhere else
+    if options.shard:
+        folder = shard_folder(folder, options.shard)
     try:
         plan = Plan(
             condition,
@@ -86,9 +97,16 @@ def run(
             options.feature_cache_bytes,
         )
         worker = worker_class(plan.dataset)
-        with locked(folder), Workers(options.jobs, worker, plan) as workers:
+        with (
+            locked(folder),
+            Workers(options.jobs, worker, plan, options.cluster) as workers,
+        ):
+            if workers.dashboard:
+                notice(f"dashboard of the cluster: {workers.dashboard}")
             test = _Test(plan, options, workers, progress)
             result = test.run()
+            if result is None:
+                return None
             wall_seconds = time.perf_counter() - started
             complexity = test.complexity(result.skipped)
             timings = Timings(wall_seconds, complexity, options.jobs, test.seconds())
@@ -111,18 +129,24 @@ class _Test:
         self.points = codec_rate_points(plan.codec_name, plan.condition)
         self.evaluations: dict[str, float] = {}  # seconds
 
-    def run(self) -> RunResult:
+    def run(self) -> RunResult | None:
         plan = self.plan
         (identity,) = self.workers.run("identify", [()])
         files = {"files_sha256": plan.dataset.files_sha256()}
         claim(plan.folder, identity | files, self.options.overwrite)
+        suffix = KINDS[identity["codec"]["kind"]].suffix
+        if self.options.shard:
+            self._code(self._measure(), suffix)
+            return None
+        for point in (UNCOMPRESSED, *self.points):
+            adopt_shards(plan.folder, point)
         write_condition(plan.condition, plan.folder)
         write_json(plan.folder / "ground_truth.json", plan.dataset.coco)
         skipped = self._measure()
         self._evaluate([UNCOMPRESSED], skipped)
         uncompressed = self._read_point(UNCOMPRESSED, Evaluation)
         expected = self._check_expected(uncompressed.accuracy)
-        self._code(skipped, KINDS[identity["codec"]["kind"]].suffix)
+        self._code(skipped, suffix)
         self._evaluate(self.points, skipped)
         points = tuple(self._read_point(point, PointResult) for point in self.points)
         result = self._result(identity, skipped, expected, uncompressed, points)
@@ -131,7 +155,7 @@ class _Test:
 
     def _measure(self) -> dict[int, str]:
         """Measure what the uncompressed point lacks; returns the unreadable pictures by id."""
-        entries, skipped = self.plan.dataset.entries, {}
+        entries, skipped = self._entries({}), {}
         journal = Journal(self.plan.folder / UNCOMPRESSED)
         todo = [(entry,) for entry in entries if entry.image_id not in journal.records]
         done = len(entries) - len(todo)
@@ -192,8 +216,10 @@ class _Test:
             yield value
 
     def _entries(self, skipped: dict[int, str]) -> list:
-        """The pictures or sequences that are readable."""
-        return [e for e in self.plan.dataset.entries if e.image_id not in skipped]
+        """The pictures or sequences that are readable; of a shard, its share of them."""
+        first, step = self.options.shard or (1, 1)
+        entries = self.plan.dataset.entries[first - 1 :: step]
+        return [entry for entry in entries if entry.image_id not in skipped]
 
     def _point(self, point: str, measured: Evaluation, skipped: dict[int, str]) -> PointResult:
         """What was measured of a rate point, with its bits."""

@@ -33,6 +33,10 @@ from vcm_plugin.ctc.typed_json import from_json, to_json
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.files import read_json, sha256_of_file, write_json
 
+TOKEN = ".cluster"  # shows the workers of a cluster that they see the folder
+SHARDS = "shards"
+_NO_RESULTS = (".lock", TOKEN, SHARDS)
+
 
 def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None:
     """Make a locked folder the run folder of these inputs, or go on in it where it is already.
@@ -47,22 +51,52 @@ def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None
         for item in folder.iterdir():
             if item.is_dir():
                 shutil.rmtree(item)
-            elif item.name not in (".lock", "run.json.old"):
+            elif item.name not in (".lock", TOKEN, "run.json.old"):
                 item.unlink()
         (folder / "run.json.old").unlink()
     if path.is_file():
-        differences = list(_differences(read_json(path), inputs))
-        if differences:
-            more = f"; {len(differences) - 3} more" if len(differences) > 3 else ""
-            differing = "; ".join(differences[:3]) + more
+        found = list(differences(read_json(path), inputs))
+        if found:
+            more = f"; {len(found) - 3} more" if len(found) > 3 else ""
+            differing = "; ".join(found[:3]) + more
             raise InputError(
                 f"{folder} holds results of another test: {differing}; give another folder with "
                 "-o, or --overwrite to delete these results"
             )
-    elif any(item.name != ".lock" for item in folder.iterdir()):
+    elif any(item.name not in _NO_RESULTS for item in folder.iterdir()):
         raise InputError(f"{folder}: expected an empty or a run folder, found other files; use -o")
     else:
         write_json(path, inputs)
+
+
+def shard_folder(folder: Path, shard: tuple[int, int]) -> Path:
+    """Where the K-th of N shards of a run keeps what it has coded."""
+    return folder / SHARDS / f"{shard[0]}-of-{shard[1]}"
+
+
+def adopt_shards(folder: Path, point: str) -> None:
+    """Take up what shards have coded at a point and the run folder lacks: lines and files.
+
+    Raises InputError where a shard is of another test.
+    """
+    journal = Journal(folder / point)
+    for shard in sorted((folder / SHARDS).glob("*/run.json")):
+        differing = list(differences(read_json(shard), read_json(folder / "run.json")))
+        if differing:
+            raise InputError(
+                f"{shard.parent} holds results of another test: {'; '.join(differing[:3])}; delete "
+                "it, or repeat its shard with the settings of this run"
+            )
+        lacking = [r for r in read_records(shard.parent / point)
+                   if r.image_id not in journal.records]  # fmt: skip
+        if lacking:
+            journal.reopen()
+        for record in lacking:
+            for kind in ("bitstreams", "decoded"):
+                for file in (shard.parent / point / kind).glob(f"{record.image_id}.*"):
+                    (folder / point / kind).mkdir(exist_ok=True)
+                    file.replace(folder / point / kind / file.name)
+            journal.append(record)
 
 
 class Journal:
@@ -171,11 +205,11 @@ def _without_predictions(record: Record) -> Record:
     return replace(record, predictions=None, painted=None)
 
 
-def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
     """What another test differs in, one short phrase per value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
     elif old != new:
         short = max(len(str(old)), len(str(new))) < 64
         yield f"{name} is {old} there and {new} now" if short else f"{name} differs"

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How the work of a run is spread over processes, and goes on where one of them dies.
 
-Units of work go through the interface of concurrent.futures. A process pool breaks as a whole when
-one of its processes dies: the pool is made anew, and the units that were lost are handed out again,
-each alone, so that one that kills its process is told from those that ran beside it.
+Units of work go through the interface of concurrent.futures, to processes of this machine or, in
+cluster.py, to those of Dask. A process pool breaks as a whole when one of its processes dies: the
+pool is made anew, and the units that were lost are handed out again, each alone, so that one that
+kills its process is told from those that ran beside it.
 """
 
 from __future__ import annotations
@@ -24,31 +25,72 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for
-from typing import Any
+from typing import Any, Protocol
 
 from vcm_plugin.errors import InputError
 
 ATTEMPTS = 3  # of a unit whose process dies
 
 
-class Workers:
-    """`jobs` processes, each with its own worker object; with one job, this process itself.
+class Engine(Protocol):
+    """Processes that take units of work.
 
-    make_worker(plan) makes a worker object; both must be picklable. Its methods are generators.
-    Leaving the `with` block ends the processes; they also end when this process is killed.
+    slots: units at a time. dashboard: where to look at them, an URL, or None.
     """
 
-    def __init__(self, jobs: int, make_worker: Callable[[Any], Any], plan: Any):
-        self._jobs, self._made_by = jobs, (make_worker, plan)
-        self._own = make_worker(plan) if jobs == 1 else None
-        self._pool = self._new_pool() if jobs > 1 else None
+    slots: int
+    dashboard: str | None
+
+    def submit(self, method: str, call: tuple) -> Future:
+        """The values that one call of a worker object's method yields, once they are there."""
+
+    def deaths(self, future: Future) -> int:
+        """How many processes a unit has lost that is done; 0 where it gave values or an error."""
+
+    def renew(self) -> None:
+        """Go on after a unit was lost; all others that were handed out are done or lost, too."""
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+class Workers:
+    """`jobs` processes, or those of a cluster, each with its own worker object; with one job, this
+    process itself.
+
+    make_worker(plan) makes a worker object; both must be picklable. Its methods are generators.
+    cluster: "local:N", a scheduler's address or file (cluster.py), or None. Leaving the `with`
+    block ends the processes; they also end when this process is killed.
+    """
+
+    def __init__(
+        self,
+        jobs: int,
+        make_worker: Callable[[Any], Any],
+        plan: Any,
+        cluster: str | None = None,
+    ):
+        self._own, self._engine = None, None
+        if cluster is not None:
+            from vcm_plugin.ctc.cluster import Cluster  # only here: distributed may be missing
+
+            self._engine: Engine | None = Cluster(cluster, make_worker, plan)
+        elif jobs > 1:
+            self._engine = ProcessPool(jobs, make_worker, plan)
+        else:
+            self._own = make_worker(plan)
+
+    @property
+    def dashboard(self) -> str | None:
+        """Where Dask shows what its workers are at."""
+        return self._engine.dashboard if self._engine else None
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            _end(self._pool)
+        if self._engine is not None:
+            self._engine.close()
 
     def run(self, method: str, arguments: Sequence[tuple]) -> Iterator[Any]:
         """Call `method` once for each tuple of arguments; yields what the calls yield.
@@ -57,36 +99,46 @@ class Workers:
         Raises what a call raises, and InputError, naming the call, where its process died
         ATTEMPTS times.
         """
-        if self._own is not None:
+        if self._engine is None:
             for call in arguments:
                 yield from getattr(self._own, method)(*call)
             return
+        engine = self._engine
         waiting, suspects = deque(range(len(arguments))), deque()
         busy: dict[Future, int] = {}
         deaths: Counter[int] = Counter()
         while waiting or suspects or busy:
             while waiting or suspects:
                 alone = suspects or any(deaths[unit] for unit in busy.values())
-                if len(busy) >= (1 if alone else self._jobs):
+                if len(busy) >= (1 if alone else engine.slots):
                     break
                 unit = suspects.popleft() if suspects else waiting.popleft()
-                busy[self._submit(method, arguments[unit])] = unit
+                busy[engine.submit(method, arguments[unit])] = unit
             done, _ = wait(busy, return_when=FIRST_COMPLETED)
-            if any(map(_is_lost, done)):
+            if any(map(engine.deaths, done)):
                 done, _ = wait(busy)  # all that a broken pool was at end with it
-            lost = [busy[future] for future in done if _is_lost(future)]
+            lost = {busy[future]: engine.deaths(future) for future in done}
+            lost = {unit: count for unit, count in lost.items() if count}
             for future in done:
-                del busy[future]
-                if not _is_lost(future):
+                if busy.pop(future) not in lost:
                     yield from future.result()
             if lost:
                 suspects.extend(lost)
                 deaths.update(lost)
-                self._refuse_deadly(method, arguments, deaths)
-                _end(self._pool)
-                self._pool = self._new_pool()
+                _refuse_deadly(method, arguments, deaths)
+                engine.renew()
 
-    def _submit(self, method: str, call: tuple) -> Future:
+
+class ProcessPool:
+    """An Engine of `slots` processes of this machine."""
+
+    dashboard = None
+
+    def __init__(self, slots: int, make_worker: Callable[[Any], Any], plan: Any):
+        self.slots, self._made_by = slots, (make_worker, plan)
+        self._pool = self._new_pool()
+
+    def submit(self, method: str, call: tuple) -> Future:
         try:
             return self._pool.submit(_call, method, call)
         except BrokenExecutor as error:  # it broke between two calls
@@ -94,23 +146,36 @@ class Workers:
             broken.set_exception(error)
             return broken
 
+    def deaths(self, future: Future) -> int:
+        return int(isinstance(future.exception(), BrokenExecutor))
+
+    def renew(self) -> None:
+        self.close()
+        self._pool = self._new_pool()
+
+    def close(self) -> None:
+        for process in list((getattr(self._pool, "_processes", None) or {}).values()):
+            process.terminate()
+        self._pool.shutdown(cancel_futures=True)
+
     def _new_pool(self) -> Executor:
         pool = ProcessPoolExecutor(
-            self._jobs, multiprocessing.get_context("spawn"), _start, self._made_by
+            self.slots, multiprocessing.get_context("spawn"), _start, self._made_by
         )
-        with _interrupts_ignored():  # by the processes from their start on: this one decides
-            for _ in range(self._jobs):  # so that all make their worker objects at the same time
+        with interrupts_ignored():  # by the processes from their start on: this one decides
+            for _ in range(self.slots):  # so that all make their worker objects at the same time
                 pool.submit(_ready)
         return pool
 
-    def _refuse_deadly(self, method: str, arguments: Sequence[tuple], deaths: Counter) -> None:
-        for unit, count in deaths.items():
-            if count >= ATTEMPTS:
-                raise InputError(
-                    f"{method} {_shown(arguments[unit])}: its process ended {count} times, for "
-                    "instance killed for lack of memory; what was finished is kept, repeat the "
-                    "same command to go on, with fewer --jobs where memory is short"
-                )
+
+def _refuse_deadly(method: str, arguments: Sequence[tuple], deaths: Counter) -> None:
+    for unit, count in deaths.items():
+        if count >= ATTEMPTS:
+            raise InputError(
+                f"{method} {_shown(arguments[unit])}: its process ended {count} times, for "
+                "instance killed for lack of memory; what was finished is kept, repeat the "
+                "same command to go on, with fewer --jobs where memory is short"
+            )
 
 
 _worker: Any = None  # the worker object of this process, or the exception that kept it from being
@@ -143,13 +208,8 @@ def _call(method: str, call: tuple) -> list[Any]:
     return list(getattr(_worker, method)(*call))
 
 
-def _is_lost(future: Future) -> bool:
-    """Whether a process died before this unit was done."""
-    return isinstance(future.exception(), BrokenExecutor)
-
-
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """Processes that are started inside ignore SIGINT."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say so
@@ -159,13 +219,6 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _end(pool: Executor) -> None:
-    """End the processes of a pool, whatever they are at."""
-    for process in list((getattr(pool, "_processes", None) or {}).values()):
-        process.terminate()
-    pool.shutdown(cancel_futures=True)
 
 
 def _shown(call: tuple) -> str:

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How the work of a run reaches the workers of a Dask cluster, on this machine or on many.
+
+    local:N                  N processes that Dask starts here
+    tcp://host:8786, tls://  a scheduler that runs
+    scheduler.json           the file that a scheduler was told to write
+
+The run folder, the pictures and the weights lie where every worker sees them under the same names;
+workers write bitstreams there by temporary name and rename, everything else is written by the
+runner alone. Before the first unit each worker says what its results depend on; one that differs
+is refused by name, and so is one that joins later, at its first unit.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vcm_plugin import environment
+from vcm_plugin.ctc.run_folder import TOKEN, differences
+from vcm_plugin.ctc.workers import ATTEMPTS, interrupts_ignored
+from vcm_plugin.errors import InputError, one_line
+
+try:
+    import dask
+    import distributed
+    from distributed import Client, LocalCluster, get_worker
+except ImportError as error:
+    raise InputError(
+        f"--cluster: expected the package distributed, found none ({error}); pip install "
+        "'vcm-plugin[cluster]', here and on every worker"
+    ) from error
+
+ANSWER_SECONDS = 10  # within which a scheduler must answer
+JOIN_SECONDS = 3600  # within which the first worker must join; a batch system may let it wait
+UNITS_AHEAD = 2  # of work for each thread of a worker, so that none waits for the next
+
+
+class Cluster:
+    """An Engine of the workers of a Dask scheduler; `plan` has the run's `folder` and `condition`.
+
+    Raises InputError where no scheduler answers, no worker joins, or workers differ.
+    """
+
+    def __init__(self, where: str, make_worker: Callable[[Any], Any], plan: Any):
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        self.where, self._local = where, None
+        self._client = self._connected()
+        self.dashboard = self._client.dashboard_link
+        self._key = f"vcm-plugin-{uuid.uuid4().hex}"
+        self._identity: dict[str, Any] = {}
+        self._token = plan.folder / TOKEN
+        self._token.write_text(self._key)
+        try:
+            with self._answering():
+                self._client.wait_for_workers(1, timeout=JOIN_SECONDS)
+                self._client.get_versions(check=True)
+                self._client.register_plugin(_Planned(self._key, make_worker, plan))
+                self._executor = self._client.get_executor(pure=False)
+                self._agree()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def slots(self) -> int:
+        """Units at a time, of the workers that there are now."""
+        with self._answering():
+            return UNITS_AHEAD * max(1, sum(self._client.nthreads().values()))
+
+    def submit(self, method: str, call: tuple) -> Future:
+        """The values that one call of a worker object's method yields, once they are there."""
+        with self._answering():
+            return self._executor.submit(_unit, self._key, self._identity, method, call)
+
+    def deaths(self, future: Future) -> int:
+        """ATTEMPTS where Dask has given a unit up, since as many workers died of it."""
+        try:
+            error = future.exception()
+        except CancelledError:
+            raise self._silent() from None
+        return ATTEMPTS if isinstance(error, distributed.scheduler.KilledWorker) else 0
+
+    def renew(self) -> None:
+        """Nothing to do: Dask hands a lost unit to another worker by itself."""
+
+    def close(self) -> None:
+        """Leave the scheduler, and end it where it is of this machine and run."""
+        self._token.unlink(missing_ok=True)
+        with suppress(OSError, TimeoutError, ValueError):  # where the scheduler is gone
+            if self._local is None:
+                self._client.unregister_worker_plugin(self._key)
+            self._client.close(timeout=ANSWER_SECONDS)
+        if self._local is not None:
+            with suppress(OSError, TimeoutError):  # its processes end with this one
+                self._local.close(timeout=ANSWER_SECONDS)
+
+    def _connected(self) -> Client:
+        kind, _, count = self.where.partition(":")
+        if kind == "local":
+            if not count.isdigit() or int(count) < 1:
+                raise InputError(f"--cluster: expected local:N, N from 1 on, found {self.where!r}")
+            dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1})
+            with interrupts_ignored():
+                self._local = LocalCluster(
+                    n_workers=int(count), threads_per_worker=1, memory_limit=None,
+                    dashboard_address=":0", silence_logs=logging.CRITICAL,
+                )  # fmt: skip
+            return Client(self._local)
+        file = None if "://" in self.where else self.where
+        if file and not Path(file).is_file():
+            raise InputError(
+                f"--cluster: expected local:N, tcp://host:port or a scheduler file, found {file!r}"
+            )
+        try:
+            return Client(None if file else self.where, scheduler_file=file, timeout=ANSWER_SECONDS)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise InputError(
+                f"--cluster {self.where}: no scheduler answers within {ANSWER_SECONDS} s "
+                f"({one_line(error, 100)}); start one with `dask scheduler`, or give its address"
+            ) from error
+
+    def _agree(self) -> None:
+        """Have every worker say what its results depend on, and refuse one that differs."""
+        addresses = list(self._client.nthreads())
+        said = [
+            self._client.submit(
+                _unit, self._key, {}, "identify", (), pure=False, workers=[address],
+                allow_other_workers=False,
+            )
+            for address in addresses
+        ]  # fmt: skip
+        identities = [values[0] for values in self._client.gather(said)]
+        self._identity = identities[0]
+        for address, identity in zip(addresses, identities):
+            _require_equal(self._identity, identity, address)
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """What Dask raises where its scheduler is gone, or cannot work with this client."""
+        try:
+            yield
+        except InputError:
+            raise
+        except distributed.scheduler.KilledWorker as error:
+            raise InputError(
+                f"--cluster {self.where}: a worker died when it began, {ATTEMPTS} times; look into "
+                "its log: it may lack memory"
+            ) from error
+        except (OSError, TimeoutError, RuntimeError, CancelledError) as error:
+            raise self._silent(error) from error
+        except (ValueError, ImportError, TypeError) as error:  # versions; a worker without us
+            raise InputError(
+                f"--cluster {self.where}: expected workers with the packages of this machine, "
+                f"found: {one_line(error, 200)}; install the same versions there"
+            ) from error
+
+    def _silent(self, error: BaseException | None = None) -> InputError:
+        why = f" ({one_line(error, 100)})" if error else ""
+        return InputError(
+            f"--cluster {self.where}: its scheduler does not answer any more, or no worker has "
+            f"joined{why}; what was finished is kept, start it and repeat the same command"
+        )
+
+
+@dataclass
+class _Plan:
+    """What a worker process keeps of a run: the worker object once it is made, and its identity."""
+
+    make_worker: Callable[[Any], Any]
+    plan: Any
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    worker: Any = None
+    identity: dict[str, Any] | None = None
+
+
+class _Planned(distributed.WorkerPlugin):
+    """Tells every worker of a cluster, also one that joins later, of a run."""
+
+    def __init__(self, name: str, make_worker: Callable[[Any], Any], plan: Any):
+        self.name, self.make_worker, self.plan = name, make_worker, plan
+
+    def setup(self, worker: Any) -> None:
+        """Keep the plan; the worker object is made at the first unit."""
+        plans = worker.__dict__.setdefault("vcm_plugin_plans", {})
+        plans[self.name] = _Plan(self.make_worker, self.plan)
+
+    def teardown(self, worker: Any) -> None:
+        """Forget it, with its detector and its codec."""
+        worker.vcm_plugin_plans.pop(self.name, None)
+
+
+def _unit(key: str, expected: dict[str, Any], method: str, call: tuple) -> list[Any]:
+    """One call of a worker object, in a worker process. Raises InputError with its address."""
+    address = get_worker().address
+    planned = get_worker().vcm_plugin_plans[key]
+    with planned.lock:
+        try:
+            # The number of threads is that of the thread that computes, which Dask chooses.
+            environment.make_deterministic(planned.plan.condition.threads_per_job)
+            if planned.worker is None:
+                _require_folder(planned.plan.folder, key)
+                planned.worker = planned.make_worker(planned.plan)
+                planned.identity = next(iter(planned.worker.identify()))
+            if expected:
+                _require_equal(expected, planned.identity, address)
+            return list(getattr(planned.worker, method)(*call))
+        except InputError as error:
+            raise InputError(f"worker {address}: {error}") from error
+
+
+def _require_folder(folder: Path, key: str) -> None:
+    token = folder / TOKEN
+    if not token.is_file() or token.read_text() != key:
+        raise InputError(
+            f"expected to see the run folder {folder}, found no such folder or another; put it on "
+            "a file system that every worker mounts under the same name"
+        )
+
+
+def _require_equal(expected: dict[str, Any], found: dict[str, Any], address: str) -> None:
+    if expected != found:
+        differing = "; ".join(list(differences(found, expected))[:3])
+        raise InputError(
+            f"worker {address} would give other results than the others: {differing}; install "
+            "the same versions there, or leave it out"
+        )
