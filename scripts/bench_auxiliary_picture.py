@@ -198,16 +198,23 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
             cells = " ".join(f"{v:9.4f}" if isinstance(v, float) else f"{v:>9}" for v in values)
             print(f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {ap or 0:6.2f} {cells}")
     vision = human_vision(typed(results), [n for n in results if n != "ours"])
+    columns: dict[str, dict[str, BdRate]] = {
+        f"total against {comparison.anchor.split()[0]}, s = {comparison.test.split()[-1]}": {}
+        for comparison in vision.comparisons if comparison.anchor not in BOTH
+    }  # fmt: skip
     for comparison in vision.comparisons:
-        if comparison.metric in SHOWN and comparison.anchor not in BOTH:
-            line = _percent(comparison.result)
-            print(f"{comparison.test} against {comparison.anchor}: {comparison.metric} {line}")
+        if comparison.anchor not in BOTH:
+            column = (
+                f"total against {comparison.anchor.split()[0]}, s = {comparison.test.split()[-1]}"
+            )
+            columns[column][comparison.metric] = comparison.result
     curves = {curve.name: curve for curve in vision.curves}
     for curve in vision.curves:
         if curve.run == "ours":
-            auxiliary(results, curve)
+            columns |= auxiliary(results, curve)
             for anchor in filter(curves.__contains__, BOTH):
                 one_for_both(curve, curves[anchor], vision)
+    print_columns(columns)
 
 
 def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
@@ -218,9 +225,9 @@ def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
                 print(f"{equal.rate_point} against {anchor.name}: {equal.reason}")
                 continue
             print(
-                f"{equal.rate_point}: {equal.value:.2f} dB at {equal.bpp:.4f} bpp, {anchor.name} "
-                f"for both {equal.anchor_bpp:.4f} (of which for box AP {equal.accuracy_bpp:.4f}), "
-                f"{equal.percent:+.1f} %, break-even share {equal.break_even_share:.2f}"
+                f"| {equal.rate_point} | {equal.value:.2f} dB | {equal.bpp:.4f} | {anchor.name} "
+                f"{equal.anchor_bpp:.4f}, of which for box AP {equal.accuracy_bpp:.4f} | "
+                f"{equal.percent:+.1f} % | {equal.break_even_share:.2f} |"
             )
     accuracy = test.points[0].accuracy
     if accuracy is None:
@@ -245,18 +252,29 @@ def mean_difference(anchor, test, least: float) -> float:
     return 100 * (np.exp(np.mean(logs)) - 1)
 
 
-def auxiliary(results: dict, curve: HumanCurve) -> None:
+def auxiliary(results: dict, curve: HumanCurve) -> dict[str, dict[str, BdRate]]:
     """Bits of the layer for the person alone, against the picture codec alone and the twin."""
     own = _without_machine(results["ours"], curve.machine)
     anchors = {"vvc_remote": {"points": results["vvc_remote"]["points"]}}
     if "twin" in results:
         anchors["twin"] = _without_machine(results["twin"], curve.machine)
+    columns = {}
     for name, result in anchors.items():
         vision = human_vision(typed({"ours": own, name: result}), [name])
-        for comparison in vision.comparisons:
-            if comparison.metric in SHOWN:
-                line = _percent(comparison.result)
-                print(f"{curve.name} auxiliary bits against {name}: {comparison.metric} {line}")
+        column = f"layer alone against {name}, s = {curve.machine}"
+        columns[column] = {c.metric: c.result for c in vision.comparisons}
+    return columns
+
+
+def print_columns(columns: dict[str, dict[str, BdRate]]) -> None:
+    """BD-rates as the table of docs/human_layer.md has them."""
+    print("| measure | " + " | ".join(columns) + " |")
+    print("| --- |" + " --- |" * len(columns))
+    for metric in SHOWN:
+        cells = [
+            _percent(column[metric]) if metric in column else "" for column in columns.values()
+        ]
+        print(f"| {metric} | {' | '.join(cells)} |")
 
 
 def _without_machine(result: dict, machine: str) -> dict:
@@ -343,8 +361,7 @@ def _box_ap(bench: Bench, found, looks: list[dict]) -> float:
 def _percent(result: BdRate) -> str:
     if result.percent is None:
         return f"none: {result.reason}"
-    low, high = result.overlap
-    return f"{result.percent:+.2f} % over {low:.4g} .. {high:.4g}"
+    return f"{result.percent:+.1f} %"
 
 
 if __name__ == "__main__":
