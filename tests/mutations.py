@@ -182,7 +182,7 @@ def _drawn(element: Element, value, rng: np.random.Generator):
     kind, size = element.descriptor[:-1].split("(")
     if kind == "f":
         drawn = rng.choice([0.0, -1.0, 1e-7, 3.5, 60000.0, (value or 1.0) * 1.25, rng.normal()])
-        return bits.round_float(float(drawn), int(size))
+        return bits.round_float(float(min(max(drawn, -65504.0), 65504.0)), int(size))
     if element.codes is not None:
         return int(rng.choice(list(element.codes)))
     high = min(element.high, (1 << int(size)) - 1) if kind == "u" else element.high
