@@ -36,7 +36,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "anchors")]  # tiny re
 
 SECONDS = 5.0  # of processor time, of one file
 MEMORY = 512 << 20  # bytes of address space, of one file
-SILENCE = 60.0  # seconds of wall time without a file done: the worker hangs
+SILENCE = 600.0  # seconds of wall time without a file done: the worker hangs
 GROWTH = 256 << 20  # bytes that a worker may have grown by over all files before a new one starts
 PLACES = {  # where a refusal happened, by its words; elsewhere it is the syntax
     "CRC": "CRC-32",

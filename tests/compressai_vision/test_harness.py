@@ -489,12 +489,12 @@ def test_other_settings_in_the_folder_of_one_integer_are_refused(tmp_path):
 def test_a_refused_rate_point_leaves_no_folder(tmp_path):
     """The harness has made the folder of its evaluation by then."""
     (tmp_path / "qp32" / "evaluation").mkdir(parents=True)
-    with pytest.raises(SystemExit, match="expected a preset"):
+    with pytest.raises(SystemExit, match="expected one of faster, fast"):
         adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, vvc_feature_preset="placebo")
     assert not (tmp_path / "qp32").exists()
     (tmp_path / "qp32" / "evaluation").mkdir(parents=True)
     (tmp_path / "qp32" / "summary.csv").write_text("")
-    with pytest.raises(SystemExit, match="expected a preset"):
+    with pytest.raises(SystemExit, match="expected one of faster, fast"):
         adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, vvc_feature_preset="placebo")
     assert (tmp_path / "qp32" / "summary.csv").is_file(), "what holds something stays"
 
