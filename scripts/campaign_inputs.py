@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Does any annotation file, condition, seqinfo.ini, checkpoint or package crash or hang a reader?
 
-Hypothesis makes inputs that are nearly sound. Each must be read, or be refused by an InputError of
-one line, within SECONDS of processor time. Annotations that are read are evaluated by pycocotools
-too, against detections that are the objects themselves: none may hang it or score nothing.
+Hypothesis makes sound inputs and changes nothing, one or two things in them. Each must be read, or
+be refused by an InputError of one line, within SECONDS of processor time. Annotations that are read
+are evaluated by pycocotools too: none may hang it.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import json
 import pickle
 import re
@@ -18,18 +19,19 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 
-from vcm_plugin.conditions import KEYS
 from vcm_plugin.crosscheck.archive import unpack
 from vcm_plugin.crosscheck.package import ALLOWED
-from vcm_plugin.ctc.codecs import codec_keys, load_condition
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics.coco_ap import evaluate
 from vcm_plugin.split.checkpoint import read_checkpoint
@@ -38,77 +40,180 @@ from vcm_plugin.testsets.sequences import read_seqinfo
 
 SECONDS = 2.0  # of processor time, of one input
 HEIGHT, WIDTH = 9, 12
+CTC = Path(__file__).parents[1] / "cfg" / "ctc"
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.just([]),
     st.just({}), st.lists(st.integers(), max_size=3), st.just(10**400), st.just(2**63),
 )  # fmt: skip
-NUMBERS = st.one_of(st.integers(-3, 15), st.floats(-3, 15), st.sampled_from([0, 1e9, -1e9, 24.5]))
 
 
-def mostly(sound: st.SearchStrategy) -> st.SearchStrategy:
-    """A sound value, or now and then an odd one."""
-    return st.integers(0, 40).flatmap(lambda n: ODD if n == 40 else sound)
+def places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of every value in a tree of objects and lists."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield tree, key
+        if isinstance(value, (dict, list)):
+            yield from places(value)
 
 
-def some_keys(**values: st.SearchStrategy) -> st.SearchStrategy:
-    """An object with these keys, some of which may be missing or odd."""
-    lacking = st.fixed_dictionaries({}, optional=values)
-    whole = st.fixed_dictionaries(values)
-    return st.integers(0, 20).flatmap(lambda n: lacking if n == 20 else whole)
+def near(value: Any) -> st.SearchStrategy:
+    """Values of the kind that is there, and some that are like it only to the eye."""
+    if isinstance(value, bool) or value is None:
+        return st.sampled_from([True, False, None, 0, 1, "true"])
+    if isinstance(value, (int, float)):
+        return st.one_of(
+            st.sampled_from([0, -value, value + 1, value * 2, float(value), str(value), -1, 1e9]),
+            st.integers(-3, 70), st.floats(-3, 15),
+        )  # fmt: skip
+    if isinstance(value, str):
+        return st.one_of(
+            st.sampled_from([value.upper(), f" {value}", f"{value}\0", f"../{value}", value[:-1]]),
+            st.text(max_size=9),
+        )
+    return ODD
 
 
-RUNS = st.one_of(
-    st.lists(st.integers(-1, 120), max_size=6),
-    st.just([0, HEIGHT * WIDTH]),
-    st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=12),
-    st.just("0h3"), ODD,
-)  # fmt: skip
-MASKS = st.one_of(
-    st.lists(st.lists(NUMBERS, max_size=9), max_size=2),
-    st.just([[1, 1, 6, 1, 6, 6, 1, 6]]),
-    some_keys(size=mostly(st.just([HEIGHT, WIDTH])), counts=RUNS),
+@st.composite
+def damaged(draw: st.DrawFn, documents: st.SearchStrategy) -> Any:
+    """A sound document in which nothing, one or two things are changed, lost or doubled."""
+    tree = copy.deepcopy(draw(documents))
+    for _ in range(draw(st.sampled_from([0, 1, 1, 1, 2]))):
+        found = list(places(tree))
+        if not found:
+            break
+        container, key = found[draw(st.integers(0, len(found) - 1))]
+        kind = draw(st.integers(0, 7))
+        if kind < 3:
+            container[key] = draw(near(container[key]))
+        elif kind == 3:
+            container[key] = draw(ODD)
+        elif kind == 4:
+            del container[key]
+        elif isinstance(container, list):
+            container.insert(
+                key, copy.deepcopy(container[draw(st.integers(0, len(container) - 1))])
+            )
+        elif kind == 5:
+            container[str(key)[:-1]] = container.pop(key)
+        else:
+            container[f"{key}s"] = draw(ODD)
+    return tree
+
+
+def coded_runs() -> list[str]:
+    """Compressed runs of some masks, as pycocotools writes them."""
+    planes = np.zeros((4, HEIGHT, WIDTH), np.uint8)
+    planes[1, 2:7, 3:11], planes[2, :, ::2], planes[3] = 1, 1, 1
+    return [coco_mask.encode(np.asfortranarray(plane))["counts"].decode() for plane in planes]
+
+
+CORNERS = st.tuples(st.integers(0, WIDTH), st.floats(0, HEIGHT)).map(list)
+POLYGONS = st.lists(CORNERS, min_size=3, max_size=6).map(lambda corners: sum(corners, []))
+BOXES = st.tuples(
+    st.integers(0, WIDTH - 2), st.integers(0, HEIGHT - 2), st.integers(1, 9), st.floats(0.5, 9)
 )
-ANNOTATIONS = some_keys(
-    images=mostly(st.lists(some_keys(
-        id=mostly(st.sampled_from([1, 2, 1.0, "a"])), file_name=mostly(st.text(max_size=5)),
-        height=mostly(st.just(HEIGHT)), width=mostly(st.just(WIDTH)),
-    ), max_size=2)),
-    annotations=mostly(st.lists(some_keys(
-        id=mostly(st.integers(0, 9)), image_id=mostly(st.sampled_from([1, 1.0, 2, "a"])),
-        category_id=mostly(st.just(3)), bbox=mostly(st.lists(NUMBERS, min_size=4, max_size=4)),
-        area=mostly(st.floats(0, 99)), iscrowd=mostly(st.sampled_from([0, 1, False, None])),
-        segmentation=mostly(MASKS),
-    ), max_size=3)),
-    categories=mostly(st.just([{"id": 3, "name": "cat"}])),
-)  # fmt: skip
-CONDITIONS = st.fixed_dictionaries(
-    {"name": mostly(st.just("case")), "model": mostly(st.just("minictc_mask_rcnn")),
-     "class_names": mostly(st.just(["a", "b"])), "tasks": mostly(st.just(["box"]))},
-    optional={
-        key: st.one_of(ODD, st.integers(-2, 70), st.lists(st.integers(-2, 70), max_size=3))
-        for key in sorted({*KEYS, *codec_keys()} - {"name", "model", "class_names", "tasks"})
-    },
-)  # fmt: skip
-SEQINFO = st.lists(st.one_of(
-    st.sampled_from(["[Sequence]", "name=A_50%", "frameRate=30", "seqLength=5", "frameRate=30/0",
-                     "frameRate=nan", "frameRate=1e999", "seqLength=99999999999999999999"]),
-    st.text(max_size=20),
-), max_size=8).map("\n".join)  # fmt: skip
-NAMES = st.one_of(
-    st.sampled_from(["manifest.json", "runs/a/result.json", "runs/a/32/bitstreams/1.fcm",
-                     "p/manifest.json", "p\\runs\\a\\run.json", "__MACOSX/x", "../x", "/x", "a.pkl",
-                     "p.zip", "runs/a/../../x", "runs/A/result.json", "CON", "a/"]),
-    st.text(min_size=1, max_size=9),
-)  # fmt: skip
-PACKAGES = st.lists(st.tuples(NAMES, st.binary(max_size=9), st.integers(0, 0xFFFF)), max_size=6)
-CHECKPOINTS = st.recursive(
-    st.one_of(ODD, st.just(np.ones((2, 3), np.float32)), st.just(np.array(["x"]))),
-    lambda inner: st.dictionaries(
-        st.sampled_from(["model", "state_dict", "module.w", "w", "student", "teacher", "blobs"]),
-        inner, max_size=3,
+RUNS = st.integers(0, HEIGHT * WIDTH).flatmap(
+    lambda first: st.integers(0, HEIGHT * WIDTH - first).map(
+        lambda second: [first, second, HEIGHT * WIDTH - first - second]
+    )
+)
+MASKS = st.one_of(
+    st.lists(POLYGONS, min_size=1, max_size=2),
+    st.fixed_dictionaries({"size": st.just([HEIGHT, WIDTH]), "counts": RUNS}),
+    st.fixed_dictionaries(
+        {"size": st.just([HEIGHT, WIDTH]), "counts": st.sampled_from(coded_runs())}
     ),
-    max_leaves=6,
-)  # fmt: skip
+)
+
+
+@st.composite
+def annotations(draw: st.DrawFn) -> dict:
+    """Sound annotations of up to three pictures."""
+    ids = draw(st.lists(st.integers(0, 2**40), min_size=1, max_size=3, unique=True))
+    images = [
+        {"id": i, "file_name": f"{n}.png", "height": HEIGHT, "width": WIDTH}
+        for n, i in enumerate(ids)
+    ]
+    objects = [
+        {
+            "id": n, "image_id": draw(st.sampled_from(ids)), "category_id": 3,
+            "bbox": list(draw(BOXES)), "area": draw(st.floats(0.5, 99)),
+            "iscrowd": draw(st.sampled_from([0, 0, 0, 1])), "segmentation": draw(MASKS),
+        }
+        for n in range(1, draw(st.integers(1, 4)) + 1)
+    ]  # fmt: skip
+    categories = [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}]
+    return {"images": images, "annotations": objects, "categories": categories}
+
+
+CONDITIONS = st.sampled_from([yaml.safe_load(path.read_text()) for path in sorted(CTC.iterdir())])
+VALUES = ["30", "29.97", "30000/1001", "0", "-1", "5", "1e3", "nan", "1e999", "30/0", "9" * 20, "",
+          " 60 ", "A_50%", "sixty", "5.5", "0x10"]  # fmt: skip
+NAMES = ["name", "frameRate", "seqLength", "imWidth", "imHeight", "imExt", "imDir"]
+
+
+@st.composite
+def seqinfo(draw: st.DrawFn) -> bytes:
+    """A seqinfo.ini in which up to two lines are changed, in one of the usual encodings."""
+    length = draw(st.integers(1, 999))
+    lines = ["[Sequence]", "name=BQSquare_416x240_60", "imDir=images", "frameRate=60",
+             f"seqLength={length}", "imWidth=416", "imHeight=240", "imExt=.png"]  # fmt: skip
+    for _ in range(draw(st.sampled_from([0, 1, 1, 2]))):
+        at, kind = draw(st.integers(0, len(lines) - 1)), draw(st.integers(0, 6))
+        if kind < 3:
+            lines[at] = f"{lines[at].partition('=')[0]}={draw(st.sampled_from(VALUES))}"
+        elif kind == 3:
+            del lines[at]
+        elif kind == 4:
+            lines.insert(at, lines[draw(st.integers(0, len(lines) - 1))])
+        elif kind == 5:
+            lines.insert(at, draw(st.sampled_from(["; a remark", "# another", "", "[Other]"])))
+        else:
+            lines[at] = draw(st.text(max_size=20))
+        lines = lines or [""]
+    text = draw(st.sampled_from(["\n", "\r\n"])).join(lines)
+    coding = draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"]))
+    return text.encode(coding, "replace" if coding == "latin-1" else "surrogatepass")
+
+
+MEMBERS = ["manifest.json", "claims.json", "runs/a/run.json", "runs/a/result.json",
+           "runs/a/condition.yaml", "runs/a/32/point.json", "runs/a/32/pictures.jsonl",
+           "runs/a/32/bitstreams/1.fcm"]  # fmt: skip
+FOREIGN = ["__MACOSX/x", "../x", "/x", "a.pkl", "p.zip", "runs/a/../../x", "runs/A/result.json",
+           "CON", "a/", "runs/a/.DS_Store", "C:x", "runs/a/x\0.json", "Thumbs.db"]  # fmt: skip
+
+
+@st.composite
+def package(draw: st.DrawFn) -> tuple[list[tuple[str, bytes, int]], int]:
+    """Members (name, bytes, mode) of a sound package, changed in two places; bytes cut off."""
+    members = [(name, draw(st.binary(max_size=9)), 0o100644) for name in MEMBERS]
+    for _ in range(draw(st.sampled_from([0, 1, 1, 2]))):
+        at, kind = draw(st.integers(0, len(members) - 1)), draw(st.integers(0, 6))
+        name, data, mode = members[at]
+        if kind == 0:
+            members[at] = (name, data, draw(st.integers(0, 0xFFFF)))
+        elif kind == 1:
+            members[at] = (name, bytes(draw(st.sampled_from([0, 1 << 16, 1 << 21]))), mode)
+        elif kind == 2:
+            members.append((draw(st.sampled_from(FOREIGN)), data, mode))
+        elif kind == 3:
+            members = [(f"p/{n}", d, m) for n, d, m in members]
+        elif kind == 4:
+            members = [(n.replace("/", "\\"), d, m) for n, d, m in members]
+        elif kind == 5 and len(members) > 1:
+            del members[at]
+        else:
+            members.append((draw(st.text(min_size=1, max_size=9)), data, mode))
+    return members, draw(st.sampled_from([0, 0, 0, 0, 1, 30, 300]))
+
+
+@st.composite
+def checkpoint(draw: st.DrawFn) -> dict:
+    """Sound weights in the wrappers that trainers put around them."""
+    prefix = draw(st.sampled_from(["", "module."]))
+    arrays = (np.ones((2, 3), np.float32), np.zeros(4, np.float64), np.ones(1, np.float16))
+    weights = {f"{prefix}w{number}": array for number, array in enumerate(arrays)}
+    wrapper = draw(st.sampled_from([None, "model", "state_dict", "student", "teacher", "blobs"]))
+    return {wrapper: weights, "iteration": 3} if wrapper else weights
 
 
 def read_annotation_file(content, folder: Path) -> None:
@@ -132,21 +237,22 @@ def read_condition_file(content, folder: Path) -> None:
 
 def read_seqinfo_file(content, folder: Path) -> None:
     path = folder / "seqinfo.ini"
-    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    path.write_bytes(content)
     name, rate, count = read_seqinfo(path)
     assert name and rate[0] > 0 and rate[1] > 0 and count > 0
 
 
 def read_package_file(content, folder: Path) -> None:
-    path = folder / "p.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data, mode in content:
+    path, (members, lost) = folder / "p.zip", content
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data, mode in members:
             member = zipfile.ZipInfo("placeholder")
             member.filename, member.external_attr = name, mode << 16
             try:
                 archive.writestr(member, data)
             except (UnicodeEncodeError, ValueError):
                 return
+    path.write_bytes(path.read_bytes()[: path.stat().st_size - lost])
     with tempfile.TemporaryDirectory(dir=folder) as out:
         unpack(path, Path(out), ALLOWED, 1 << 20, 200)
         names = [p.relative_to(out).as_posix() for p in Path(out).rglob("*") if p.is_file()]
@@ -161,11 +267,11 @@ def read_checkpoint_file(content, folder: Path) -> None:
 
 
 KINDS: dict[str, tuple[st.SearchStrategy, Callable]] = {
-    "annotations": (ANNOTATIONS, read_annotation_file),
-    "conditions": (CONDITIONS, read_condition_file),
-    "seqinfo": (SEQINFO, read_seqinfo_file),
-    "packages": (PACKAGES, read_package_file),
-    "checkpoints": (CHECKPOINTS, read_checkpoint_file),
+    "annotations": (damaged(annotations()), read_annotation_file),
+    "conditions": (damaged(CONDITIONS), read_condition_file),
+    "seqinfo": (seqinfo(), read_seqinfo_file),
+    "packages": (package(), read_package_file),
+    "checkpoints": (damaged(checkpoint()), read_checkpoint_file),
 }
 
 

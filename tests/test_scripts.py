@@ -52,3 +52,29 @@ def test_bench_loop_names_what_is_missing(tmp_path):
     assert (
         done.stderr.startswith("bench_loop: error:") and "Traffic_2560x1600_30_val" in done.stderr
     )
+
+
+def campaign(script: str, *words) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts" / script, *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def test_the_campaign_of_damaged_files_reaches_every_place_of_refusal():
+    kinds = ("machine", "private_sequence", "raw_vvc")
+    done = campaign("campaign_files.py", "--files", 120, "--vvc", 60, "--kinds", *kinds)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for place in ("refused by the CRC", "refused by the entropy decoder", "led up to FFmpeg"):
+        assert place in done.stdout, done.stdout
+    assert done.stdout.endswith("seed 0: 360 files, 0 faults\n")
+    again = campaign("campaign_files.py", "--files", 120, "--kinds", "machine")
+    counts = [re.search("files 0 to .*?;", x.stdout)[0] for x in (done, again)]
+    assert counts[0] == counts[1], "a seed gives the same files"
+
+
+def test_the_campaign_of_inputs_is_read_and_refused():
+    done = campaign("campaign_inputs.py", "--examples", 40)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"^(\w+): seed 0, \d+ inputs: (\d+) read, (\d+) refused", done.stdout, re.M)
+    assert len(found) == 5, done.stdout
+    assert all(int(read) >= 3 and int(refused) >= 3 for _, read, refused in found), found

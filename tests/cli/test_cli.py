@@ -59,6 +59,21 @@ def test_help_does_not_wait_for_torch():
     assert done.stdout.decode().endswith("False\n")
 
 
+def test_data_that_are_refused_do_not_wait_for_torch(tmp_path):
+    minictc = (ROOT / "cfg" / "ctc" / "minictc.yaml").read_text()
+    (tmp_path / "case.yaml").write_text(minictc.replace("minictc: test", "images: ."))
+    (tmp_path / "instances.json").write_text('{"images": []}')
+    code = "import sys; from vcm_plugin.cli.main import main\nprint(main(sys.argv[1:]))\n"
+    code += "print('torch' in sys.modules)"
+    words = ["run", "case.yaml", "--codec", "diff_fchm", "-o", "run"]
+    words += ["--annotations", "instances.json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "2\nFalse\n" and "instances.json" in done.stderr, done.stderr
+
+
 def test_run_prints_its_points(typed, tiny_condition, tmp_path):
     words = ("run", tiny_condition, "--codec", "vvc_feature", "-o", tmp_path / "run")
     code, out, _ = typed(*words, "--rate-points", 42, "--limit", 1, "--tasks", "box")

@@ -61,18 +61,30 @@ def test_doctor_says_that_the_cache_cannot_be_made():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here to print to")
 @pytest.mark.parametrize("words", ["info {coded}", "encode {picture} -o {output} --codec "
-                                   "vvc_remote --rate-point 40"])  # fmt: skip
-def test_a_full_standard_output_is_one_line(picture, tmp_path, words):
+                                   "vvc_remote --rate-point 40", "--help", "--version",
+                                   "run --help", "doctor"])  # fmt: skip
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_one_line(picture, tmp_path, words, unbuffered):
     assert encode(picture, tmp_path / "coded").returncode == 0
     names = {"picture": picture, "coded": tmp_path / "coded", "output": tmp_path / "again"}
     words = words.format(**names).split()
     line = [sys.executable, "-c", CODE, *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            line, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=full, stderr=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
+        done = subprocess.run(line, env=environment, stdout=full, stderr=subprocess.PIPE, text=True)
     refused(done, "standard output: No space left on device")
+
+
+@pytest.mark.parametrize("words", ["--help", "run --help", "doctor"])
+def test_a_reader_that_has_left_is_no_error(words):
+    """As `| head -1` leaves: nothing of it is said, and nothing has failed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-c", CODE, *words.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_closed_standard_output_is_no_error(picture, tmp_path):

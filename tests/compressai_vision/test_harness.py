@@ -467,19 +467,58 @@ def test_a_file_of_another_split_point_is_refused_by_name(r50, tmp_path):
     _, seconds, _ = adapter("vvc_feature", layers=["p2", "p3", "p4", "p5"], **settings).decode(
         coded["bitstream"]
     )
-    assert "hash" not in seconds
+    assert list(seconds) == ["inner_codec", "conversion"], "in the order of the harness"
     Path(coded["bitstream"]).write_bytes(b"FCM damaged")
     with pytest.raises(SystemExit, match="error: .*job-img_id_1.bin: "):
         codec.decode(coded["bitstream"])
 
 
 def test_other_settings_in_the_folder_of_one_integer_are_refused(tmp_path):
+    from vfcn_tiny import pyramid
+
     settings = {"vvc_feature_preset": "faster", "vvc_feature_range": [-8, 8]}
-    adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, **settings)
+    first = adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, **settings)
+    assert not (tmp_path / "qp32").exists(), "only results claim a folder"
+    first.encode(harness_input(pyramid()), tmp_path / "qp32" / "codec_output", "job", "img_id_1")
     adapter("vvc_feature", folder=tmp_path / "qp32", rate_point=32, **settings)
     with pytest.raises(SystemExit, match="qp32 holds results of another .*codec.experiment"):
         other = settings | {"vvc_feature_range": [-9, 8]}
         adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, **other)
+
+
+def test_a_refused_rate_point_leaves_no_folder(tmp_path):
+    """The harness has made the folder of its evaluation by then."""
+    (tmp_path / "qp32" / "evaluation").mkdir(parents=True)
+    with pytest.raises(SystemExit, match="expected one of faster, fast"):
+        adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, vvc_feature_preset="placebo")
+    assert not (tmp_path / "qp32").exists()
+    (tmp_path / "qp32" / "evaluation").mkdir(parents=True)
+    (tmp_path / "qp32" / "summary.csv").write_text("")
+    with pytest.raises(SystemExit, match="expected one of faster, fast"):
+        adapter("vvc_feature", folder=tmp_path / "qp32", qp=32, vvc_feature_preset="placebo")
+    assert (tmp_path / "qp32" / "summary.csv").is_file(), "what holds something stays"
+
+
+def test_a_refused_rate_point_does_not_end_a_sweep(r50):
+    """99 is no QP and `slowest` no preset: one of four points is left."""
+    sweep = "++codec.encoder_config.vvc_feature_preset=slowest,faster"
+    done = r50.start_harness(
+        "vvc_feature", "++codec.encoder_config.rate_point=99,47", sweep,
+        "++codec.experiment=_sweep", f"hydra.sweep.dir={r50.folder}/multirun", "--multirun",
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    refusals = [line for line in done.stderr.splitlines() if line.startswith("vcm-plugin: error:")]
+    assert len(refusals) == 4 and refusals[-1] in refusals[:3], refusals  # Hydra repeats the first
+    (folder,) = (r50.folder / "harness" / "split-inference-image" / "vvc_feature_sweep").glob("*/*")
+    assert [path.name for path in folder.iterdir()] == ["qp47"]
+    assert (folder / "qp47" / "evaluation" / "summary.csv").is_file()
+
+
+def test_columns_of_time_come_in_the_order_of_the_harness():
+    from vcm_plugin.compressai_vision.contract import DECODE_COLUMNS, in_order
+
+    given = {"conversion": 2.0, "hash": 1.0, "feature_restoration": 3.0, "inner_codec": 4.0}
+    assert list(in_order(given, DECODE_COLUMNS)) == list(DECODE_COLUMNS)
 
 
 def test_the_type_that_the_example_configurations_set_is_named():

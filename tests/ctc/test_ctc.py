@@ -129,9 +129,9 @@ def _assert_same_result(calm: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_runs_end_in_the_same_result(tiny_condition, jobs):
-    script = ROOT / "scripts" / "check_kill.py"
-    command = [sys.executable, str(script), str(tiny_condition), "--kills", "2"]
+def test_killed_runs_end_in_the_same_result(jobs):
+    script = ROOT / "scripts" / "campaign_runs.py"
+    command = [sys.executable, str(script), "kills", "--kinds", "pictures", "--times", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*command, "--jobs", str(jobs)], capture_output=True, text=True, env=environment

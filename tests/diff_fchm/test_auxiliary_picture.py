@@ -32,7 +32,7 @@ from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.vvc import VVenC
 
-MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # scripts/fuzz_fcm.sh sets it to 20000
+MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # more: scripts/campaign_files.py
 DECODED_MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "40"))  # a decoder's process for each
 MOST_BYTES_BESIDE_VVC = 14
 

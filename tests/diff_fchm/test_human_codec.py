@@ -23,7 +23,7 @@ from vcm_plugin.entropy.latent_coder import LATENT_STEPS
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 
-MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # scripts/fuzz_fcm.sh sets it to 20000
+MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # more: scripts/campaign_files.py
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from vcm_plugin.features import FeaturePyramid
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY, BUNDLED = GOLDEN / "tiny.vfcn", PACKAGE / "weights" / "minictc_vfcn.safetensors"
-MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # scripts/fuzz_fcm.sh sets it to 20000
+MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # more: scripts/campaign_files.py
 
 
 @pytest.fixture(scope="module")

@@ -245,6 +245,11 @@ def test_a_report_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_what_prints_the_points_of_a_run_waits_for_no_plots():
+    code = "import sys, vcm_plugin.report.titles; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_tables_fit_a_terminal_of_a_hundred_columns(written):
     assert max(map(len, rd_table_text(written[0]).splitlines())) <= 100
     assert "vvc_remote_100" in rd_table_text(written[0])

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO
 
 import vcm_plugin
 from vcm_plugin.cli import (
@@ -93,11 +94,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     return DONE if code is None else code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Help that cannot be written is an error; argparse itself passes over it."""
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+        print(message or "", end="", file=file or sys.stderr, flush=True)
+
+
 def _refused(text: str) -> int:
     """Say in one line what is wrong; the exit code of bad input."""
     line = "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
     with suppress(OSError):
         print(f"vcm-plugin: error: {line}", file=sys.stderr)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:  # what was printed before does not fit either
+        _discard_output()
     return BAD_INPUT
 
 
@@ -108,7 +121,7 @@ def _discard_output() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vcm-plugin",
         description=DESCRIPTION,
         epilog=EPILOG,

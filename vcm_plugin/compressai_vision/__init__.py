@@ -12,7 +12,7 @@ import functools
 import importlib
 
 from vcm_plugin.compressai_vision.codec import RemoteCodec, SplitCodec
-from vcm_plugin.compressai_vision.contract import expected_harness, folder_qp, one_line
+from vcm_plugin.compressai_vision.contract import expected_harness, one_line, resolved_qp
 from vcm_plugin.errors import InputError
 from vcm_plugin.split import detectron2_is_installed
 
@@ -33,4 +33,4 @@ def register() -> None:
         importlib.import_module("vcm_plugin.split.detectron2")  # the backbone of our own detectors
     for name, adapter in ADAPTERS.items():
         register_codec(name)(functools.partial(adapter, name))
-    OmegaConf.register_new_resolver("vcm_plugin_qp", one_line(folder_qp), replace=True)
+    OmegaConf.register_new_resolver("vcm_plugin_qp", one_line(resolved_qp), replace=True)

@@ -18,12 +18,17 @@ from PIL import Image
 from vcm_plugin import conditions, environment
 from vcm_plugin.bitstream import Timing
 from vcm_plugin.compressai_vision.contract import (
+    DECODE_COLUMNS,
+    ENCODE_COLUMNS,
     check_contract,
     claim_folder,
     folder_qp,
+    in_order,
+    leaving_no_folder,
     named_rate_point,
     naming,
     one_line,
+    require_folder,
 )
 from vcm_plugin.ctc import codecs, complexity
 from vcm_plugin.ctc.complexity import Macs
@@ -49,6 +54,7 @@ class HarnessCodec:
     """
 
     @one_line
+    @leaving_no_folder
     def __init__(
         self,
         name: str,
@@ -84,9 +90,13 @@ class HarnessCodec:
             self.codec.to(device)
         self.layers = list(getattr(vision_model, "split_layer_list", None) or ())
         self._check_before_the_first_frame()
-        if output_dir:
-            stated = {"rate_point": self.rate_point, **self.codec.identity()}
-            claim_folder(Path(output_dir), stated)
+        self.output_dir = Path(output_dir) if output_dir else None
+        if self.output_dir:
+            require_folder(self.output_dir, self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        """What determines the bitstreams, and with them the table of a folder."""
+        return {"rate_point": self.rate_point, **self.codec.identity()}
 
     def _check_before_the_first_frame(self) -> None:
         """Refuse what can be seen to fail before NN-Part1 has made the features of all frames."""
@@ -107,6 +117,8 @@ class HarnessCodec:
         self, frames: Iterable[Any], file: Path, timing: Timing | None
     ) -> tuple[dict, dict[str, float]]:
         """Code frames into a file: a picture, or a sequence where there is a timing."""
+        if self.output_dir:  # not before there is a result: what is refused claims nothing
+            claim_folder(self.output_dir, self._settings())
         file.parent.mkdir(parents=True, exist_ok=True)
         with collected() as seconds:
             if timing is None:
@@ -118,7 +130,7 @@ class HarnessCodec:
                 with draft.open("wb") as opened:
                     sizes = self.codec.encode_frames(frames, self.rate_point, timing, opened)
                 draft.replace(file)
-        return {"bytes": sizes, "bitstream": str(file)}, seconds
+        return {"bytes": sizes, "bitstream": str(file)}, in_order(seconds, ENCODE_COLUMNS)
 
     def _timing(self, frames: int, file_prefix: str) -> Timing | None:
         """None in the picture pipelines, which name every file after its picture."""
@@ -182,7 +194,6 @@ class SplitCodec(HarnessCodec):
                 frames.append(features)
                 hashes.append(digest)
                 self._require_layers(features)
-        seconds.pop("hash", None)  # it is no part of decoding
         write_bytes(file.with_suffix(".latents.sha256"), "\n".join([*hashes, ""]).encode())
         first = frames[0]
         macs = self._macs(first, "restoration", file, file, 0) if self.mac_computation else None
@@ -195,7 +206,7 @@ class SplitCodec(HarnessCodec):
             "org_input_size": {"height": height, "width": width},
             "input_size": [first.input_size],
         }
-        return {"data": layers, **sizes}, seconds, macs
+        return {"data": layers, **sizes}, in_order(seconds, DECODE_COLUMNS), macs
 
     def _decoded(self, file: Path) -> Iterator[tuple[FeaturePyramid, str]]:
         """Each frame and the hash of what was entropy-decoded for it."""
@@ -295,9 +306,8 @@ class RemoteCodec(HarnessCodec):
                 names.append(str(folder / f"{number:06d}.png"))
                 Image.fromarray(picture).save(names[-1])
                 hashes.append(latents_sha256({"rgb": picture}))
-        seconds.pop("hash", None)  # it is no part of decoding
         write_bytes(file.with_suffix(".latents.sha256"), "\n".join([*hashes, ""]).encode())
-        return {"file_names": names}, seconds, None
+        return {"file_names": names}, in_order(seconds, DECODE_COLUMNS), None
 
     def _require_remote(self, remote_inference: bool) -> None:
         if not remote_inference:

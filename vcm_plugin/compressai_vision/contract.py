@@ -6,8 +6,9 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,15 @@ CONTRACT = {
     "_decompress": "self codec bitstream codec_output_dir filename org_img_size remote_inference "
     "vcm_mode output10b",
 }
+SETTINGS_FILE = "vcm_plugin.json"  # beside the results, which they belong to
+# The columns of encoding and decoding time in its tables of pictures, which it sorts itself; those
+# of sequences come as the codec gives them.
+ENCODE_COLUMNS = ("feature_reduction", "conversion", "inner_codec")
+DECODE_COLUMNS = ("inner_codec", "conversion", "feature_restoration")
 
 
 def one_line(function: Callable) -> Callable:
-    """The function, ending the program with one line on bad input, as our command line does.
+    """The function, ending the job with one line on bad input, as our command line does.
 
     The harness catches no InputError: Hydra would print a trace.
     """
@@ -38,9 +44,52 @@ def one_line(function: Callable) -> Callable:
         try:
             return function(*arguments, **named)
         except InputError as error:
-            raise SystemExit(f"vcm-plugin: error: {error}") from error
+            raise _ending(f"vcm-plugin: error: {error}") from error
 
     return ending
+
+
+def _ending(line: str) -> BaseException:
+    """What ends the program with a line; of a sweep (--multirun), only this job."""
+    if not _is_sweep():
+        return SystemExit(line)
+    from hydra.errors import CompactHydraException
+
+    print(line, file=sys.stderr)  # Hydra repeats the first one at the end of the sweep
+    return CompactHydraException(line)
+
+
+def _is_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
+
+
+def leaving_no_folder(constructor: Callable) -> Callable:
+    """The constructor of a codec; where it refuses, the folders made for its results are removed.
+
+    The harness makes them before it makes the codec. Folders that something lies in stay.
+    """
+
+    @functools.wraps(constructor)
+    def constructing(*arguments, **named):
+        try:
+            return constructor(*arguments, **named)
+        except InputError:
+            folder = Path(named.get("output_dir") or "")
+            inner = folder.rglob("*") if named.get("output_dir") else ()
+            for path in [*sorted(filter(Path.is_dir, inner), reverse=True), folder]:
+                with suppress(OSError):  # something lies in it
+                    path.rmdir()
+            raise
+
+    return constructing
+
+
+def in_order(seconds: Mapping[str, float], columns: Iterable[str]) -> dict[str, float]:
+    """The seconds of the stages that the harness has columns for, in its order."""
+    return {name: seconds[name] for name in columns if name in seconds}
 
 
 @contextmanager
@@ -53,17 +102,14 @@ def naming(file: Path) -> Iterator[None]:
         raise InputError(text if str(file) in text else f"{file}: {text}") from error
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make a folder of the harness that of these settings; raise InputError where it is of others.
+def require_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Raise InputError where a folder of the harness holds what other settings gave.
 
     The harness names its folder by an integer, which other settings may share, and where it finds
     a table there it shows that one.
     """
-    path, stated = folder / "vcm_plugin.json", json.loads(json.dumps(settings, sort_keys=True))
-    if not path.is_file():
-        write_json(path, stated)
-        return
-    found = read_json(path)
+    path, stated = folder / SETTINGS_FILE, json.loads(json.dumps(settings, sort_keys=True))
+    found = read_json(path) if path.is_file() else stated
     keys = sorted({*stated, *(found if isinstance(found, dict) else {})})
     other = [
         key for key in keys if not isinstance(found, dict) or found.get(key) != stated.get(key)
@@ -73,6 +119,13 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
             f"{folder} holds results of another {', '.join(other)}; name this run with "
             "++codec.experiment=_NAME, or delete that folder"
         )
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make a folder of the harness that of these settings. Raises InputError as require_folder."""
+    require_folder(folder, settings)
+    if not (folder / SETTINGS_FILE).is_file():
+        write_json(folder / SETTINGS_FILE, json.loads(json.dumps(settings, sort_keys=True)))
 
 
 def check_contract() -> None:
@@ -98,6 +151,20 @@ def folder_qp(codec: str, rate_point: Any, qp: Any) -> int:
             f"found {codec}: the example configurations set it; add ++codec.type=NAME"
         )
     return codecs.integer_qp(codec, named_rate_point(codec, rate_point, qp))
+
+
+def resolved_qp(codec: str, rate_point: Any, qp: Any) -> int | str:
+    """folder_qp, where Hydra asks for it; in a sweep, "refused" for a rate point that is none.
+
+    What is raised there comes out of Hydra as a trace. The constructor of the codec, which is asked
+    next, says in one line what is wrong, and takes the folder away.
+    """
+    try:
+        return folder_qp(codec, rate_point, qp)
+    except InputError:
+        if codec not in NAMES or not _is_sweep():
+            raise
+        return "refused"
 
 
 def named_rate_point(codec: str, rate_point: Any, qp: Any) -> str:

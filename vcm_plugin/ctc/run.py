@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition, write_condition
 from vcm_plugin.ctc.codecs import codec_rate_points
 from vcm_plugin.ctc.coding import KINDS
-from vcm_plugin.ctc.picture_worker import Plan
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
     Complexity,
@@ -33,12 +32,15 @@ from vcm_plugin.ctc.results import (
     load_timings,
 )
 from vcm_plugin.ctc.run_folder import Journal, adopt_shards, claim, shard_folder
-from vcm_plugin.ctc.sequence_worker import worker_class
 from vcm_plugin.ctc.typed_json import from_json, to_json
 from vcm_plugin.ctc.workers import Workers
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import locked, read_json, sha256_of, write_json
+from vcm_plugin.testsets.coco import CocoDataset
 from vcm_plugin.testsets.open import open_test_set
+
+if TYPE_CHECKING:
+    from vcm_plugin.ctc.picture_worker import Plan
 
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
@@ -87,16 +89,8 @@ def run(
     if options.shard:
         folder = shard_folder(folder, options.shard)
     try:
-        plan = Plan(
-            condition,
-            codec_name,
-            folder,
-            open_test_set(condition, options.data_root),
-            options.device,
-            options.keep_going,
-            options.feature_cache_bytes,
-        )
-        worker = worker_class(plan.dataset)
+        dataset = open_test_set(condition, options.data_root)
+        worker, plan = _planned(condition, codec_name, folder, dataset, options)
         with (
             locked(folder),
             Workers(options.jobs, worker, plan, options.cluster) as workers,
@@ -119,6 +113,27 @@ def run(
             f"{str(error.filename or folder)[-200:]}: {error.strerror}; {repair}, then repeat the "
             "same command: nothing that was finished is lost"
         ) from error
+
+
+def _planned(
+    condition: TestCondition,
+    codec_name: str,
+    folder: Path,
+    dataset: CocoDataset,
+    options: RunOptions,
+) -> tuple[type, Plan]:
+    """The class of the workers and what they must know.
+
+    torch is imported here: a test set that is refused does not wait for it.
+    """
+    from vcm_plugin.ctc.picture_worker import Plan
+    from vcm_plugin.ctc.sequence_worker import worker_class
+
+    plan = Plan(
+        condition, codec_name, folder, dataset, options.device, options.keep_going,
+        options.feature_cache_bytes,
+    )  # fmt: skip
+    return worker_class(dataset), plan
 
 
 class _Test:
