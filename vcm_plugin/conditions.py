@@ -42,6 +42,7 @@ class TestCondition:
     class_names: tuple[str, ...]
     tasks: tuple[str, ...]
     minictc: str | None = None
+    drawn_sequences: bool = False  # of the built-in test set, the sequences and not the pictures
     images: str | None = None
     annotations: str | None = None
     classes_by_position: bool = False  # class i is the i-th category, whatever it is called there
@@ -112,7 +113,8 @@ class TestCondition:
     def dataset_name(self) -> str:
         """What the test set is called in results; no path."""
         if self.minictc is not None:
-            return f"mini-CTC {self.minictc}"
+            kind = "mini-CTC sequences" if self.drawn_sequences else "mini-CTC"
+            return f"{kind} {self.minictc}"
         if not self.tasks and self.annotations is None:
             return "/".join(Path(self.require("images")).parts[-2:])
         if self.sequences:
