@@ -53,6 +53,13 @@ def add(commands) -> None:
         action="store_true",
         help="VVC anchors on sequences: inter prediction instead of all-intra",
     )
+    parser.add_argument(
+        "--intra-period",
+        type=int,
+        metavar="N",
+        help="diff_fchm on sequences: an intra frame every N frames; 1: all-intra (32, from 48 "
+        "frames per second on 64)",
+    )
     parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
     add_human_weights(parser)
     add_data(parser)
@@ -78,6 +85,7 @@ def body(options: Namespace) -> None:
         "tasks": options.tasks and tuple(options.tasks),
         codec.points_key: options.rate_points and tuple(options.rate_points),
         "vvc_random_access": options.random_access or None,
+        "diff_fchm_intra_period": _intra_period(options),
     }
     if options.preset:
         changes[preset_key] = options.preset
@@ -86,6 +94,19 @@ def body(options: Namespace) -> None:
     result = run_test(condition, options.codec, folder, options)
     print_points(result)
     print(f"results: {folder / 'result.json'}")
+
+
+def _intra_period(options: Namespace) -> int | None:
+    period = options.intra_period
+    if period is None:
+        return None
+    if options.codec != "diff_fchm":
+        raise InputError(f"codec {options.codec}: leave out --intra-period, which is of diff_fchm")
+    if period < 1:
+        raise InputError(
+            f"--intra-period: expected 1 (every frame is intra) or more frames, found {period}"
+        )
+    return period
 
 
 def _annotated_classes(path: Path) -> list[str]:

@@ -109,8 +109,9 @@ def names(split: str) -> tuple[str, ...]:
 def generate(split: str, folder: Path) -> Path:
     """Draw the sequences of a split into folder/<name>/, each as testsets/sequences.py reads it.
 
-    Returns folder/instances.json, which names the sequences and their annotations' sha256. Raises InputError for an unknown split, or where the pixels and annotations
-    of val and test are not those of DIGESTS.
+    Returns folder/instances.json, which names the sequences and their annotations' sha256. Raises
+    InputError for an unknown split, or where the pixels and annotations of val and test are not
+    those of DIGESTS.
     """
     digest, annotated = hashlib.sha256(), {}
     for index, name in enumerate(names(split)):

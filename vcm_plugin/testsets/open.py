@@ -24,7 +24,6 @@ from vcm_plugin.testsets.open_images import expand_hierarchy, read_truth
 from vcm_plugin.testsets.points import load_points
 from vcm_plugin.testsets.sequences import load_sequences
 
-
 INDEX = "instances.json"  # of a drawn set
 
 
