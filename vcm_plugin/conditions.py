@@ -48,6 +48,7 @@ class TestCondition:
     classes_by_position: bool = False  # class i is the i-th category, whatever it is called there
     sequences: tuple[str, ...] = ()  # class/name of each, in the order of the tables
     sequence_folder: str | None = None  # of a sequence, {} stands for its name
+    qp_table: str | None = None  # of cfg/qp_tables.yaml, in place of a VVC codec's own QPs
     limit: int | None = None  # pictures, or frames of each sequence
     protocol: str = "coco"  # how accuracy is measured: coco, open_images or semantic
     semantic_of_class: tuple[int, ...] = ()  # class that is judged of each class of the detector

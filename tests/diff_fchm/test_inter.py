@@ -2,6 +2,7 @@
 """Frames that are coded after others: round trips, the same latents everywhere, damaged files."""
 
 import io
+import math
 import os
 import tracemalloc
 from pathlib import Path
@@ -20,7 +21,8 @@ from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.diff_fchm.machine.layer import Lost
 from vcm_plugin.entropy.integer import integer_networks, integer_weights
 from vcm_plugin.entropy.latent_coder import LatentCoder, gaussian_tables
-from vcm_plugin.entropy.temporal_coder import TemporalCoder, gated
+from vcm_plugin.entropy.rans import Encoder
+from vcm_plugin.entropy.temporal_coder import TemporalCoder, gated, symbol_costs
 from vcm_plugin.errors import BitstreamError, InputError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -173,20 +175,32 @@ def test_the_integer_coder_is_what_training_estimates():
     assert np.mean(errors) < 0.1
 
 
-def test_a_deadzone_takes_bits(tmp_path, codec):
+def test_bits_are_weighed_against_errors(codec):
     layers = [codec.analyse(features) for features in moving(2)]
     value_range = ivn.scaled_range(layers[0].value_range, 0.5)
     earlier = codec.code_intra(layers[0], 0.5).latents
     z, y = codec.latents_at(layers[1], value_range)
     sizes = []
-    for deadzone in (0.0, 0.2):
+    for weight in (math.inf, 8.0, 2.0):
         coder, octaves = codec.inter.coder, codec.octaves(value_range)
-        data, latents = coder.encode(z, y, octaves, earlier, earlier, deadzone)
+        data, latents = coder.encode(z, y, octaves, earlier, earlier, weight)
         decoded = coder.decode(data, octaves, earlier, earlier)
         assert np.array_equal(decoded.y, latents.y) and np.array_equal(decoded.z, latents.z)
-        assert np.abs(latents.y / 16 - y.numpy()).max() <= 0.5 + deadzone + 1 / 16
+        assert np.abs(latents.y / 16 - y.numpy()).max() <= (0.5 if weight == math.inf else 1.5)
         sizes.append(len(data))
-    assert sizes[1] < sizes[0]
+    assert sizes == sorted(sizes, reverse=True) and sizes[2] < sizes[0]
+
+
+def test_a_cost_is_what_the_entropy_coder_spends():
+    tables = gaussian_tables()
+    costs = symbol_costs(tables)
+    rng = np.random.default_rng(1)
+    for level in (1, 12, 30, 47):
+        q = np.rint(rng.normal(0.0, 3.0, 4000)).astype(np.int32)
+        encoder = Encoder(tables)
+        encoder.add(q, np.full(q.shape, level))
+        expected = costs[level, np.minimum(np.abs(q), costs.shape[1] - 1)].sum()
+        assert 8 * len(encoder.finish()) == pytest.approx(expected, rel=0.002, abs=40)
 
 
 # --- damaged files, bad input ---------------------------------------------------------------

@@ -10,6 +10,7 @@ is exact on every machine like everything that selects a table or an offset.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +25,7 @@ from vcm_plugin.entropy.integer import (
     WEIGHT_BITS,
 )
 from vcm_plugin.entropy.latent_coder import Latents, activations, rounded_outputs
-from vcm_plugin.entropy.rans import SYMBOL_LIMIT, Decoder, Encoder, Tables
+from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
 from vcm_plugin.entropy.temporal import TemporalNetworks
 
 GATE_BITS = 8
@@ -32,15 +33,12 @@ LIMIT = SYMBOL_LIMIT * LATENT_STEPS  # of a mean, in 1/16
 
 
 class TemporalCoder:
-    """Latents of a frame <-> bytes, from those of the last frame and of the one before it.
-
-    deadzone: an encoder's choice; what lies so far beyond a half still rounds towards the
-    prediction. 0 rounds to the nearest.
-    """
+    """Latents of a frame <-> bytes, from those of the last frame and of the one before it."""
 
     def __init__(self, networks: TemporalNetworks, tables: Tables):
         self.networks, self.tables = networks, tables
         self.contexts = GatedContexts(networks)
+        self.costs = symbol_costs(tables)
 
     def to(self, device: torch.device | str) -> TemporalCoder:
         """Return self with its networks on another device."""
@@ -60,9 +58,13 @@ class TemporalCoder:
         octaves: int,
         last: Latents,
         before: Latents,
-        deadzone: float = 0.0,
+        error_weight: float = math.inf,
     ) -> tuple[bytes, Latents]:
-        """z and y (C, h, w), floats, octaves in 1/256 -> bytes, and what they decode to."""
+        """z and y (C, h, w), floats, octaves in 1/256 -> bytes, and what they decode to.
+
+        error_weight: bits that a squared error of 1 of y is worth. Where it is finite, a symbol is
+        the nearest integer or the next one towards 0, whichever is cheaper in bits and error.
+        """
         encoder = Encoder(self.tables)
         order = checkerboard(tuple(y.shape[-2:]), self.device).order
         z, y = (x.double().cpu().flatten(1).numpy() for x in (z, y))
@@ -70,9 +72,10 @@ class TemporalCoder:
 
         def write(which: int, own, cells, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
             residual = given[which][own, cells] - mean / LATENT_STEPS
-            q = np.rint(residual - np.copysign(deadzone, residual))
-            q = np.where((level > 0) & (q * residual > 0), q, 0)
+            q = np.where(level > 0, np.rint(residual), 0)
             q = q.clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+            if which and error_weight < math.inf:
+                q = self._cheaper(q, residual, level, error_weight)
             encoder.add(q, level)
             return q
 
@@ -87,6 +90,20 @@ class TemporalCoder:
         )
         decoder.finish()
         return latents
+
+    def _cheaper(
+        self, q: np.ndarray, residual: np.ndarray, level: np.ndarray, error_weight: float
+    ) -> np.ndarray:
+        """q, or the next integer towards 0 where that costs less."""
+        some = np.nonzero(q)
+        near, residual, costs = q[some], residual[some], self.costs[level[some]]
+        lower = near - np.sign(near)
+        rows, most = np.arange(len(near)), costs.shape[1] - 1
+        spent = [costs[rows, np.minimum(np.abs(x), most)] for x in (near, lower)]
+        error = [error_weight * np.square(residual - x) for x in (near, lower)]
+        q = q.copy()
+        q[some] = np.where(spent[1] + error[1] < spent[0] + error[0], lower, near)
+        return q
 
     @torch.inference_mode()
     def _walk(self, octaves: int, last: Latents, before: Latents, transfer: Callable) -> Latents:
@@ -161,6 +178,19 @@ class GatedSums(Sums):
         gate = torch.addmm(self._buffer(f"gate_bias{name}"), self._buffer(f"gate{name}"), hidden)
         gate = gate.floor_().clamp_(0, 1 << GATE_BITS).to(torch.int32).cpu().numpy()
         return mean, level, gate
+
+
+def symbol_costs(tables: Tables) -> np.ndarray:
+    """Bits of a symbol of each level by its absolute value, float64 (levels, values); the last
+    column is that of an escape with the 16 bits after it."""
+    entries = max(len(row) for row in tables.rows) // 2
+    costs = np.zeros((len(tables.rows), entries + 1))
+    for level, row in enumerate(tables.rows):
+        bits = PRECISION - np.log2(np.diff(row))  # of -K .. K, then of the escape
+        half = (len(bits) - 2) // 2
+        costs[level] = bits[-1] + 16
+        costs[level, : half + 1] = bits[half:-1]
+    return costs
 
 
 def gated(mean: np.ndarray, gate: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ class InterModel(nn.Module):
 
     def forward(self, y: torch.Tensor, ranges: torch.Tensor, error_weight: float) -> Terms:
         """g_a's output y (N, frames, C, h, w), coded at ranges (N, 2) -> terms of the loss."""
-        vfcn, intra = self.frozen
+        vfcn, intra = (each.to(y.device) for each in self.frozen)
         y = y * vfcn.done(ranges)[:, None]
         octaves = log2_linear(ranges[:, 1] - ranges[:, 0]) - log2_linear(vfcn.typical_width)
         octaves = octaves.view(-1, 1, 1, 1)
@@ -60,7 +60,9 @@ class InterModel(nn.Module):
         before = earlier
         spent, added = 0.0, 0.0
         for frame in range(1, y.shape[1]):
-            coded = code_inter(self.networks, z[frame], y[:, frame], octaves, earlier, before)
+            coded = code_inter(
+                self.networks, z[frame], y[:, frame], octaves, earlier, before, error_weight
+            )
             spent = spent + coded.bits / start.bits
             added = added + error_weight * (coded.error - start.error) / start.bits
             before, earlier = earlier, coded.detach()
@@ -123,17 +125,20 @@ def code_intra(networks: EntropyNetworks, z, y, octaves) -> Coded:
     return _code_y(networks, psi, y, z_hat, bits)
 
 
-def code_inter(networks: TemporalNetworks, z, y, octaves, last: Coded, before: Coded) -> Coded:
+def code_inter(
+    networks: TemporalNetworks, z, y, octaves, last: Coded, before: Coded,
+    error_weight: float = math.inf,
+) -> Coded:  # fmt: skip
     """A frame after two others; differentiable in the networks."""
     mean, level, gate = networks.of_z_after(last.z_hat, octaves)
     z_hat, bits = _coded(z, mean + _gated(gate) * (last.z_hat - mean), level)
     change = last.y_hat - before.y_hat
     features, added = networks.of_earlier(last.y_hat, change, octaves)
     psi = torch.cat((networks.psi(z_hat, octaves, y.shape[-2:]), features), dim=1)
-    return _code_y(networks, psi, y, z_hat, bits, last.y_hat + added)
+    return _code_y(networks, psi, y, z_hat, bits, last.y_hat + added, error_weight)
 
 
-def _code_y(networks, psi, y, z_hat, bits, predicted=None) -> Coded:
+def _code_y(networks, psi, y, z_hat, bits, predicted=None, error_weight=math.inf) -> Coded:
     """y slice by slice. Later slices see earlier ones without a gradient into them."""
     sums = _Sums(networks, psi)
     y = y.flatten(2)
@@ -146,7 +151,7 @@ def _code_y(networks, psi, y, z_hat, bits, predicted=None) -> Coded:
             if predicted is not None:
                 gate = _gated(_pointwise(networks.gates[name], hidden))
                 mean = mean + gate * (predicted.flatten(2)[:, own, cells] - mean)
-            decoded, cost = _coded(y[:, own, cells], mean, level)
+            decoded, cost = _coded(y[:, own, cells], mean, level, error_weight)
             bits = bits + cost
             error = error + (y[:, own, cells] - decoded).square().sum((1, 2))
             y_hat[:, own, cells] = decoded.detach()
@@ -203,17 +208,28 @@ def _pointwise(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return conv.weight.flatten(1) @ x + conv.bias[:, None]
 
 
-def _coded(x, mean, raw_level) -> tuple[torch.Tensor, torch.Tensor]:
+def _coded(x, mean, raw_level, error_weight: float = math.inf) -> tuple[torch.Tensor, torch.Tensor]:
     """x (N, C, ...) as it decodes, and its bits (N,) of the entropy coder: those of integers, whose
-    gradient is that of x itself."""
-    difference = x - mean
+    gradient is that of x itself. error_weight: as TemporalCoder.encode."""
+    difference, scale = x - mean, scale_of(raw_level)
     symbol = torch.round(difference).detach()
+    if error_weight < math.inf:
+        with torch.no_grad():
+            near, lower = symbol, symbol - symbol.sign()
+            costs = [
+                _bits(q.abs(), scale) + error_weight * (difference - q).square()
+                for q in (near, lower)
+            ]
+            symbol = torch.where(costs[1] < costs[0], lower, near)
     decoded = mean + symbol
-    size = (symbol + difference - difference.detach()).abs()
-    scale = scale_of(raw_level)
-    share = _normal_cdf((0.5 - size) / scale) - _normal_cdf((-0.5 - size) / scale)
-    bits = -torch.log2(_lower_bound(share, LEAST_SHARE))
+    bits = _bits((symbol + difference - difference.detach()).abs(), scale)
     return decoded, bits.expand(x.shape).flatten(1).sum(1)
+
+
+def _bits(size: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Of a symbol by its absolute value."""
+    share = _normal_cdf((0.5 - size) / scale) - _normal_cdf((-0.5 - size) / scale)
+    return -torch.log2(_lower_bound(share, LEAST_SHARE))
 
 
 def _normal_cdf(x: torch.Tensor) -> torch.Tensor:
