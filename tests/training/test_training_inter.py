@@ -52,7 +52,7 @@ def test_what_is_prepared_is_what_the_codec_codes(store, machine, detector, tmp_
     analysed = machine.analyse(detector.nn_part1(picture))
     assert torch.allclose(y[0, 0], analysed.y[0], atol=2e-2, rtol=2e-3)
     assert ranges[0].tolist() == pytest.approx(analysed.value_range)
-    layer = machine.code_intra(analysed, 2.0)
+    layer = machine.code_intra(analysed, 0.7)
     scaled = torch.tensor([layer.payload.value_range])
     with torch.no_grad():
         z = machine.model.h_a(analysed.y * machine.model.done(scaled))
