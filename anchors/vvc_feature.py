@@ -44,6 +44,7 @@ class VvcFeatureSettings:
     vvc_feature_preset: str | None = None
     vvc_feature_range: str | tuple[float, ...] | None = None  # picture, or [low, high]
     vvc_random_access: bool = False  # of sequences; all-intra otherwise
+    vvc_low_delay: bool = False  # of sequences; inter prediction in the order of display
 
     def make(self, context) -> VvcFeatureCodec:
         """The codec of a condition (ctc.codecs.Context)."""
@@ -52,7 +53,8 @@ class VvcFeatureSettings:
             preset=self.vvc_feature_preset,
             value_range=_range_of("vvc_feature_range", self.vvc_feature_range),
             threads=context.threads,
-            random_access=self.vvc_random_access,
+            random_access=self.vvc_random_access or self.vvc_low_delay,
+            low_delay=self.vvc_low_delay,
         )
 
 
@@ -84,7 +86,8 @@ class VvcFeatureCodec:
     data set; None: those of each picture.
     backend: "vvenc" or "vtm", whose paths come from the environment (anchors.vvc.Vtm).
     random_access: sequences are coded with inter prediction between intra pictures, of which there
-    is one about every second (VVenC only), instead of all-intra.
+    is one about every second (VVenC only), instead of all-intra. low_delay: the same in the order
+    of display, with one intra picture.
     """
 
     preset: str = "faster"
@@ -92,6 +95,7 @@ class VvcFeatureCodec:
     threads: int = 1
     backend: str = "vvenc"
     random_access: bool = False
+    low_delay: bool = False
 
     kind: ClassVar[str] = "feature"
 
@@ -115,7 +119,7 @@ class VvcFeatureCodec:
         """The picture encoder and decoder."""
         if self.backend == "vtm":
             return vvc.Vtm.from_environment()
-        return vvc.VVenC(self.preset, self.threads, FEATURE_PARAMETERS)
+        return vvc.VVenC(self.preset, self.threads, FEATURE_PARAMETERS, low_delay=self.low_delay)
 
     def identity(self) -> dict:
         """What determines the bitstreams."""

@@ -45,6 +45,7 @@ class VvcRemoteSettings:
     vvc_remote_preset: str | None = None
     vvc_remote_perceptual: bool = False  # VVenC's perceptual bit allocation
     vvc_random_access: bool = False  # of sequences; all-intra otherwise
+    vvc_low_delay: bool = False  # of sequences; inter prediction in the order of display
 
     def make(self, context) -> VvcRemoteCodec:
         """The codec of a condition (ctc.codecs.Context)."""
@@ -52,7 +53,8 @@ class VvcRemoteSettings:
         return VvcRemoteCodec(
             preset=self.vvc_remote_preset,
             threads=context.threads,
-            random_access=self.vvc_random_access,
+            random_access=self.vvc_random_access or self.vvc_low_delay,
+            low_delay=self.vvc_low_delay,
             perceptual=self.vvc_remote_perceptual,
         )
 
@@ -82,13 +84,14 @@ class VvcRemoteCodec:
     The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
     and width; of a single picture also "auto:Q" (vcm_plugin/vvc/choice.py). preset, threads: of
     VVenC; VTM has neither. backend: "vvenc" or "vtm".
-    random_access: of sequences, as in VvcFeatureCodec. perceptual: of VVenC, as there.
+    random_access, low_delay: of sequences, as in VvcFeatureCodec. perceptual: of VVenC, as there.
     """
 
     preset: str = "faster"
     threads: int = 1
     backend: str = "vvenc"
     random_access: bool = False
+    low_delay: bool = False
     perceptual: bool = False
 
     kind: ClassVar[str] = "picture"
@@ -108,7 +111,9 @@ class VvcRemoteCodec:
         """The encoder and decoder of one picture."""
         if self.backend == "vtm":
             return vvc.Vtm.from_environment()
-        return vvc.VVenC(self.preset, self.threads, perceptual=self.perceptual)
+        return vvc.VVenC(
+            self.preset, self.threads, perceptual=self.perceptual, low_delay=self.low_delay
+        )
 
     def identity(self) -> dict:
         """What determines the bitstreams."""

@@ -48,7 +48,17 @@ def test_weights_load_into_their_detector(name):
 RESTORERS = [name for name in INDEX if name.endswith("_restorer.safetensors")]
 
 
-@pytest.mark.parametrize("name", sorted(set(INDEX) - {*DETECTORS, *PAINTERS, *RESTORERS}))
+INTERS = [name for name in INDEX if name.endswith("_inter.safetensors")]
+
+
+@pytest.mark.parametrize("name", INTERS)
+def test_inter_networks_belong_to_their_machine_layer(name):
+    codec = MachineCodec(FOLDER / INDEX[name]["machine"], inter=FOLDER / name)
+    assert f"{codec.inter.weights_id:08x}" == INDEX[name]["id"]
+    assert INDEX[name]["bytes"] <= 4_000_000
+
+
+@pytest.mark.parametrize("name", sorted(set(INDEX) - {*DETECTORS, *PAINTERS, *RESTORERS, *INTERS}))
 def test_vfcn_belongs_to_its_detector(name):
     codec = MachineCodec(FOLDER / name)
     assert f"{codec.weights_id:08x}" == INDEX[name]["id"]

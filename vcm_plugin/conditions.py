@@ -42,11 +42,13 @@ class TestCondition:
     class_names: tuple[str, ...]
     tasks: tuple[str, ...]
     minictc: str | None = None
+    drawn_sequences: bool = False  # of the built-in test set, the sequences and not the pictures
     images: str | None = None
     annotations: str | None = None
     classes_by_position: bool = False  # class i is the i-th category, whatever it is called there
     sequences: tuple[str, ...] = ()  # class/name of each, in the order of the tables
     sequence_folder: str | None = None  # of a sequence, {} stands for its name
+    qp_table: str | None = None  # of cfg/qp_tables.yaml, in place of a VVC codec's own QPs
     limit: int | None = None  # pictures, or frames of each sequence
     protocol: str = "coco"  # how accuracy is measured: coco, open_images or semantic
     semantic_of_class: tuple[int, ...] = ()  # class that is judged of each class of the detector
@@ -112,7 +114,8 @@ class TestCondition:
     def dataset_name(self) -> str:
         """What the test set is called in results; no path."""
         if self.minictc is not None:
-            return f"mini-CTC {self.minictc}"
+            kind = "mini-CTC sequences" if self.drawn_sequences else "mini-CTC"
+            return f"{kind} {self.minictc}"
         if not self.tasks and self.annotations is None:
             return "/".join(Path(self.require("images")).parts[-2:])
         if self.sequences:

@@ -293,6 +293,26 @@ def test_video_of_the_proposal(scenes):
     assert float(row["end_accuracy"]) == pytest.approx(own, abs=0.01)
 
 
+def test_video_of_the_proposal_with_inter_frames(scenes):
+    from vcm_plugin.bitstream import FrameReader, Timing
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+    from vcm_plugin.environment import PACKAGE
+
+    weights = [PACKAGE / "weights" / name for name in (VFCN, "minictc_inter.safetensors")]
+    codec = MachineCodec(weights[0], inter=weights[1])
+    inter = f"++codec.encoder_config.diff_fchm_inter_weights={weights[1].name}"
+    options = ("++codec.encoder_config.rate_point=4", *OURS, inter, "++codec.experiment=_INTER")
+    folder = scenes.run_harness("diff_fchm", *options, MD5, kind="video")
+    (coded,) = (folder / "codec_output").glob("*.bin")
+    ours = io.BytesIO()
+    codec.encode_frames(pyramids(scenes), "4", Timing(3, (25, 1)), ours)
+    assert coded.read_bytes() == ours.getvalue()
+    assert FrameReader.open(coded).kinds[0] == "machine"
+    dumped = sorted((folder / "features_pre_nn_part2").glob("*.md5"))
+    for path, features in zip(dumped, codec.decode_frames(coded), strict=True):
+        assert path.read_text().strip() == md5_of(features, qp=44)
+
+
 def test_video_of_the_feature_anchor_in_two_steps(scenes):
     from harness_job import summary
 

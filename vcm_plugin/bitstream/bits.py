@@ -67,7 +67,7 @@ def write_elements(elements: Sequence[Element], values: Mapping) -> bytes:
     for element in elements:
         if not is_present(element, values):
             continue
-        if element is CRC:
+        if element.name == CRC.name:
             writer.u(32, zlib.crc32(writer.bytes))
             continue
         found = values[element.name]
@@ -147,7 +147,7 @@ def read_elements(
     for element in elements:
         if not is_present(element, values):
             continue
-        if element is CRC:
+        if element.name == CRC.name:
             _check_crc(reader)
         elif element.times:
             count = values[element.times]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vcm_plugin.errors import BitstreamError
 from vcm_plugin.split_points import INPUT_PADDING, SPLIT_POINTS
@@ -14,7 +14,7 @@ MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file ca
 MAGIC = int.from_bytes(b"FCM", "big")
 PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc"}
 PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
-UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture"}
+UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture", 5: "inter"}
 PERCENTS = {0: "100 percent", 1: "75 percent", 2: "50 percent", 3: "25 percent"}
 SAMPLERS = {0: "deterministic (no noise added after the start)"}
 # Unit types of each profile, in file order; every one comes once per frame, frames in order. Of
@@ -25,6 +25,8 @@ UNITS_OF_PROFILE = {
     "vvc_feature": (("private",),),
     "msfc": (("private",),),
 }
+# What may stand in the place of a first type from the second frame on.
+AFTER_OTHERS = {"machine": ("machine", "inter")}
 SPLIT_CODES = dict(enumerate(SPLIT_POINTS, start=1))
 MAX_SAMPLES = 1 << 30  # over all layers of a frame
 
@@ -85,14 +87,21 @@ SEQUENCE_HEADER = (
             when=(("profile", PACKED), ("exact_range_flag", 1))),
     CRC,
 )  # fmt: skip
+NUMBERED = (("unit_type", (1, 2, 3, 4)),)
+SHORT = (("unit_type", 5),)
 UNIT = (
     Element("unit_type", "u(8)", "", codes=UNIT_TYPES),
-    Element("frame", "ue(v)", "number of the frame, from 0", high=(1 << 24) - 1),
+    Element("frame", "ue(v)", "number of the frame, from 0; that of an inter unit is one more than "
+            "that of the unit before it", high=(1 << 24) - 1, when=NUMBERED),
     Element("length", "ue(v)", "of the payload, in bytes"),
-    Element("payload", "b(length)", "as the next tables say, by unit type"),
-    CRC,
-)
-UNIT_HEAD = UNIT[:3]
+    Element("payload", "b(length)", "as the next tables say, by unit type; that of an inter unit "
+            "is entropy-coded latents"),
+    replace(CRC, when=NUMBERED),
+    Element("check", "u(32)", "CRC-32 of the id of the inter weights (32 bits), the frame's number "
+            "(32 bits), every byte of this structure before it, and the decoded integer latents",
+            when=SHORT),
+)  # fmt: skip
+UNIT_HEAD, PAYLOAD = UNIT[:3], UNIT[3]
 CRC_BYTES = 4
 MACHINE_PAYLOAD = (
     Element("range_low", "f(16)", "IVN: feature value that is normalised to 0"),

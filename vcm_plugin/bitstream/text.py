@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vcm_plugin.bitstream.file import Unit, read
 from vcm_plugin.bitstream.payloads import (
     AuxiliaryPicturePayload,
@@ -40,9 +42,24 @@ def describe(data: bytes) -> list[str]:
             lines.append(f"{name.replace('_', ' ')} {getattr(header, name):08x}")
     if header.value_range:
         lines.append("samples 0 .. 1023 stand for {:g} .. {:g}".format(*header.value_range))
+    lines += _describe_order(stream.units)
     lines += [_describe_unit(unit) for unit in stream.units]
     lines.append(f"machine bits {8 * stream.machine_bytes}, total bits {8 * len(data)}")
     return lines
+
+
+def _describe_order(units: Sequence[Unit]) -> list[str]:
+    """In which order frames are coded and from which others; nothing where all are intra."""
+    intra = [unit.frame for unit in units if unit.type == "machine"]
+    inter = sum(unit.type == "inter" for unit in units)
+    if not inter:
+        return []
+    shown = ", ".join(map(str, intra[:8])) + (", ..." if len(intra) > 8 else "")
+    return [
+        f"{len(intra)} intra frames ({shown}), {inter} inter frames",
+        "frames are coded in the order in which they are shown, an inter frame from the two before "
+        "it: structural delay 0 frames",
+    ]
 
 
 def _describe_unit(unit: Unit) -> str:
@@ -54,6 +71,8 @@ def _describe_unit(unit: Unit) -> str:
             f"{line}, rate point {payload.rate_point:.4g}, range {low:g} .. {high:g}, "
             f"checksum {payload.checksum:08x}, {len(payload.data)} bytes of latents"
         )
+    if unit.type == "inter":
+        return f"{line} of latents, check {unit.check:08x}"
     if unit.type == "human":
         payload = HumanPayload.from_bytes(unit.payload)
         return (
@@ -110,9 +129,15 @@ def syntax_row(element: Element) -> tuple[str, str, str, str]:
 
 RULES = """\
 A file is a sequence_header and then units up to its end. Profile diff_fchm: one machine unit for
-every frame, in the order of the frames, then either nothing, or one human unit for every frame in
-the same order, or one auxiliary_picture unit for every frame likewise. A file may be cut after the
-last machine unit: what is left is a valid file.
+every frame, in the order of the frames, or from the second frame on one inter unit in its place,
+then either nothing, or one human unit for every frame in the same order, or one auxiliary_picture
+unit for every frame likewise. A file may be cut after the
+last machine or inter unit: what is left is a valid file.
+A machine unit is an intra frame. An inter unit is decoded from the latents of the two frames
+before it (after an intra frame, from that one alone), with the range and the scale of the last
+intra frame; so decoding can begin at every intra frame, and coding order is the order of the
+frames. An inter unit has no range, no number and no CRC-32 of its own: its check is of the unit and
+of what it decodes to.
 Profiles vvc_feature and msfc: one private unit for every frame, which holds a VVC byte stream
 (Annex B) of the packed 10-bit picture of that frame: the layers (vvc_feature), or one layer of
 reduced channels on the grid of the last layer (msfc; weights_id says how many there are, and which

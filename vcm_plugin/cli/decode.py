@@ -24,7 +24,12 @@ def add(commands) -> None:
     parser.add_argument("bitstream", type=Path, metavar="FILE")
     parser.add_argument("-o", "--output", type=Path, metavar="JSON", help="the detections")
     parser.add_argument(
-        "--frame", type=int, metavar="N", help="of a sequence, from 0; no other frame is decoded"
+        "--frame", type=int, metavar="N", help="of a sequence, from 0; no other frame is shown"
+    )
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="diff_fchm: all frames of a sequence; after a damaged one from the next intra frame on",
     )
     parser.add_argument("--features", type=Path, metavar="NPZ", help="also keep decoded features")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also keep the decoded picture")
@@ -53,11 +58,13 @@ def body(options: Namespace) -> None:
     data = read_bitstream(options.bitstream)
     condition = condition_of(options)
     with naming(options.bitstream):
-        name = codec_of(data)
+        name = codec_of(data) if not options.keep_going else "diff_fchm"
     if options.human and name != "diff_fchm":
         raise InputError(f"{options.bitstream} is of codec {name}: leave out --human")
     name = human_codec_of(data, condition) if options.human else name
     codec = make_codec(name, condition, options.device)
+    if options.keep_going:
+        return _keep_going(codec, condition, options)
     if options.picture and not (options.human or kind_of(codec).gives_picture):
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
     make_deterministic(condition.threads_per_job)  # the same features with a picture and without
@@ -75,6 +82,32 @@ def body(options: Namespace) -> None:
     for path in filter(None, (options.picture, options.human)):
         _write_picture(path, picture)
     print(f"{options.bitstream}: {len(detections)} detections")
+
+
+def _keep_going(codec, condition: TestCondition, options: Namespace) -> None:
+    """The detections of every frame that can be decoded; the others are named."""
+    from vcm_plugin.environment import make_deterministic
+    from vcm_plugin.files import write_json
+
+    for option in ("frame", "features", "picture", "human"):
+        if getattr(options, option) is not None:
+            raise InputError(f"--keep-going: expected no --{option} beside it; leave one out")
+    make_deterministic(condition.threads_per_job)
+    model, frames, lost = model_of(condition, options), [], {}
+    with naming(options.bitstream):
+        for number, layer in enumerate(codec.read_sound_layers(options.bitstream)):
+            reason = getattr(layer, "reason", None)
+            if reason is None:
+                detections = model.nn_part2(codec.synthesise(layer))
+                frames.append({"frame": number, "detections": _named(detections, condition)})
+            else:
+                lost.setdefault(reason, []).append(number)
+    for reason, numbers in lost.items():
+        print(f"frames {numbers[0]} to {numbers[-1]} are lost: {reason}")
+    if options.output:
+        write_json(options.output, frames)
+    total = len(frames) + sum(map(len, lost.values()))
+    print(f"{options.bitstream}: {len(frames)} of {total} frames decoded")
 
 
 def _check_outputs(options: Namespace) -> None:

@@ -47,6 +47,11 @@ def add(commands) -> None:
         "0.5 1 2; diff_fchm_picture, simulcast and diff_fchm_human: pairs such as 2.8+37 or 2.8+1",
     )
     parser.add_argument(
+        "--qp-table",
+        metavar="NAME",
+        help="VVC: the QPs of a table of cfg/qp_tables.yaml, such as vcm_rs_0.12_inter",
+    )
+    parser.add_argument(
         "--preset", metavar="NAME", help="of VVenC, faster to slower, instead of the condition's"
     )
     parser.add_argument(
@@ -61,6 +66,18 @@ def add(commands) -> None:
         help="code the K-th of N shares of the test set only, as an array job does; the same "
         "command without it then takes up all shares and evaluates",
     )
+    parser.add_argument(
+        "--low-delay",
+        action="store_true",
+        help="the same in the order of display, with one intra picture",
+    )
+    parser.add_argument(
+        "--intra-period",
+        type=int,
+        metavar="N",
+        help="diff_fchm on sequences: an intra frame every N frames; 1: all-intra (32, from 48 "
+        "frames per second on 64)",
+    )
     parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
     add_human_weights(parser)
     add_data(parser)
@@ -74,6 +91,8 @@ def body(options: Namespace) -> None:
     from vcm_plugin.ctc.run_folder import SHARDS
 
     codec = settings_class(options.codec)
+    if options.low_delay and options.random_access:
+        raise InputError("--low-delay: expected no --random-access beside it; choose one")
     preset_key = getattr(codec, "preset_key", "")
     if options.preset and not preset_key:
         raise InputError(f"codec {options.codec} has no presets: leave out --preset")
@@ -87,6 +106,9 @@ def body(options: Namespace) -> None:
         "tasks": options.tasks and tuple(options.tasks),
         codec.points_key: options.rate_points and tuple(options.rate_points),
         "vvc_random_access": options.random_access or None,
+        "qp_table": _qp_table(options, codec),
+        "vvc_low_delay": options.low_delay or None,
+        "diff_fchm_intra_period": _intra_period(options),
     }
     if options.preset:
         changes[preset_key] = options.preset
@@ -98,6 +120,31 @@ def body(options: Namespace) -> None:
         return
     print_points(result)
     print(f"results: {folder / 'result.json'}")
+
+
+def _qp_table(options: Namespace, codec) -> str | None:
+    if options.qp_table is None:
+        return None
+    if not codec.points_key.endswith("qps"):
+        raise InputError(f"codec {options.codec} has no QPs: leave out --qp-table")
+    if options.rate_points:
+        raise InputError("--qp-table: expected no --rate-points beside it; choose one")
+    from vcm_plugin.ctc.qp_tables import load_qp_table
+
+    return load_qp_table(options.qp_table).name
+
+
+def _intra_period(options: Namespace) -> int | None:
+    period = options.intra_period
+    if period is None:
+        return None
+    if options.codec != "diff_fchm":
+        raise InputError(f"codec {options.codec}: leave out --intra-period, which is of diff_fchm")
+    if period < 1:
+        raise InputError(
+            f"--intra-period: expected 1 (every frame is intra) or more frames, found {period}"
+        )
+    return period
 
 
 def _annotated_classes(path: Path) -> list[str]:

@@ -16,12 +16,14 @@ from vcm_plugin.cli.options import command
 from vcm_plugin.conditions import bundled_weights, model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.inter_config import InterConfig
 from vcm_plugin.errors import InputError
 from vcm_plugin.training.options import (
     DetectorInputs,
     FeatureInputs,
     HvcnInputs,
     Inputs,
+    InterInputs,
     RestorerInputs,
     VfcnInputs,
     add_options,
@@ -30,6 +32,7 @@ from vcm_plugin.training.options import (
 from vcm_plugin.training.schedules import (
     DetectorTraining,
     HvcnTraining,
+    InterTraining,
     MsfcTraining,
     RestorerTraining,
     Schedule,
@@ -59,6 +62,8 @@ def add(commands) -> None:
          train_hvcn, (HvcnInputs, HvcnConfig, HvcnTraining)),
         ("restorer", "the restorer of auxiliary pictures, over a frozen machine layer",
          train_restorer, (RestorerInputs, RestorerConfig, RestorerTraining)),
+        ("inter", "the networks that code a frame after others, over a frozen machine layer",
+         train_inter, (InterInputs, InterConfig, InterTraining)),
     ):  # fmt: skip
         one = networks.add_parser(name, help=summary, description=f"Trains {summary}.")
         add_options(one, *kinds)
@@ -175,6 +180,30 @@ def train_restorer(options: Namespace) -> None:
         path = options.output / "restorer.safetensors"
         export(model, asdict(schedule) | trained, path)
         print(f"restorer weights: {path}")
+
+
+def train_inter(options: Namespace) -> None:
+    """Analyse training sequences, train the inter networks, export: OUT/inter.safetensors."""
+    inputs, config, schedule = read_recipe(options, InterInputs, InterConfig, InterTraining)
+    if not inputs.vfcn:
+        raise InputError("inter: expected --vfcn, the machine layer's weights")
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+    from vcm_plugin.diff_fchm.machine.inter import export
+    from vcm_plugin.training.inter import train
+    from vcm_plugin.training.inter_samples import InterStore, prepare
+
+    schedule = _settled(schedule, inputs)
+    detector, machine = _detector(inputs), MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    folder = inputs.cache or options.output / "latents"
+    for done in prepare(folder, machine, detector, inputs.sequences, inputs.sequence_frames):
+        if done % 20 == 0:
+            _say(f"analysed {done} of {inputs.sequences} sequences")
+    store = InterStore(folder, detector, inputs.sequences)
+    networks = train(config.over(machine.config), machine, store, schedule, options.output, _say)
+    if _is_first_process():
+        path = options.output / "inter.safetensors"
+        export(networks, config.over(machine.config), machine.sha256, asdict(schedule), path)
+        print(f"inter weights: {path}")
 
 
 def _settled(schedule: Schedule, inputs: Inputs) -> Schedule:

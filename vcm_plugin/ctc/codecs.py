@@ -21,6 +21,7 @@ from anchors.vvc_remote import VtmRemoteSettings, VvcRemoteSettings, source_size
 from vcm_plugin import bitstream, rate_points, settings
 from vcm_plugin.conditions import KEYS, TestCondition, read_condition
 from vcm_plugin.conditions import override as override_unchecked
+from vcm_plugin.ctc.qp_tables import index_of, is_label, load_qp_table
 from vcm_plugin.diff_fchm.human.config import HumanSettings, PictureSettings
 from vcm_plugin.diff_fchm.machine.config import MachineSettings
 from vcm_plugin.errors import BitstreamError, InputError, brief
@@ -173,6 +174,8 @@ def codec_rate_points(name: str, condition: TestCondition) -> list[str]:
     of two layers is the scale 2.8 for the machine and 37 for the person.
     """
     known = settings_class(name)
+    if condition.qp_table and known.grammar in (rate_points.QP, rate_points.SIZED_QP):
+        return load_qp_table(condition.qp_table).rate_points
     sizes_key = getattr(known, "sizes_key", "")
     sizes = condition.require(sizes_key) if sizes_key else (100,)
     where = f"test condition {condition.name}: {known.points_key}"
@@ -186,11 +189,14 @@ def default_rate_point(name: str, codec: Codec, condition: TestCondition) -> str
 
 
 def integer_qp(name: str, rate_point: str) -> int:
-    """The integer QP that stands for a rate point of a codec, where rate points are QPs.
+    """The integer QP that stands for a rate point of a codec, where rate points are QPs; of a table
+    whose QPs differ from sequence to sequence, the number of the rate point from 0.
 
     >>> integer_qp("diff_fchm", "2"), integer_qp("vvc_remote", "32@50")
     (38, 32)
     """
+    if is_label(rate_point):
+        return index_of(rate_point)
     return settings_class(name).grammar.integer(rate_point)
 
 

@@ -102,10 +102,11 @@ class Worker:
     def identify(self) -> Iterator[dict[str, Any]]:
         """What every result of this worker depends on, the pictures aside."""
         condition = self.plan.condition
+        table = {"qp_table": condition.qp_table} if condition.qp_table else {}
         yield {
             "environment": self.versions,
             "model": self.model.identity(),
-            "codec": {"kind": self.codec.kind, **self.codec.identity()},
+            "codec": {"kind": self.codec.kind, **self.codec.identity(), **table},
             "test": {
                 "tasks": list(condition.tasks),
                 "protocol": condition.protocol,

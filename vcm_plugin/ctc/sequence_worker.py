@@ -17,6 +17,7 @@ from vcm_plugin.bitstream import Timing
 from vcm_plugin.ctc import coding
 from vcm_plugin.ctc.coding import Decoded
 from vcm_plugin.ctc.picture_worker import Plan, Watch, Worker
+from vcm_plugin.ctc.qp_tables import is_label, load_qp_table
 from vcm_plugin.ctc.results import Evaluation, Record
 from vcm_plugin.ctc.run_folder import bitstream_path
 from vcm_plugin.errors import InputError
@@ -115,6 +116,8 @@ class SequenceWorker(Worker):
                 return self._features(picture, Watch())
 
         timing = Timing(len(entry.frames), entry.frame_rate)
+        if is_label(point):
+            point = load_qp_table(self.plan.condition.qp_table).qp(point, entry.name)
         pictures = _timed(read_frames(entry), waiting, "source")
         sizes = coding.encode_sequence(self.codec, pictures, features_of, point, timing, file)
         watch.add("source", waiting.seconds["source"])

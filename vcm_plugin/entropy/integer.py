@@ -107,6 +107,12 @@ def integer_weights(networks: EntropyNetworks) -> dict[str, torch.Tensor]:
     return weights
 
 
+def float_weights(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What `integer_weights` made -> the weights of the networks, as far as it kept them."""
+    units = {"weight": 2.0**-WEIGHT_BITS, "bias": 2.0**-WEIGHT_BITS / ACTIVATION_STEPS}
+    return {k: (x.double() * units[k.rpartition(".")[2]]).float() for k, x in weights.items()}
+
+
 def integer_networks(
     networks: EntropyNetworks, weights: dict[str, torch.Tensor]
 ) -> EntropyNetworks:

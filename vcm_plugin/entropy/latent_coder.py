@@ -63,9 +63,12 @@ class Latents:
 
     def checksum(self) -> int:
         """CRC-32 over z, then y, as little-endian 32-bit integers."""
-        return zlib.crc32(
-            self.y.astype("<i4").tobytes(), zlib.crc32(self.z.astype("<i4").tobytes())
-        )
+        return self.crc(0)
+
+    def crc(self, start: int) -> int:
+        """The CRC-32 that begins with `start` and goes on with these."""
+        z, y = (x.astype("<i4").tobytes() for x in (self.z, self.y))
+        return zlib.crc32(y, zlib.crc32(z, start))
 
     def require(self, checksum: int, name: str) -> None:
         """Raise BitstreamError unless these are the latents that a file states."""
@@ -141,10 +144,10 @@ class LatentCoder:
             *ACTIVATIONS
         )
         of_z = [x[0].expand(-1, *z_grid).flatten(1) for x in networks.of_z(conditioning)]
-        mean, level = _integers(*of_z)
+        mean, level = rounded_outputs(*of_z)
         z = LATENT_STEPS * transfer(0, slice(None), slice(None), mean, level) + mean
         z = z.reshape(-1, *z_grid)
-        sums = self.contexts.begin(networks.psi(_activations(z, device)[None], conditioning, grid))
+        sums = self.contexts.begin(networks.psi(activations(z, device)[None], conditioning, grid))
         order = sums.board.order
         y = np.empty((networks.slices[-1].stop, len(order)), np.int64)
         for number, own in enumerate(networks.slices):
@@ -157,7 +160,7 @@ class LatentCoder:
         return Latents(z.astype(np.int64), y.reshape(-1, *grid))
 
 
-def _integers(mean: torch.Tensor, raw_level: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def rounded_outputs(mean: torch.Tensor, raw_level: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Outputs of a network, in 1/256 -> means in 1/16 and levels, int32 of the same shape."""
     step = ACTIVATION_STEPS // LATENT_STEPS
     limit = SYMBOL_LIMIT * LATENT_STEPS
@@ -168,7 +171,7 @@ def _integers(mean: torch.Tensor, raw_level: torch.Tensor) -> tuple[np.ndarray, 
     return mean.cpu().numpy(), level.cpu().numpy()
 
 
-def _activations(latents: np.ndarray, device) -> torch.Tensor:
+def activations(latents: np.ndarray, device) -> torch.Tensor:
     """Integers in 1/16 -> integer-valued float64 of the same shape in 1/256."""
     step = ACTIVATION_STEPS // LATENT_STEPS
     return torch.from_numpy(latents).to(device, torch.float64) * step

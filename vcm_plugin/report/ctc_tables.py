@@ -19,6 +19,7 @@ from typing import Any
 
 from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.ctc.coding import KINDS
+from vcm_plugin.ctc.qp_tables import is_label, load_qp_table
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
     Accuracy,
@@ -121,6 +122,14 @@ def _points(result: RunResult) -> list[tuple[int, PointResult]]:
     return numbered
 
 
+def _qp_of(result: RunResult, point: PointResult, number: int, sequence: str) -> int:
+    """The QP of a sequence at a rate point."""
+    table = result.codec_identity.get("qp_table")
+    if table is None or not is_label(point.rate_point):
+        return number
+    return int(load_qp_table(table).qp(point.rate_point, sequence))
+
+
 def _timings(run: Path) -> Timings:
     timings = load_timings(run)
     if timings is None:
@@ -169,7 +178,8 @@ def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
             }
             accuracy = (point.sequences or {})[sequence.name]
             times = stages(seconds, point.rate_point, KINDS[result.kind])
-            row = _row(name, sequence, qp, record.bits, accuracy) | times
+            stated = _qp_of(result, point, qp, sequence.name)
+            row = _row(name, sequence, stated, record.bits, accuracy) | times
             files = _files(name, number, sequence.name, predictions[point.rate_point], accuracy)
             ending = "_val" if name == "SFU" else ""
             parts.append(Part(f"{PREFIXES[name]}{sequence.name}{ending}", row, files))
@@ -213,7 +223,12 @@ def _classes(rows: list[Row], result: RunResult) -> Iterator[Row]:
     metric = "miou" if result.test.protocol == "semantic" else "box_ap"
     for group in dict.fromkeys(classes.values()):
         for index, (qp, point) in enumerate(_points(result)):
-            members = [row for row in rows if classes[row["Dataset"]] == group and row["qp"] == qp]
+            members = [
+                row
+                for row in rows
+                if classes[row["Dataset"]] == group
+                and row["qp"] == _qp_of(result, point, qp, row["Dataset"])
+            ]
             lengths = [row["num_of_coded_frame"] / row["fps"] for row in members]
             accuracy = (point.classes or {})[group][metric]
             fixed = {"Dataset": group, "qp": index, "end_accuracy": accuracy}

@@ -11,6 +11,7 @@ from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.metrics.bd_rate import BdRate, BitsAt, Interval
 from vcm_plugin.metrics.rate import bpp
 from vcm_plugin.report.human_tables import human_dict
+from vcm_plugin.report.sequence_tables import point_kbps
 from vcm_plugin.report.tables import Comparison, NearLossless, Report
 
 FORMAT = "vcm-plugin report"
@@ -58,10 +59,17 @@ def point_rows(report: Report) -> list[dict[str, Any]]:
             "bits": point.bits,
             "pixels": point.pixels,
             "bpp": point.bpp,
+            **_kbps(report, point.bits),
             **{metric: point.accuracy[metric] for metric in report.metrics},
         }
         for point in report.points
     ]
+
+
+def _kbps(report: Report, bits: int) -> dict[str, float]:
+    """kbps of a rate point on sequences; nothing on pictures."""
+    rate = point_kbps(report, bits)
+    return {} if rate is None else {"kbps": rate}
 
 
 def bd_rate_rows(report: Report) -> list[dict[str, Any]]:

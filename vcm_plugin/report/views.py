@@ -10,10 +10,11 @@ from vcm_plugin.metrics.bd_rate import BitsAt
 from vcm_plugin.report.document import Column, Table
 from vcm_plugin.report.human_tables import human_tables, value_or_reason
 from vcm_plugin.report.layout import bd_rate_cell, near_lossless_cell, point_rows
+from vcm_plugin.report.sequence_tables import sequence_tables
 from vcm_plugin.report.tables import NearLossless, Report
 from vcm_plugin.report.titles import TASKS, spec_of, task_of, title_of
 
-POINT_KEYS = ("codec", "rate_point", "pictures", "bits", "pixels", "bpp")
+POINT_KEYS = ("codec", "rate_point", "pictures", "bits", "pixels", "bpp", "kbps")
 COSTS = ("encode_kmac", "decode_kmac", "parameters")
 
 
@@ -36,6 +37,7 @@ def points(report: Report, task: str | None = None) -> Table:
         Column("rate_point", "rate point"),
         Column("bits", "bits", "d"),
         Column("bpp", "bpp", ".4f"),
+        *([Column("kbps", "kbps", ".2f")] if report.dataset.sequences else []),
         *(Column(metric, title_of(metric), spec_of(metric)) for metric in measured),
     )
     rows = ({**first, **report.uncompressed}, *point_rows(report))
@@ -191,7 +193,7 @@ def published(report: Report) -> Table:
 def all_tables(report: Report) -> list[Table]:
     """Every table that has rows, in the order of the documents."""
     tables = [
-        points(report), bd_rates(report), near_lossless(report),
+        points(report), bd_rates(report), *sequence_tables(report), near_lossless(report),
         *human_tables(report.human_vision), complexity(report), published(report),
         environment(report),
     ]  # fmt: skip
@@ -204,10 +206,15 @@ def _bpp_or_reason(point: NearLossless, result: BitsAt) -> float | str:
 
 
 def _hull_notes(report: Report) -> tuple[str, ...]:
+    notes = tuple(
+        f"The rate points of {run.name} are those of the table {table}."
+        for run in report.runs
+        if (table := run.result.codec_identity.get("qp_table"))
+    )
     hulls = [curve.name for curve in report.curves if curve.hull]
     if not hulls:
-        return ()
-    return (f"The curve of {', '.join(hulls)} is the convex hull over all picture sizes.",)
+        return notes
+    return (*notes, f"The curve of {', '.join(hulls)} is the convex hull over all picture sizes.",)
 
 
 def _machine_notes(report: Report) -> tuple[str, ...]:

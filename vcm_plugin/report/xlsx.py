@@ -23,6 +23,7 @@ from vcm_plugin.report import views
 from vcm_plugin.report.document import Column, Table
 from vcm_plugin.report.figures import STYLES
 from vcm_plugin.report.human_tables import human_tables, value_or_reason
+from vcm_plugin.report.sequence_tables import sequence_tables
 from vcm_plugin.report.sheet_formulas import FORMULAS, Formulas, write_head
 from vcm_plugin.report.tables import Comparison, Report
 from vcm_plugin.report.titles import TASKS, label_of, task_of, title_of
@@ -48,8 +49,8 @@ def write_xlsx(report: Report, path: Path) -> None:
         _write_task(sheet, report, task, formulas)
     _write_summary(summary, report, formulas)
     for table in (
-        views.near_lossless(report), *human_tables(report.human_vision), views.complexity(report),
-        views.published(report), views.environment(report),
+        *sequence_tables(report), views.near_lossless(report), *human_tables(report.human_vision),
+        views.complexity(report), views.published(report), views.environment(report),
     ):  # fmt: skip
         if table.rows:
             _write_table(book.create_sheet(table.title.replace(":", ",")[:31]), table)

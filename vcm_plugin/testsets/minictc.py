@@ -28,10 +28,12 @@ PICTURES = {"train": 6000, "val": 64, "test": 64}
 # (height, width), most of them landscape; the last is resized and padded by the detector.
 PICTURE_SIZES = ((256, 320), (256, 320), (256, 320), (320, 256), (288, 384))
 SUPERSAMPLING = 3
+SURFACE_CELLS = (16, 8, 4, 2)  # pixels, of the grain of an object
 MIN_VISIBLE_PIXELS = 48
 MIN_VISIBLE_SHARE = 0.3
 
 Outline = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Grain = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -94,29 +96,36 @@ def draw_picture(seed: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     height, width = PICTURE_SIZES[int(random() * len(PICTURE_SIZES))]
     canvas = background(random, height, width)
     for _ in range(3 + int(random() * 5)):
-        _paint(canvas, random_object(random, height, width, category=-1))
+        paint(canvas, random_object(random, height, width, category=-1))
     objects = [
         random_object(random, height, width, category=int(random() * len(CLASS_NAMES)))
         for _ in range(4 + int(random() * 7))
     ]
     visible = paint_objects(canvas, objects)
-    canvas *= _vignette(random, height, width)[..., None]
+    canvas *= vignette(random, height, width)[..., None]
     canvas += (random((height, width, 1)) - 0.5) * 0.03  # sensor noise
     return to_picture(canvas), visible
 
 
 def paint_objects(canvas: np.ndarray, objects: list[SceneObject]) -> list[tuple[int, np.ndarray]]:
     """Paint objects over the canvas, in place; class and visible mask of those seen enough."""
-    objects = sorted(objects, key=lambda o: o.centre[0] + o.radius)  # nearer ones cover others
+    ordered = sorted(objects, key=lambda o: o.centre[0] + o.radius)  # nearer ones cover others
+    return paint_in_order(canvas, [(item, None) for item in ordered])
+
+
+def paint_in_order(
+    canvas: np.ndarray, objects: list[tuple[SceneObject, Grain | None]]
+) -> list[tuple[int, np.ndarray]]:
+    """Paint objects with their grain over the canvas, a later one over the earlier ones."""
     masks, areas = [], []
-    for item in objects:
-        mask = _paint(canvas, item)
+    for item, grain in objects:
+        mask = paint(canvas, item, grain)
         for earlier in masks:
             earlier &= ~mask
         masks.append(mask)
         areas.append(np.count_nonzero(mask))
     visible = []
-    for item, mask, area in zip(objects, masks, areas):
+    for (item, _), mask, area in zip(objects, masks, areas):
         pixels = np.count_nonzero(mask)
         if pixels >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * area):
             visible.append((item.category, mask))
@@ -164,37 +173,47 @@ def random_object(random: Callable, height: int, width: int, category: int) -> S
     )
 
 
-def _paint(canvas: np.ndarray, item: SceneObject) -> np.ndarray:
-    """Paint an object and its shadow over the canvas, in place; returns its mask, bool (H, W)."""
+def paint(canvas: np.ndarray, item: SceneObject, grain: Grain | None = None) -> np.ndarray:
+    """Paint an object and its shadow over the canvas, in place; returns its mask, bool (H, W).
+
+    grain: (u, v) -> the noise of its surface, 0..1; by default drawn on the pixels it covers.
+    """
     height, width = canvas.shape[:2]
     reach = int(item.radius * 1.25) + 2
     top, left = max(0, int(item.centre[0]) - reach), max(0, int(item.centre[1]) - reach)
     bottom = min(height, int(item.centre[0]) + reach + 1)
     right = min(width, int(item.centre[1]) + reach + 1)
+    mask = np.zeros((height, width), dtype=bool)
+    if top >= bottom or left >= right:
+        return mask
     steps = SUPERSAMPLING
     y = (np.arange(top * steps, bottom * steps) + 0.5) / steps - item.centre[0]
     x = (np.arange(left * steps, right * steps) + 0.5) / steps - item.centre[1]
-    u, v = _unit_frame(item, y[:, None], x[None, :])
+    u, v = unit_frame(item, y[:, None], x[None, :])
     inside = OUTLINES[item.category](u, v)
-    cover = _box_filter(inside.astype(np.float64))
-    shadow_u, shadow_v = _unit_frame(item, y[:, None] - 0.12 * item.radius, x[None, :])
-    shade = _box_filter(OUTLINES[item.category](shadow_u, shadow_v).astype(np.float64))
+    cover = box_filter(inside.astype(np.float64))
+    shadow_u, shadow_v = unit_frame(item, y[:, None] - 0.12 * item.radius, x[None, :])
+    shade = box_filter(OUTLINES[item.category](shadow_u, shadow_v).astype(np.float64))
     region = canvas[top:bottom, left:right]
     region *= 1.0 - 0.45 * shade[..., None]
     half = steps // 2
-    paint = _surface(item, u[half::steps, half::steps], v[half::steps, half::steps])
-    region += cover[..., None] * (paint - region)
-    mask = np.zeros((height, width), dtype=bool)
+    u, v = u[half::steps, half::steps], v[half::steps, half::steps]
+    if grain is None:
+        random = np.random.Generator(np.random.PCG64(item.noise_seed)).random
+        noise = fractal_noise(random, *u.shape, cells=SURFACE_CELLS)
+    else:
+        noise = grain(u, v)
+    region += cover[..., None] * (surface(item, u, v, noise) - region)
     mask[top:bottom, left:right] = cover >= 0.5
     return mask
 
 
-def _unit_frame(item: SceneObject, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unit_frame(item: SceneObject, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b, c, d = item.axes
     return (a * x + b * y) / item.radius, (c * x + d * y) / item.radius
 
 
-def _box_filter(fine: np.ndarray) -> np.ndarray:
+def box_filter(fine: np.ndarray) -> np.ndarray:
     """Mean over SUPERSAMPLING x SUPERSAMPLING samples, summed in a fixed order."""
     steps = SUPERSAMPLING
     total = np.zeros((fine.shape[0] // steps, fine.shape[1] // steps))
@@ -204,11 +223,12 @@ def _box_filter(fine: np.ndarray) -> np.ndarray:
     return total / (steps * steps)
 
 
-def _surface(item: SceneObject, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Colours (h, w, 3) of an object: its pattern, its class's inner structure, and light."""
+def surface(item: SceneObject, u: np.ndarray, v: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3) of an object: its pattern, its class's inner structure, and light.
+
+    u, v: of the pixels in the unit frame. noise: the grain of the object at them, 0..1.
+    """
     scaled_u, scaled_v = u * item.pattern_scale, v * item.pattern_scale
-    random = np.random.Generator(np.random.PCG64(item.noise_seed)).random
-    noise = _fractal_noise(random, *u.shape, cells=(16, 8, 4, 2))
     if item.pattern == 0:  # stripes
         mix = _triangle_wave(scaled_u)
     elif item.pattern == 1:  # checks
@@ -230,8 +250,8 @@ def background(random: Callable, height: int, width: int) -> np.ndarray:
     """Ground, float64 (H, W, 3): three colours mixed by two 1/f noise fields, and blades."""
     grey = random((3, 1)) * 0.55 + 0.2
     palette = grey + (random((3, 3)) - 0.5) * 0.3
-    broad = _fractal_noise(random, height, width, cells=(96, 48, 24, 12, 6, 3))
-    fine = _fractal_noise(random, height, width, cells=(24, 12, 6, 3, 2))
+    broad = fractal_noise(random, height, width, cells=(96, 48, 24, 12, 6, 3))
+    fine = fractal_noise(random, height, width, cells=(24, 12, 6, 3, 2))
     canvas = palette[0] + broad[..., None] * (palette[1] - palette[0])
     canvas = canvas + (fine * broad)[..., None] * (palette[2] - canvas)
     grain = 0.15 + 0.35 * random()
@@ -253,14 +273,14 @@ def _blade(canvas: np.ndarray, random: Callable, palette: np.ndarray) -> None:
             canvas[y, x : x + 2] += 0.6 * (colour - canvas[y, x : x + 2])
 
 
-def _vignette(random: Callable, height: int, width: int) -> np.ndarray:
+def vignette(random: Callable, height: int, width: int) -> np.ndarray:
     """Global light, (H, W): a plane with a random direction."""
     y = (np.arange(height) / height - 0.5)[:, None]
     x = (np.arange(width) / width - 0.5)[None, :]
     return 0.95 + 0.5 * (random() - 0.5) * y + 0.5 * (random() - 0.5) * x
 
 
-def _fractal_noise(random: Callable, height: int, width: int, cells: tuple[int, ...]) -> np.ndarray:
+def fractal_noise(random: Callable, height: int, width: int, cells: tuple[int, ...]) -> np.ndarray:
     """Value noise in 0..1: octaves of smooth lattice noise whose amplitude falls with the cell."""
     total, weight = np.zeros((height, width)), 0.0
     for octave, cell in enumerate(cells):

@@ -7,12 +7,13 @@ import dataclasses
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.environment import cache_folder
 from vcm_plugin.errors import InputError
-from vcm_plugin.testsets import minictc
+from vcm_plugin.testsets import minictc, minictc_sequences
 from vcm_plugin.testsets.coco import (
     CocoDataset,
     load_coco,
@@ -23,6 +24,8 @@ from vcm_plugin.testsets.open_images import expand_hierarchy, read_truth
 from vcm_plugin.testsets.points import load_points
 from vcm_plugin.testsets.sequences import load_sequences
 
+INDEX = "instances.json"  # of a drawn set
+
 
 def open_test_set(condition: TestCondition, data_root: Path | None = None) -> CocoDataset:
     """The pictures or sequences of a condition; relative paths start at data_root or its YAML.
@@ -32,6 +35,12 @@ def open_test_set(condition: TestCondition, data_root: Path | None = None) -> Co
     root = data_root or condition.folder
     if condition.protocol == "semantic":
         return load_points(condition, root)
+    if condition.drawn_sequences:
+        split = condition.require("minictc")
+        root = drawn_sequences(split)
+        condition = dataclasses.replace(
+            condition, sequences=minictc_sequences.names(split), sequence_folder="{}"
+        )
     dataset = load_sequences(condition, root) if condition.sequences else None
     dataset = dataset or _open_pictures(condition, root)
     if condition.protocol == "coco" and condition.tasks:
@@ -60,13 +69,33 @@ def _open_pictures(condition: TestCondition, root: Path) -> CocoDataset:
 
 def drawn_minictc(split: str, limit: int | None) -> Path:
     """The folder of a drawn split in the cache; drawn once, its index checked at every use."""
-    version = hashlib.sha256(Path(minictc.__file__).read_bytes()).hexdigest()[:12]
-    folder = cache_folder() / "minictc" / f"{split}-{limit or 'all'}-{version}"
-    index, checksum = folder / "instances.json", folder / "instances.sha256"
+    name = f"{split}-{limit or 'all'}-{_version(minictc)}"
+    return _drawn(
+        cache_folder() / "minictc" / name, lambda folder: minictc.generate(split, folder, limit)
+    )
+
+
+def drawn_sequences(split: str) -> Path:
+    """The folder of the drawn sequences of a split in the cache, as drawn_minictc."""
+    name = f"{split}-{_version(minictc, minictc_sequences)}"
+    return _drawn(
+        cache_folder() / "minictc_sequences" / name,
+        lambda folder: minictc_sequences.generate(split, folder),
+    )
+
+
+def _version(*modules) -> str:
+    sources = b"".join(Path(module.__file__).read_bytes() for module in modules)
+    return hashlib.sha256(sources).hexdigest()[:12]
+
+
+def _drawn(folder: Path, generate: Callable[[Path], Path]) -> Path:
+    """The folder that `generate` writes to, which returns the path of its index."""
+    index, checksum = folder / INDEX, folder / "instances.sha256"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as draft:
-            drawn = minictc.generate(split, Path(draft) / "set", limit)
+            drawn = generate(Path(draft) / "set")
             found = hashlib.sha256(drawn.read_bytes()).hexdigest()
             (drawn.parent / checksum.name).write_text(found)
             try:

@@ -81,6 +81,15 @@ class RestorerInputs(FeatureInputs):
 
 
 @dataclass(frozen=True)
+class InterInputs(FeatureInputs):
+    """What the training of the inter networks works on; cache: folder for the latents."""
+
+    vfcn: str | None = _key("weights of the machine layer, a file or a bundled name")
+    sequences: int = _key("of the mini-CTC sequences' train split", 240)
+    sequence_frames: int = _key("first frames of each sequence that are used", 10)
+
+
+@dataclass(frozen=True)
 class DetectorInputs(Inputs):
     """What the training of a detector works on."""
 

@@ -142,6 +142,25 @@ class RestorerTraining(Schedule):
 
 
 @dataclass(frozen=True)
+class InterTraining(Schedule):
+    """Schedule and loss of the inter networks; the seed fixes clips and scales.
+
+    frames: of a clip, the first of them intra. error_weight: bits that a squared error of 1 counts.
+    """
+
+    frames: int = 4
+    scales: tuple[float, float] = (0.3, 6.0)  # s is log-uniform between them
+    error_weight: float = 6.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.frames < 2:
+            raise InputError(f"frames: expected at least 2, found {self.frames}")
+        if len(self.scales) != 2 or not 0.0 < self.scales[0] <= self.scales[1]:
+            raise InputError(f"scales: expected two, 0 < low <= high, found {self.scales}")
+
+
+@dataclass(frozen=True)
 class DetectorTraining(Schedule):
     """Schedule of a detector; the seed fixes the order of pictures and every augmentation."""
 

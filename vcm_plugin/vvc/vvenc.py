@@ -59,6 +59,8 @@ PICTURE_PARAMETERS = {
 # Of those, what a sequence with inter prediction does without: GOPs as the preset has them, intra
 # pictures below the QP of the others.
 INTRA_ONLY = ("IntraPeriod", "GOPSize", "IntraQPOffset", "LookAhead", "ALFSpeed", "MaxMTTDepth")
+# Low delay: every picture from earlier ones, in the order of display. VVenC has it for GOPs of 8.
+LOW_DELAY_PARAMETERS = {"PicReordering": 0, "DecodingRefreshType": "none", "GOPSize": 8}
 LUMA_PARAMETERS = {"ChromaFormatIDC": 400}
 # Tools of the slower presets that cost the fastest two little time: on FPN features and on a
 # photograph they saved 6 to 7 % of the rate of "faster" and 1 % of that of "fast".
@@ -74,13 +76,15 @@ class VVenC:
 
     threads: of encoder and decoder; the stream does not depend on it (a test holds that).
     parameters: further parameters of VVenC, over those of this file. perceptual: VVenC spends bits
-    where they are seen (its QPA), so the QP moves from block to block.
+    where they are seen (its QPA), so the QP moves from block to block. low_delay: of sequences with
+    inter prediction, pictures are coded in the order of display.
     """
 
     preset: str = "faster"
     threads: int = 1
     parameters: tuple[tuple[str, int | str], ...] = ()
     perceptual: bool = False
+    low_delay: bool = False
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -162,6 +166,7 @@ class VVenC:
         if intra_period != 1:
             parameters = {k: v for k, v in parameters.items() if k not in INTRA_ONLY}
             parameters["IntraPeriod"] = intra_period
+            parameters |= LOW_DELAY_PARAMETERS if self.low_delay else {}
         parameters |= PRESET_PARAMETERS.get(self.preset, {}) | dict(self.parameters)
         pipe_in = ffmpeg.input(
             "pipe:0", format="rawvideo", pix_fmt="yuv420p10le", s=f"{width}x{height}", r=1

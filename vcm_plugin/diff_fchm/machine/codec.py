@@ -12,20 +12,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from vcm_plugin import bitstream
+from vcm_plugin import bitstream, vvc
 from vcm_plugin.bitstream import FrameReader, Header, MachinePayload, Timing, Unit
 from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.diff_fchm.machine.folded import FoldedVfcn
+from vcm_plugin.diff_fchm.machine.inter import InterNetworks
+from vcm_plugin.diff_fchm.machine.layer import Analysed, Lost, MachineLayer
+from vcm_plugin.diff_fchm.machine.sequence import InterDecoder, InterEncoder, last_of
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 from vcm_plugin.entropy.integer import integer_networks, integer_weights
-from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, Latents, gaussian_tables
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, gaussian_tables
 from vcm_plugin.entropy.rans import Tables
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
@@ -34,35 +37,25 @@ from vcm_plugin.stages import stage
 from vcm_plugin.weights_file import read_weights, write_weights
 
 
-@dataclass(frozen=True)
-class Analysed:
-    """Features after g_a, from where every rate point goes on.
-
-    value_range: of the features. y: (1, C, h, w), as g_a makes it of (P - mean) / std.
-    """
-
-    header: Header
-    value_range: tuple[float, float]
-    y: torch.Tensor
-
-
-@dataclass(frozen=True)
-class MachineLayer:
-    """What a machine unit says once its latents are decoded and checked."""
-
-    header: Header
-    payload: MachinePayload
-    latents: Latents
-
-
 class MachineCodec:
     """Feature codec diff_fchm with one weights file; a rate point is the scale s of IVN."""
 
     name = "diff_fchm"
     kind = "feature"
 
-    def __init__(self, weights: Path, device: str = "cpu", dtype: torch.dtype = torch.float32):
-        """dtype: of g_a and g_s; whatever it is, files decode to the same latents."""
+    def __init__(
+        self,
+        weights: Path,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        inter: Path | None = None,
+        intra_period: int | None = None,
+    ):
+        """dtype: of g_a and g_s; whatever it is, files decode to the same latents.
+
+        inter: weights of the inter networks; without them every frame is intra. intra_period:
+        frames from one intra frame to the next; None: as vvc.intra_period says.
+        """
         data, tensors, self.metadata = read_weights(weights, "vfcn")
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
@@ -84,6 +77,7 @@ class MachineCodec:
                 raise InputError("a weight is NaN or infinite")
             model.load_state_dict(floats, strict=False)
             networks = integer_networks(model.entropy, integers).to(self.device)
+            self.integers = integers
             self.coder = LatentCoder(networks, Tables.from_array(tensors["tables"].numpy()))
             self.typical = ivn.log2_code((0.0, model.typical_width.item()))
         except (InputError, AttributeError, LookupError, RuntimeError, TypeError) as error:
@@ -91,6 +85,10 @@ class MachineCodec:
             raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
         self.model = model.requires_grad_(False).eval().to(self.device)
         self.networks = FoldedVfcn(self.model, dtype)
+        self.intra_period = intra_period
+        self.inter = None
+        if inter is not None:
+            self.inter = InterNetworks(inter, self.sha256, self.coder.tables).to(self.device)
 
     def to(self, device: str) -> MachineCodec:
         """Return self with its networks on another device; the latents of a file stay the same."""
@@ -98,6 +96,8 @@ class MachineCodec:
         self.model.to(self.device)
         self.networks.to(self.device)
         self.coder.to(self.device)
+        if self.inter is not None:
+            self.inter.to(self.device)
         return self
 
     @property
@@ -107,11 +107,18 @@ class MachineCodec:
 
     def identity(self) -> dict:
         """What affects the result."""
-        return {
+        identity = {
             "weights_sha256": self.sha256,
             "variant": self.config.variant,
             "detector_sha256": self.metadata["detector_sha256"],
         }
+        if self.inter is not None:
+            identity |= {
+                "inter_weights_sha256": self.inter.sha256,
+                "intra_period": self.intra_period or "32, from 48 frames per second on 64",
+                "structural_delay_frames": 0,
+            }
+        return identity
 
     def carries(self, sha256: str) -> bool:
         """Whether networks built on the machine layer of this identity work with this one.
@@ -144,51 +151,85 @@ class MachineCodec:
 
     def code_analysed(self, analysed: Analysed, rate_point: str) -> tuple[bytes, MachineLayer]:
         """What `analyse` made -> the file of one rate point, and what it decodes to."""
-        layer = self._code(analysed, parse_scale(rate_point))
+        layer = self.code_intra(analysed, parse_scale(rate_point))
         unit = Unit("machine", 0, layer.payload.to_bytes())
         return bitstream.write(layer.header, [unit]), layer
 
     def encode_frames(
         self, frames: Iterable[FeaturePyramid], rate_point: str, timing: Timing, file: BinaryIO
     ) -> list[int]:
-        """Write the .fcm file of a sequence, each frame on its own; the bytes of each frame.
+        """Write the .fcm file of a sequence; the bytes of each frame.
 
-        The header counts with the first frame. No more than one frame is held at a time.
+        Without inter networks, each frame is coded on its own. The header counts with the first
+        frame. No more than one frame, and the latents of two, are held at a time.
         """
         s = parse_scale(rate_point)
-        layers = (self._code(self.analyse(features), s) for features in frames)
-        return bitstream.write_frames(
-            file,
-            ((replace(x.header, **vars(timing)), x.payload.to_bytes()) for x in layers),
-        )
+        analysed = (self.analyse(features) for features in frames)
+        period = self.intra_period or vvc.intra_period(timing.frame_rate, True)
+        if self.inter is None or period == 1:
+            units = ((x.header, self.code_intra(x, s).payload.to_bytes()) for x in analysed)
+        else:
+            units = InterEncoder(self, s, period).units(analysed)
+        timed = ((replace(header, **vars(timing)), unit) for header, unit in units)
+        return bitstream.write_frames(file, timed)
 
     def decode_frames(self, path: Path) -> Iterator[FeaturePyramid]:
         """The features of each frame of a file, decoded as they are asked for."""
         return map(self.synthesise, self.read_layers(path))
 
     def decode_frame(self, path: Path, frame: int) -> FeaturePyramid:
-        """The features of one frame of a file; no other frame is read."""
-        return self.synthesise(self._read_layer(FrameReader.open(path), frame))
+        """The features of one frame of a file; read from the nearest intra frame on."""
+        reader = FrameReader.open(path)
+        reader.unit(frame)  # refuses a frame that is not there
+        first = reader.intra_before(frame)
+        return self.synthesise(last_of(self._layers(reader, range(first, frame + 1))))
 
     def read_layers(self, path: Path) -> Iterator[MachineLayer]:
         """The latents of each frame of a file, as they are asked for; `synthesise` goes on."""
         reader = FrameReader.open(path)
-        for frame in range(len(reader)):
-            yield self._read_layer(reader, frame)
+        return self._layers(reader, range(len(reader)))
 
-    def _read_layer(self, reader: FrameReader, frame: int) -> MachineLayer:
-        try:
-            return self._layer(reader.header, reader[frame])
-        except BitstreamError as error:
-            raise BitstreamError(f"frame {frame}: {error}") from error
+    def read_sound_layers(self, path: Path) -> Iterator[MachineLayer | Lost]:
+        """As read_layers, but where a frame is damaged or cut off it goes on at the next intra
+        frame: of the frames between it says what is wrong."""
+        reader = FrameReader.open(path, whole=False)
+        frame = 0
+        while frame < len(reader):
+            try:
+                for layer in self._layers(reader, range(frame, len(reader))):
+                    yield layer
+                    frame += 1
+            except BitstreamError as error:
+                following = reader.intra_after(frame)
+                for _ in range(frame, following):
+                    yield Lost(str(error))
+                frame = following
+
+    def _layers(self, reader: FrameReader, frames: range) -> Iterator[MachineLayer]:
+        """The latents of some frames, the first of them intra, each from those before it."""
+        decoder = InterDecoder(self)
+        for frame in frames:
+            try:
+                yield decoder.layer(reader.header, reader.unit(frame))
+            except BitstreamError as error:
+                gone = reader.intra_after(frame) - 1
+                also = f" (with it, frames up to {gone} are gone)" if gone > frame else ""
+                raise BitstreamError(f"frame {frame}: {error}{also}") from error
 
     @torch.inference_mode()
-    def _code(self, analysed: Analysed, s: float) -> MachineLayer:
-        value_range = ivn.scaled_range(analysed.value_range, s)
+    def latents_at(
+        self, analysed: Analysed, value_range: tuple[float, float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """z and y (C, h, w) of a frame that is coded with this range, scaled by s already."""
         with stage("feature_reduction"):
             y = analysed.y * self.model.done(self._ranges(value_range))
-            z = self.networks.h_a(y.to(self.dtype))
-        data, latents = self.coder.encode(z[0], y[0], self.octaves(value_range))
+            return self.networks.h_a(y.to(self.dtype))[0], y[0]
+
+    def code_intra(self, analysed: Analysed, s: float) -> MachineLayer:
+        """A frame on its own at the scale s, as a picture."""
+        value_range = ivn.scaled_range(analysed.value_range, s)
+        z, y = self.latents_at(analysed, value_range)
+        data, latents = self.coder.encode(z, y, self.octaves(value_range))
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
         return MachineLayer(analysed.header, payload, latents)
 
@@ -200,9 +241,9 @@ class MachineCodec:
         """An .fcm file -> its latents. Raises BitstreamError unless they match their checksum."""
         stream = bitstream.read(data)
         stream.header.require_picture()
-        return self._layer(stream.header, stream.units[0].payload)
+        return self.read_intra(stream.header, stream.units[0].payload)
 
-    def _layer(self, header: Header, unit: bytes) -> MachineLayer:
+    def read_intra(self, header: Header, unit: bytes) -> MachineLayer:
         """The latents of one machine unit."""
         header.require_weights(self.name, self.weights_id, self.config.channels)
         payload = MachinePayload.from_bytes(unit)

@@ -52,6 +52,8 @@ class MachineSettings:
     weights_keys: ClassVar[dict[str, str]] = {"diff_fchm_weights": "codec_sha256"}
 
     diff_fchm_weights: str | None = None
+    diff_fchm_inter_weights: str | None = None  # of sequences; without them every frame is intra
+    diff_fchm_intra_period: int | None = None  # frames; by the frame rate where it is not set
     diff_fchm_scales: tuple[float, ...] = ()
     diff_fchm_other_detector: bool = False  # a test on a detector that the weights are not for
 
@@ -65,7 +67,18 @@ class MachineSettings:
             )
         from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
-        codec = MachineCodec(context.path(self.diff_fchm_weights), context.device)
+        period, inter = self.diff_fchm_intra_period, self.diff_fchm_inter_weights
+        if period is not None and period < 1:
+            raise InputError(
+                f"test condition {context.name}: diff_fchm_intra_period: expected 1 (every frame "
+                f"is intra) or more frames, found {period}"
+            )
+        codec = MachineCodec(
+            context.path(self.diff_fchm_weights),
+            context.device,
+            inter=None if inter is None else context.path(inter),
+            intra_period=period,
+        )
         if not self.diff_fchm_other_detector:
             context.require_detector(
                 self.diff_fchm_weights, codec.metadata["detector_sha256"],

@@ -32,6 +32,7 @@ from vcm_plugin.report.paper import figures
 from vcm_plugin.report.proposal.config import ProposalConfig, load_config
 from vcm_plugin.report.proposal.figure import architecture
 from vcm_plugin.report.runs import read_runs
+from vcm_plugin.report.sequence_tables import sequence_tables
 from vcm_plugin.report.tables import Report, compare_runs
 from vcm_plugin.report.titles import title_of
 
@@ -67,7 +68,7 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     blocks += [architecture(run.name), *_syntax(run.result.codec)]
     blocks += [Heading("Test conditions"), _conditions(report), views.environment(report)]
     blocks += [Heading("Results"), *figures(report), views.main_points(report)]
-    blocks += [views.bd_rates(report), views.near_lossless(report)]
+    blocks += [views.bd_rates(report), *sequence_tables(report), views.near_lossless(report)]
     blocks += [table for table in (views.published(report),) if table.rows]
     blocks += [Heading("Complexity"), views.complexity(report)]
     blocks += [Heading("Training"), *_training(config, trained)]

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How the latents of a frame become bytes, given those of the two frames before: integers only.
+
+As latent_coder.py, with the networks of temporal.py. The gate counts 1/256, and
+
+    mean + (gate * (P - mean) + 128 >> 8),    all but the gate in 1/16,
+
+is exact on every machine like everything that selects a table or an offset.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from vcm_plugin.entropy.contexts import IntegerContexts, Sums, checkerboard
+from vcm_plugin.entropy.integer import (
+    ACTIVATION_LIMIT,
+    ACTIVATION_STEPS,
+    ACTIVATIONS,
+    LATENT_STEPS,
+    WEIGHT_BITS,
+)
+from vcm_plugin.entropy.latent_coder import Latents, activations, rounded_outputs
+from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
+from vcm_plugin.entropy.temporal import TemporalNetworks
+
+GATE_BITS = 8
+LIMIT = SYMBOL_LIMIT * LATENT_STEPS  # of a mean, in 1/16
+
+
+class TemporalCoder:
+    """Latents of a frame <-> bytes, from those of the last frame and of the one before it."""
+
+    def __init__(self, networks: TemporalNetworks, tables: Tables):
+        self.networks, self.tables = networks, tables
+        self.contexts = GatedContexts(networks)
+        self.costs = symbol_costs(tables)
+
+    def to(self, device: torch.device | str) -> TemporalCoder:
+        """Return self with its networks on another device."""
+        self.networks.to(device)
+        self.contexts.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.networks.contexts[0][0].weight.device
+
+    def encode(
+        self,
+        z: torch.Tensor,
+        y: torch.Tensor,
+        octaves: int,
+        last: Latents,
+        before: Latents,
+        error_weight: float = math.inf,
+    ) -> tuple[bytes, Latents]:
+        """z and y (C, h, w), floats, octaves in 1/256 -> bytes, and what they decode to.
+
+        error_weight: bits that a squared error of 1 of y is worth. Where it is finite, a symbol is
+        the nearest integer or the next one towards 0, whichever is cheaper in bits and error.
+        """
+        encoder = Encoder(self.tables)
+        order = checkerboard(tuple(y.shape[-2:]), self.device).order
+        z, y = (x.double().cpu().flatten(1).numpy() for x in (z, y))
+        given = z, y[:, order]
+
+        def write(which: int, own, cells, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
+            residual = given[which][own, cells] - mean / LATENT_STEPS
+            q = np.where(level > 0, np.rint(residual), 0)
+            q = q.clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+            if which and error_weight < math.inf:
+                q = self._cheaper(q, residual, level, error_weight)
+            encoder.add(q, level)
+            return q
+
+        latents = self._walk(octaves, last, before, write)
+        return encoder.finish(), latents
+
+    def decode(self, data: bytes, octaves: int, last: Latents, before: Latents) -> Latents:
+        """Bytes -> latents. Raises BitstreamError."""
+        decoder = Decoder(self.tables, data)
+        latents = self._walk(
+            octaves, last, before, lambda _1, _2, _3, _4, level: decoder.take(level)
+        )
+        decoder.finish()
+        return latents
+
+    def _cheaper(
+        self, q: np.ndarray, residual: np.ndarray, level: np.ndarray, error_weight: float
+    ) -> np.ndarray:
+        """q, or the next integer towards 0 where that costs less."""
+        some = np.nonzero(q)
+        near, residual, costs = q[some], residual[some], self.costs[level[some]]
+        lower = near - np.sign(near)
+        rows, most = np.arange(len(near)), costs.shape[1] - 1
+        spent = [costs[rows, np.minimum(np.abs(x), most)] for x in (near, lower)]
+        error = [error_weight * np.square(residual - x) for x in (near, lower)]
+        q = q.copy()
+        q[some] = np.where(spent[1] + error[1] < spent[0] + error[0], lower, near)
+        return q
+
+    @torch.inference_mode()
+    def _walk(self, octaves: int, last: Latents, before: Latents, transfer: Callable) -> Latents:
+        """Visit z and all passes of y in coding order; `transfer` writes or reads the symbols."""
+        networks, grid = self.networks, last.y.shape[1:]
+        conditioning = torch.full((1, 1, 1, 1), float(octaves), dtype=torch.float64)
+        conditioning = conditioning.clamp(*ACTIVATIONS).to(self.device)
+        z = self._z(conditioning, last.z, transfer)
+        features, predicted = self._of_earlier(conditioning, last.y, before.y)
+        psi = networks.psi(activations(z, self.device)[None], conditioning, grid)
+        sums = self.contexts.begin(torch.cat((psi, features), dim=1))
+        order = sums.board.order
+        predicted = predicted.reshape(len(predicted), -1)[:, order]
+        y = np.empty(predicted.shape, np.int64)
+        for number, own in enumerate(networks.slices):
+            for colour, cells in enumerate(sums.board.cells):
+                mean, level, gate = sums.of(number, colour)
+                mean = gated(mean, gate, predicted[own, cells])
+                decoded = LATENT_STEPS * transfer(1, own, cells, mean, level) + mean
+                y[own, order[cells]] = decoded
+                sums.know(number, colour, decoded)
+        return Latents(z.astype(np.int64), y.reshape(-1, *grid))
+
+    def _z(self, conditioning: torch.Tensor, last: np.ndarray, transfer: Callable) -> np.ndarray:
+        known = activations(last, self.device)[None].clamp(*ACTIVATIONS)
+        mean, level, gate = (x[0] for x in self.networks.of_z_after(known, conditioning))
+        mean, level = rounded_outputs(mean, level)
+        gate = gate.clamp(0, 1 << GATE_BITS).to(torch.int32).cpu().numpy()
+        mean = gated(mean, gate, _bounded(last)).reshape(len(last), -1)
+        z = transfer(0, slice(None), slice(None), mean, level.reshape(mean.shape))
+        return (LATENT_STEPS * z + mean).reshape(last.shape)
+
+    def _of_earlier(
+        self, conditioning: torch.Tensor, last: np.ndarray, before: np.ndarray
+    ) -> tuple[torch.Tensor, np.ndarray]:
+        """T (1, F, h, w), and P int32 (C, h, w) in 1/16."""
+        known, change = (
+            activations(x, self.device)[None].clamp(*ACTIVATIONS) for x in (last, last - before)
+        )
+        features, added = self.networks.of_earlier(known, change, conditioning)
+        step = ACTIVATION_STEPS // LATENT_STEPS
+        predicted = (known + added)[0].to(torch.int32) + step // 2 >> step.bit_length() - 1
+        return features, _bounded(predicted.cpu().numpy())
+
+
+class GatedContexts(IntegerContexts):
+    """The contexts of integer TemporalNetworks, pass by pass: mean, level and gate."""
+
+    def __init__(self, networks: TemporalNetworks):
+        super().__init__(networks)
+        for number, gate in enumerate(networks.gates):
+            fixed = 2.0**-WEIGHT_BITS  # as integer.settled does
+            self.register_buffer(f"gate{number}", gate.weight * fixed)
+            self.register_buffer(f"gate_bias{number}", gate.bias[:, None] * fixed + 0.5)
+
+    def begin(self, psi: torch.Tensor) -> GatedSums:
+        """As IntegerContexts.begin; psi with T beside it."""
+        sums = super().begin(psi)
+        sums.__class__ = GatedSums
+        return sums
+
+
+class GatedSums(Sums):
+    """Sums whose passes also say how far a latent is predicted by earlier frames."""
+
+    def of(self, number: int, colour: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Means in 1/16, levels and gates in 1/256 of a slice at the cells of a colour."""
+        mean, level = super().of(number, colour)
+        width, name = self.contexts.width, 2 * number + colour
+        sums = self.totals[colour][number * width : (number + 1) * width]
+        hidden = torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
+        gate = torch.addmm(self._buffer(f"gate_bias{name}"), self._buffer(f"gate{name}"), hidden)
+        gate = gate.floor_().clamp_(0, 1 << GATE_BITS).to(torch.int32).cpu().numpy()
+        return mean, level, gate
+
+
+def symbol_costs(tables: Tables) -> np.ndarray:
+    """Bits of a symbol of each level by its absolute value, float64 (levels, values); the last
+    column is that of an escape with the 16 bits after it."""
+    entries = max(len(row) for row in tables.rows) // 2
+    costs = np.zeros((len(tables.rows), entries + 1))
+    for level, row in enumerate(tables.rows):
+        bits = PRECISION - np.log2(np.diff(row))  # of -K .. K, then of the escape
+        half = (len(bits) - 2) // 2
+        costs[level] = bits[-1] + 16
+        costs[level, : half + 1] = bits[half:-1]
+    return costs
+
+
+def gated(mean: np.ndarray, gate: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """mean, and predicted where the gate is open; int32, in 1/16, gate in 1/256.
+
+    >>> gated(np.int32(16), np.int32(256), np.int32(-5)), gated(np.int32(16), 0, np.int32(-5))
+    (-5, 16)
+    """
+    half = 1 << GATE_BITS - 1
+    return mean + (gate * (predicted - mean) + half >> GATE_BITS)
+
+
+def _bounded(latents: np.ndarray) -> np.ndarray:
+    """Latents as predictions: in the range of means, int32."""
+    return latents.clip(-LIMIT, LIMIT).astype(np.int32)
