@@ -37,6 +37,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "anchors")]  # tiny re
 SECONDS = 5.0  # of processor time, of one file
 MEMORY = 512 << 20  # bytes of address space, of one file
 SILENCE = 600.0  # seconds of wall time without a file done: the worker hangs
+STARTING = -1  # in place of the number of a file
 GROWTH = 256 << 20  # bytes that a worker may have grown by over all files before a new one starts
 PLACES = {  # where a refusal happened, by its words; elsewhere it is the syntax
     "CRC": "CRC-32",
@@ -97,17 +98,17 @@ def campaign(kind: str, options: argparse.Namespace) -> collections.Counter:
 
 def one_worker(kind, first, end, until, options, counts: collections.Counter) -> int:
     """Let a worker decode from file `first` on; the number of the file to go on with."""
-    at = multiprocessing.Value("q", first, lock=False)
+    at = multiprocessing.Value("q", STARTING, lock=False)
     ours, theirs = multiprocessing.Pipe(duplex=False)
     arguments = (kind, first, end, until, options.seed, options.vvc, at, theirs)
     process = multiprocessing.Process(target=work, args=arguments)
     process.start()
     theirs.close()
-    seen, since = first, time.time()
+    seen, since = STARTING, time.time()
     while process.is_alive() and time.time() - since < SILENCE:
         if ours.poll(1.0):
             break
-        if at.value != seen:
+        if at.value != seen or seen == STARTING:  # a crowded machine may start it slowly
             seen, since = at.value, time.time()
     done = None
     try:
@@ -118,6 +119,8 @@ def one_worker(kind, first, end, until, options, counts: collections.Counter) ->
     if done is None:
         process.kill()
         process.join()
+        if at.value == STARTING:
+            sys.exit(f"{kind}: no decoder could be started")
         report(kind, options.seed, at.value, f"the worker hung or died, {process.exitcode}")
         counts.update({"faults": 1})
         return at.value + 1
