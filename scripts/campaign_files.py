@@ -37,6 +37,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "anchors")]  # tiny re
 SECONDS = 5.0  # of processor time, of one file
 MEMORY = 512 << 20  # bytes of address space, of one file
 SILENCE = 600.0  # seconds of wall time without a file done: the worker hangs
+STARTING = -1  # in place of the number of a file
 GROWTH = 256 << 20  # bytes that a worker may have grown by over all files before a new one starts
 PLACES = {  # where a refusal happened, by its words; elsewhere it is the syntax
     "CRC": "CRC-32",
@@ -71,6 +72,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first")
     parser.add_argument("--vvc", type=int, default=100, metavar="K", help="FFmpeg for every K-th")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--minutes", type=float, default=1e9, metavar="M", help="at most, a kind")
     options = parser.parse_args()
     faults = total = 0
     for kind in options.kinds:
@@ -84,28 +86,29 @@ def campaign(kind: str, options: argparse.Namespace) -> collections.Counter:
     """All files of one kind, in one worker after the other."""
     counts: collections.Counter = collections.Counter()
     number, end, started = options.first, options.first + options.files, time.time()
-    while number < end:
-        number = one_worker(kind, number, end, options, counts)
+    until = started + 60 * options.minutes
+    while number < end and time.time() < until:
+        number = one_worker(kind, number, end, until, options, counts)
     slowest = counts.pop("slowest", 0)
     details = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
-    print(f"{kind}: seed {options.seed}, files {options.first} to {end - 1}: {details}; slowest "
+    print(f"{kind}: seed {options.seed}, files {options.first} to {number - 1}: {details}; slowest "
           f"{slowest / 1e3:.2f} s; {time.time() - started:.0f} s", flush=True)  # fmt: skip
-    return counts + collections.Counter(files=options.files)
+    return counts + collections.Counter(files=number - options.first)
 
 
-def one_worker(kind, first, end, options, counts: collections.Counter) -> int:
+def one_worker(kind, first, end, until, options, counts: collections.Counter) -> int:
     """Let a worker decode from file `first` on; the number of the file to go on with."""
-    at = multiprocessing.Value("q", first, lock=False)
+    at = multiprocessing.Value("q", STARTING, lock=False)
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    arguments = (kind, first, end, options.seed, options.vvc, at, theirs)
+    arguments = (kind, first, end, until, options.seed, options.vvc, at, theirs)
     process = multiprocessing.Process(target=work, args=arguments)
     process.start()
     theirs.close()
-    seen, since = first, time.time()
+    seen, since = STARTING, time.time()
     while process.is_alive() and time.time() - since < SILENCE:
         if ours.poll(1.0):
             break
-        if at.value != seen:
+        if at.value != seen or seen == STARTING:  # a crowded machine may start it slowly
             seen, since = at.value, time.time()
     done = None
     try:
@@ -116,6 +119,8 @@ def one_worker(kind, first, end, options, counts: collections.Counter) -> int:
     if done is None:
         process.kill()
         process.join()
+        if at.value == STARTING:
+            sys.exit(f"{kind}: no decoder could be started")
         report(kind, options.seed, at.value, f"the worker hung or died, {process.exitcode}")
         counts.update({"faults": 1})
         return at.value + 1
@@ -131,8 +136,9 @@ def report(kind: str, seed: int, number: int, fault: str) -> None:
     print(f"{kind}: seed {seed}, file {number}: FAULT: {fault}"[:1000], flush=True)
 
 
-def work(kind, first, end, seed, every, at, pipe) -> None:
-    """Decode damaged files until all are done or this process has grown; sends the counts."""
+def work(kind, first, end, until, seed, every, at, pipe) -> None:
+    """Decode damaged files until all are done, the time is up or this process has grown; sends the
+    counts."""
     from vcm_plugin.entropy import rans
 
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
@@ -144,7 +150,7 @@ def work(kind, first, end, seed, every, at, pipe) -> None:
         signal.signal(signal.SIGPROF, too_slow)
         counts: collections.Counter = collections.Counter()
         grown, number = resident() + GROWTH, first
-        while number < end and (number % 1000 or resident() < grown):
+        while number < end and time.time() < until and (number % 1000 or resident() < grown):
             at.value = number
             fault = one_file(made, kind, seed, number, every, counts)
             if fault:
