@@ -214,7 +214,10 @@ def _hull_notes(report: Report) -> tuple[str, ...]:
     hulls = [curve.name for curve in report.curves if curve.hull]
     if not hulls:
         return notes
-    return (*notes, f"The curve of {', '.join(hulls)} is the convex hull over all picture sizes.",)
+    return (
+        *notes,
+        f"The curve of {', '.join(hulls)} is the convex hull over all picture sizes.",
+    )
 
 
 def _machine_notes(report: Report) -> tuple[str, ...]:
