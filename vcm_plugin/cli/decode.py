@@ -29,7 +29,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="all frames of a sequence of diff_fchm; after damage from the next intra frame on",
+        help="diff_fchm: all frames of a sequence; after a damaged one, from the next intra frame",
     )
     parser.add_argument("--features", type=Path, metavar="NPZ", help="also keep decoded features")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also keep the decoded picture")
