@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A second decoder, written from docs/bitstream.md and docs/decoding.md alone: numpy, no torch.
 
-    python tests/independent_decoder.py WEIGHTS FILE.fcm
+    python tests/independent_decoder.py FILE.fcm WEIGHTS [INTER_WEIGHTS]
 
-prints the checksum of the latents of each machine unit, and whether the file states the same.
+prints the checksum of the latents of each frame, and whether the file states the same.
 """
 
+import hashlib
 import json
 import struct
 import sys
 import zlib
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+MACHINE, INTER = 1, 5  # unit types
 ESCAPE_OFFSET = 2048
 LIMIT = 1 << 20
+LATENT_LIMIT = 2048 * 16
 
 
 class Reader:
@@ -76,25 +81,45 @@ def read_header(reader: Reader) -> tuple[int, int]:
     return -(-first[0] * 4 // 16), -(-first[1] * 4 // 16)
 
 
-def machine_units(data: bytes):
-    """(grid of p4, payload) of every machine unit."""
-    reader = Reader(data)
+@dataclass
+class Unit:
+    """A unit that carries latents; head: its bytes up to the end of the payload."""
+
+    kind: int
+    frame: int
+    payload: bytes
+    head: bytes
+    check: int
+
+
+def latent_units(data: bytes):
+    """The grid of p4, and the machine and inter units in order."""
+    reader, units = Reader(data), []
     grid = read_header(reader)
     while reader.at < len(data):
-        start = reader.at
-        kind, _frame, length = reader.u(8), reader.leb128(), reader.leb128()
-        payload = reader.take(length)
-        reader.check(start)
-        if kind == 1:
-            yield grid, payload
+        start, frame = reader.at, None
+        kind = reader.u(8)
+        if kind != INTER:
+            frame = reader.leb128()
+        payload = reader.take(reader.leb128())
+        head = data[start : reader.at]
+        check = reader.u(32)
+        if kind == INTER:
+            frame = units[-1].frame + 1
+        else:
+            assert check == zlib.crc32(head), "CRC-32 of a unit"
+        if kind in (MACHINE, INTER):
+            units.append(Unit(kind, frame, payload, head, check))
+    return grid, units
 
 
 def read_weights(path) -> tuple[dict, dict]:
     """Tensors and description of a weights file."""
-    data = open(path, "rb").read()
+    data = Path(path).read_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    described = json.loads(header.pop("__metadata__")["vfcn"])
+    metadata = header.pop("__metadata__")
+    described = json.loads(metadata.get("vfcn") or metadata["inter"])
     types = {"I16": "<i2", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4"}
     tensors = {}
     for name, entry in header.items():
@@ -105,21 +130,27 @@ def read_weights(path) -> tuple[dict, dict]:
 
 
 class Networks:
-    """The integer networks and tables of a weights file."""
+    """The integer networks of a weights file: of single frames, or of frames after others."""
 
     def __init__(self, path):
-        self.tensors, described = read_weights(path)
+        tensors, described = read_weights(path)
+        self.tensors = {name.removeprefix("integer."): x for name, x in tensors.items()}
         self.slices = described["config"]["slices"]
         self.hyper = described["config"]["hyper_latents"]
+        self.weights_id = int(hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8], 16)
+
+    def tables(self) -> list[np.ndarray]:
         joined = self.tensors["tables"]
         ends = np.flatnonzero(joined == 1 << 15) + 1
-        self.tables = [row for row in np.split(joined.astype(np.int64), ends) if len(row)]
-        self.typical = log2_code(0.0, float(self.tensors["typical_width"]))
+        return [row for row in np.split(joined.astype(np.int64), ends) if len(row)]
+
+    def typical(self) -> int:
+        return log2_code(0.0, float(self.tensors["typical_width"]))
 
     def conv(self, name: str, x: np.ndarray) -> np.ndarray:
         """Integers (C, h, w) -> (O, h, w)."""
-        weight = self.tensors[f"integer.{name}.weight"].astype(np.int64)
-        bias = self.tensors[f"integer.{name}.bias"].astype(np.int64)
+        weight = self.tensors[f"{name}.weight"].astype(np.int64)
+        bias = self.tensors[f"{name}.bias"].astype(np.int64)
         k, (_, height, width) = weight.shape[2], x.shape
         x = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2)))
         total = np.broadcast_to(bias[:, None, None], (len(bias), height, width)).copy()
@@ -168,11 +199,14 @@ def log2_code(low: float, high: float) -> int:
     return struct.unpack(">I", struct.pack(">f", high - low))[0] >> 15
 
 
-def halves(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rounded(mean: np.ndarray, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Outputs of a network -> means in 1/16, levels."""
-    mean, raw = np.split(x, 2)
-    mean = np.clip((mean + 8) >> 4, -2048 * 16, 2048 * 16)
+    mean = np.clip((mean + 8) >> 4, -LATENT_LIMIT, LATENT_LIMIT)
     return mean, np.clip(((raw * 8 + 128) >> 8) + 16, 0, 47)
+
+
+def gated(mean: np.ndarray, gate: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return mean + ((np.clip(gate, 0, 256) * (predicted - mean) + 128) >> 8)
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -183,46 +217,84 @@ def twice(x: np.ndarray) -> np.ndarray:
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
-def decode_latents(networks: Networks, payload: bytes, grid) -> tuple[int, int]:
-    """(checksum computed, checksum stated) of a machine unit's payload."""
-    reader = Reader(payload)
-    low, high, _s = reader.float16(), reader.float16(), reader.float16()
-    stated = reader.u(32)
-    coder = RangeDecoder(payload[reader.at :], networks.tables)
-    octaves = log2_code(low, high) - networks.typical
-    conditioning = np.clip(np.full((1, 1, 1), octaves), -LIMIT, LIMIT)
+def crc_of(latents, start: int = 0) -> int:
+    for x in latents:
+        start = zlib.crc32(x.astype("<i4").tobytes(), start)
+    return start
 
-    mean, level = halves(networks.conv("prior.2", relu(networks.conv("prior.0", conditioning))))
+
+def decode_z(networks, coder, octaves, shape, last):
+    plane = np.full((1, *shape[1:]), octaves)
+    seen = plane if last is None else np.concatenate((np.clip(16 * last[0], -LIMIT, LIMIT), plane))
+    outputs = networks.conv("prior.2", relu(networks.conv("prior.0", seen)))
+    mean, raw, *gate = np.split(outputs, 2 if last is None else 3)
+    mean, level = rounded(mean, raw)
+    if gate:
+        mean = gated(mean, gate[0], np.clip(last[0], -LATENT_LIMIT, LATENT_LIMIT))
+    return 16 * coder.take(level) + mean
+
+
+def decode_latents(networks, coder, octaves, grid, last=None, before=None):
+    """z and y of a frame; last, before: (z, y) of the two frames before, of an inter frame."""
+    octaves = int(np.clip(octaves, -LIMIT, LIMIT))
     shape = (networks.hyper, -(-grid[0] // 4), -(-grid[1] // 4))
-    mean, level = np.broadcast_to(mean, shape), np.broadcast_to(level, shape)
-    z = 16 * coder.take(level) + mean
-
-    x = np.concatenate((16 * z, np.broadcast_to(conditioning, (1, *shape[1:]))))
+    z = decode_z(networks, coder, octaves, shape, last)
+    x = np.concatenate((16 * z, np.full((1, *shape[1:]), octaves)))
     x = relu(networks.conv("h_s.0", x))
     x = relu(networks.conv("h_s.3", twice(x)))
-    psi = relu(networks.conv("h_s.6", twice(x)))[:, : grid[0], : grid[1]]
+    shared = relu(networks.conv("h_s.6", twice(x)))[:, : grid[0], : grid[1]]
+    if last is not None:
+        known = np.clip(16 * last[1], -LIMIT, LIMIT)
+        change = np.clip(16 * (last[1] - before[1]), -LIMIT, LIMIT)
+        x = np.concatenate((known, change, np.full((1, *grid), octaves)))
+        x = relu(networks.conv("temporal.2", relu(networks.conv("temporal.0", x))))
+        shared = np.concatenate((shared, relu(networks.conv("features.0", x))))
+        predicted = (known + networks.conv("extrapolation", x) + 8) >> 4
+        predicted = np.clip(predicted, -LATENT_LIMIT, LATENT_LIMIT)
 
     y = np.zeros((sum(networks.slices), *grid), np.int64)
     row, column = np.indices(grid)
     start = 0
     for number, count in enumerate(networks.slices):
+        own = slice(start, start + count)
         for colour in (0, 1):
-            name, known = f"contexts.{2 * number + colour}", start + count * colour
-            x = np.concatenate((psi, 16 * y[:known]))
-            mean, level = halves(networks.conv(f"{name}.2", relu(networks.conv(f"{name}.0", x))))
+            k = 2 * number + colour
+            x = np.concatenate((shared, 16 * y[: start + count * colour]))
+            hidden = relu(networks.conv(f"contexts.{k}.0", x))
+            mean, level = rounded(*np.split(networks.conv(f"contexts.{k}.2", hidden), 2))
+            if last is not None:
+                mean = gated(mean, networks.conv(f"gates.{k}", hidden), predicted[own])
             mine = (row + column) % 2 == colour
-            y[start : start + count, mine] = 16 * coder.take(level[:, mine]) + mean[:, mine]
+            y[own, mine] = 16 * coder.take(level[:, mine]) + mean[:, mine]
         start += count
     assert coder.state == 0 and coder.at == len(coder.data), "the data end with the last symbol"
-    return zlib.crc32(y.astype("<i4").tobytes(), zlib.crc32(z.astype("<i4").tobytes())), stated
+    return z, y
+
+
+def decode_file(data: bytes, networks: Networks, inter: Networks | None = None):
+    """(unit, CRC-32 computed, CRC-32 stated) of every frame."""
+    tables, (grid, units) = networks.tables(), latent_units(data)
+    for unit in units:
+        if unit.kind == MACHINE:
+            reader = Reader(unit.payload)
+            low, high, _s = reader.float16(), reader.float16(), reader.float16()
+            stated, octaves = reader.u(32), log2_code(low, high) - networks.typical()
+            coder = RangeDecoder(unit.payload[reader.at :], tables)
+            last = decode_latents(networks, coder, octaves, grid)
+            before = last
+            yield unit, crc_of(last), stated
+        else:
+            coder = RangeDecoder(unit.payload, tables)
+            last, before = decode_latents(inter, coder, octaves, grid, last, before), last
+            start = zlib.crc32(struct.pack(">II", inter.weights_id, unit.frame))
+            yield unit, crc_of(last, zlib.crc32(unit.head, start)), unit.check
 
 
 def main() -> None:
-    networks = Networks(sys.argv[1])
-    for number, (grid, payload) in enumerate(machine_units(open(sys.argv[2], "rb").read())):
-        computed, stated = decode_latents(networks, payload, grid)
-        print(f"machine unit {number}: {computed:08x}, {'as' if computed == stated else 'not'} "
-              f"the file states")  # fmt: skip
+    networks = [Networks(path) for path in sys.argv[2:]]
+    for unit, computed, stated in decode_file(Path(sys.argv[1]).read_bytes(), *networks):
+        verdict = "as" if computed == stated else "not as"
+        print(f"frame {unit.frame}: {computed:08x}, {verdict} the file states")
 
 
 if __name__ == "__main__":

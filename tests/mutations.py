@@ -158,7 +158,7 @@ def other_payload(unit: dict, foreign: list[dict], rng: np.random.Generator) -> 
 
 def other_values(table, values: dict, rng: np.random.Generator) -> dict:
     """The values with one field changed, and whatever that field makes necessary."""
-    elements = [x for x in table if x.descriptor[0] in "uf" and x is not CRC]
+    elements = [x for x in table if not x.descriptor.startswith("b(") and x is not CRC]
     changed = elements[rng.integers(len(elements))]
     values = dict(values)
     if changed.times:
@@ -180,7 +180,7 @@ def other_values(table, values: dict, rng: np.random.Generator) -> dict:
 def _drawn(element: Element, value, rng: np.random.Generator):
     """A value that the syntax allows: near the old one, at a limit, or any."""
     kind, size = element.descriptor[:-1].split("(")
-    if kind == "f":
+    if kind == "float":
         drawn = rng.choice([0.0, -1.0, 1e-7, 3.5, 60000.0, (value or 1.0) * 1.25, rng.normal()])
         return bits.round_float(float(min(max(drawn, -65504.0), 65504.0)), int(size))
     if element.codes is not None:

@@ -13,36 +13,50 @@ from vcm_plugin.conditions import bundled_weights
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
 GOLDEN = Path(__file__).parent / "golden"
-WEIGHTS = {"tiny": GOLDEN / "tiny.vfcn", "minictc": bundled_weights("minictc_vfcn.safetensors")}
-FILES = sorted(path for path in GOLDEN.glob("*_s*.fcm"))
+MINICTC = Path(bundled_weights("minictc_vfcn.safetensors"))
+TINY = GOLDEN / "tiny.vfcn"
+FILES = {path: TINY for path in sorted(GOLDEN.glob("tiny_s[0-9]*.fcm"))}
+FILES |= {path: MINICTC for path in sorted(GOLDEN.glob("minictc_s*.fcm"))}
 
 
-def check(weights: Path, data: bytes) -> int:
-    """Decode every machine unit; how many there are."""
-    networks = independent_decoder.Networks(weights)
-    units = list(independent_decoder.machine_units(data))
-    for grid, payload in units:
-        computed, stated = independent_decoder.decode_latents(networks, payload, grid)
-        assert computed == stated
-    return len(units)
+def kinds(data: bytes, *weights: Path) -> list[int]:
+    """Decode every frame and compare; the types of their units."""
+    networks = [independent_decoder.Networks(path) for path in weights]
+    found = list(independent_decoder.decode_file(data, *networks))
+    assert all(computed == stated for _, computed, stated in found)
+    return [unit.kind for unit, _, _ in found]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_golden_files(path):
-    assert check(WEIGHTS[path.stem.partition("_")[0]], path.read_bytes()) == 1
+    assert kinds(path.read_bytes(), FILES[path]) == [1]
 
 
-def test_a_sequence(tmp_path):
+def test_the_golden_sequence():
+    found = kinds((GOLDEN / "tiny_sequence.fcm").read_bytes(), TINY, GOLDEN / "tiny.inter")
+    assert found[0] == 1 and 5 in found
+
+
+def test_a_sequence_of_intra_frames(tmp_path):
     weights = tiny_weights(tmp_path)
     frames = [pyramid((64, 90), seed=n) for n in range(3)]
     with open(tmp_path / "x.fcm", "wb") as file:
         MachineCodec(weights).encode_frames(frames, "1.4", Timing(3, (30, 1)), file)
-    assert check(weights, (tmp_path / "x.fcm").read_bytes()) == 3
+    assert kinds((tmp_path / "x.fcm").read_bytes(), weights) == [1, 1, 1]
 
 
 def test_it_knows_nothing_of_ours():
     tree = ast.parse(Path(independent_decoder.__file__).read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
              for alias in node.names}  # fmt: skip
-    assert names == {"json", "struct", "sys", "zlib", "numpy"}
-    assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names | modules == {
+        "dataclasses",
+        "hashlib",
+        "json",
+        "numpy",
+        "pathlib",
+        "struct",
+        "sys",
+        "zlib",
+    }

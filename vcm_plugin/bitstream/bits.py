@@ -38,7 +38,7 @@ def round_float(value: float, bits: int = 16, towards: str = "nearest") -> float
 
 
 class _BitWriter:
-    """Appends u(n), ue(v), f(n) and bytes; only u(n) may leave the byte boundary."""
+    """Appends u(n), leb128(v), float(n) and bytes; only u(n) may leave the byte boundary."""
 
     def __init__(self):
         self.bytes = bytearray()
@@ -52,13 +52,13 @@ class _BitWriter:
             self.bytes.append(self.open_bits >> self.open_count & 0xFF)
         self.open_bits &= (1 << self.open_count) - 1
 
-    def ue(self, value: int):
+    def leb128(self, value: int):
         while value >= 0x80:
             self.bytes.append(value & 0x7F | 0x80)
             value >>= 7
         self.bytes.append(value)
 
-    def f(self, count: int, value: float):
+    def float(self, count: int, value: float):
         self.bytes += struct.pack(">e" if count == 16 else ">f", value)
 
 
@@ -80,23 +80,23 @@ def _write_value(writer: _BitWriter, element: Element, value):
     kind, size = element.descriptor[:-1].split("(")
     if kind == "b":
         writer.bytes += value
-    elif kind == "f":
+    elif kind == "float":
         if value != round_float(value, int(size)):
             raise BitstreamError(
                 f"{element.name}: {value} is no {size}-bit float; use round_float before the value "
                 "is used, so that encoder and decoder see the same"
             )
-        writer.f(int(size), value)
+        writer.float(int(size), value)
     else:
         _check(element, value)
         if kind == "u":
             writer.u(int(size), value)
         else:
-            writer.ue(value)
+            writer.leb128(value)
 
 
 class _BitReader:
-    """Reads u(n), ue(v), f(n) and bytes; says what was expected where the data end."""
+    """Reads u(n), leb128(v), float(n) and bytes; says what was expected where the data end."""
 
     def __init__(self, data: bytes, start: int, place: str):
         self.data, self.start, self.place = data, start, place
@@ -120,7 +120,7 @@ class _BitReader:
         self.open_count -= count  # the tables never let a flag cross a byte
         return self.open_bits >> self.open_count & ((1 << count) - 1)
 
-    def ue(self, name: str) -> int:
+    def leb128(self, name: str) -> int:
         value = 0
         for shift in range(0, 35, 7):
             byte = self.take(1, name)[0]
@@ -131,7 +131,7 @@ class _BitReader:
                 return value
         raise BitstreamError(f"{name} in {self.place} has more than 5 bytes")
 
-    def f(self, count: int, name: str) -> float:
+    def float(self, count: int, name: str) -> float:
         form = ">e" if count == 16 else ">f"
         (value,) = struct.unpack(form, self.take(count // 8, name))
         if not math.isfinite(value):
@@ -162,15 +162,15 @@ def _read_value(reader: _BitReader, element: Element, values: Mapping):
     if kind == "b":
         rest = len(reader.data) - reader.offset
         return reader.take(rest if size == "v" else values[size], element.name)
-    if kind == "f":
-        return reader.f(int(size), element.name)
+    if kind == "float":
+        return reader.float(int(size), element.name)
     if element.name == "magic" and bytes(reader.data[:3]) != MAGIC.to_bytes(3, "big"):
         found = bytes(reader.data[:3])
         raise BitstreamError(
             f"not an .fcm file: expected the magic bytes 46 43 4d (FCM), found "
             f"{found.hex(' ') or 'an empty file'}"
         )
-    value = reader.u(int(size), element.name) if kind == "u" else reader.ue(element.name)
+    value = reader.u(int(size), element.name) if kind == "u" else reader.leb128(element.name)
     if element.name == "version" and value != VERSION:
         raise BitstreamError(
             f"expected .fcm version {VERSION}, found version {value}: use the release of "

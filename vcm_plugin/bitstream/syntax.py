@@ -61,29 +61,29 @@ SEQUENCE_HEADER = (
     Element("channel_counts", "u(3)", "0: the channels follow from weights_id; 1: one count for "
             "all layers; else one count per layer", high=7),
     Element("exact_range_flag", "u(1)", "1: the range has 32-bit floats, 0: 16-bit floats"),
-    Element("source_height", "ue(v)", "of the picture, in pixels", *SIZE),
-    Element("source_width", "ue(v)", "of the picture, in pixels", *SIZE),
-    Element("input_height", "ue(v)", "of the network input, before its padding", *SIZE),
-    Element("input_width", "ue(v)", "of the network input, before its padding", *SIZE),
-    Element("frame_count", "ue(v)", "", 1, 1 << 24, when=(("picture_flag", 0),)),
-    Element("rate_numerator", "ue(v)", "frames per rate_denominator seconds", 1, 1 << 24,
+    Element("source_height", "leb128(v)", "of the picture, in pixels", *SIZE),
+    Element("source_width", "leb128(v)", "of the picture, in pixels", *SIZE),
+    Element("input_height", "leb128(v)", "of the network input, before its padding", *SIZE),
+    Element("input_width", "leb128(v)", "of the network input, before its padding", *SIZE),
+    Element("frame_count", "leb128(v)", "", 1, 1 << 24, when=(("picture_flag", 0),)),
+    Element("rate_numerator", "leb128(v)", "frames per rate_denominator seconds", 1, 1 << 24,
             when=(("picture_flag", 0),)),
-    Element("rate_denominator", "ue(v)", "in seconds", 1, 1 << 24, when=(("picture_flag", 0),)),
+    Element("rate_denominator", "leb128(v)", "in seconds", 1, 1 << 24, when=(("picture_flag", 0),)),
     Element("weights_id", "u(32)", "first 32 bits of the SHA-256 of the codec's weights",
             when=(("weights_flag", 1),)),
     Element("detector_id", "u(32)", "first 32 bits of the SHA-256 of the detector's weights",
             when=(("detector_flag", 1),)),
-    Element("grid_height", "ue(v)", "of the first layer; a later layer has ceil(grid * first "
+    Element("grid_height", "leb128(v)", "of the first layer; a later layer has ceil(grid * first "
             "stride / its stride)", *SIZE, when=(("grid_flag", 1),)),
-    Element("grid_width", "ue(v)", "of the first layer", *SIZE, when=(("grid_flag", 1),)),
-    Element("layer_channels", "ue(v)", "channels of a layer", *SIZE, times="channel_counts"),
-    Element("range_low", "f(16)", "value of sample 0",
+    Element("grid_width", "leb128(v)", "of the first layer", *SIZE, when=(("grid_flag", 1),)),
+    Element("layer_channels", "leb128(v)", "channels of a layer", *SIZE, times="channel_counts"),
+    Element("range_low", "float(16)", "value of sample 0",
             when=(("profile", PACKED), ("exact_range_flag", 0))),
-    Element("range_high", "f(16)", "value of sample 1023",
+    Element("range_high", "float(16)", "value of sample 1023",
             when=(("profile", PACKED), ("exact_range_flag", 0))),
-    Element("exact_range_low", "f(32)", "value of sample 0",
+    Element("exact_range_low", "float(32)", "value of sample 0",
             when=(("profile", PACKED), ("exact_range_flag", 1))),
-    Element("exact_range_high", "f(32)", "value of sample 1023",
+    Element("exact_range_high", "float(32)", "value of sample 1023",
             when=(("profile", PACKED), ("exact_range_flag", 1))),
     CRC,
 )  # fmt: skip
@@ -91,9 +91,9 @@ NUMBERED = (("unit_type", (1, 2, 3, 4)),)
 SHORT = (("unit_type", 5),)
 UNIT = (
     Element("unit_type", "u(8)", "", codes=UNIT_TYPES),
-    Element("frame", "ue(v)", "number of the frame, from 0; that of an inter unit is one more than "
-            "that of the unit before it", high=(1 << 24) - 1, when=NUMBERED),
-    Element("length", "ue(v)", "of the payload, in bytes"),
+    Element("frame", "leb128(v)", "number of the frame, from 0; of an inter unit one more than that "
+            "of the unit before it", high=(1 << 24) - 1, when=NUMBERED),
+    Element("length", "leb128(v)", "of the payload, in bytes"),
     Element("payload", "b(length)", "as the next tables say, by unit type; that of an inter unit "
             "is entropy-coded latents"),
     replace(CRC, when=NUMBERED),
@@ -104,15 +104,15 @@ UNIT = (
 UNIT_HEAD, PAYLOAD = UNIT[:3], UNIT[3]
 CRC_BYTES = 4
 MACHINE_PAYLOAD = (
-    Element("range_low", "f(16)", "IVN: feature value that is normalised to 0"),
-    Element("range_high", "f(16)", "IVN: feature value that is normalised to 1"),
-    Element("rate_point", "f(16)", "scale s of the range; only the human layer uses it"),
+    Element("range_low", "float(16)", "IVN: feature value that is normalised to 0"),
+    Element("range_high", "float(16)", "IVN: feature value that is normalised to 1"),
+    Element("rate_point", "float(16)", "scale s of the range; only the human layer uses it"),
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
     Element("data", "b(v)", "entropy-coded latents"),
 )
 HUMAN_PAYLOAD = (
     Element("weights_id", "u(32)", "first 32 bits of the SHA-256 of the human layer's weights"),
-    Element("step", "f(16)", "q, the step of the quantiser of the auxiliary latents"),
+    Element("step", "float(16)", "q, the step of the quantiser of the auxiliary latents"),
     Element("seed", "u(32)", "of the CPU generator that draws the noise"),
     Element("sampler", "u(8)", "", codes=SAMPLERS),
     Element("steps", "u(8)", "of the sampler", 1, 50),
@@ -128,7 +128,7 @@ AUXILIARY_PICTURE_PAYLOAD = (
     Element("strength", "u(4)", "of the restoration, in 1/12; 0: the decoded picture as it is"),
     Element("map_flag", "u(1)", "1: a map of the blocks that are restored follows"),
     Element("reserved", "u(3)", "0", high=0),
-    Element("map_bytes", "ue(v)", "of the map", 1, 1 << 16, when=(("map_flag", 1),)),
+    Element("map_bytes", "leb128(v)", "of the map", 1, 1 << 16, when=(("map_flag", 1),)),
     Element("map", "b(map_bytes)", "a bit for each block of 64 x 64 pixels, row by row; "
             "1: restored; filled up with 0", when=(("map_flag", 1),)),
     Element("data", "b(v)", "VVC byte stream (Annex B) of one 10-bit picture in 4:2:0"),

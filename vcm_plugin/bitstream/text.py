@@ -92,8 +92,8 @@ def _describe_unit(unit: Unit) -> str:
 
 
 DESCRIPTORS = """\
-Descriptors: u(n): n-bit unsigned integer, most significant bit first. ue(v): unsigned LEB128, 7 bits in a byte,
-least significant group first, top bit set in all bytes but the last, shortest form, at most 5 bytes. f(n): IEEE 754
+Descriptors: u(n): n-bit unsigned integer, most significant bit first. leb128(v): unsigned LEB128, 7 bits in a byte,
+least significant group first, top bit set in all bytes but the last, shortest form, at most 5 bytes. float(n): IEEE 754
 float of n bits, big-endian, finite. b(n): n bytes; b(v): the bytes up to the end of the payload."""  # noqa: E501
 
 
