@@ -91,8 +91,8 @@ NUMBERED = (("unit_type", (1, 2, 3, 4)),)
 SHORT = (("unit_type", 5),)
 UNIT = (
     Element("unit_type", "u(8)", "", codes=UNIT_TYPES),
-    Element("frame", "leb128(v)", "number of the frame, from 0; of an inter unit one more than that "
-            "of the unit before it", high=(1 << 24) - 1, when=NUMBERED),
+    Element("frame", "leb128(v)", "number of the frame, from 0; of an inter unit one more than "
+            "that of the unit before it", high=(1 << 24) - 1, when=NUMBERED),
     Element("length", "leb128(v)", "of the payload, in bytes"),
     Element("payload", "b(length)", "as the next tables say, by unit type; that of an inter unit "
             "is entropy-coded latents"),
