@@ -234,8 +234,8 @@ def decode_z(networks, coder, octaves, shape, last):
     return 16 * coder.take(level) + mean
 
 
-def decode_latents(networks, coder, octaves, grid, last=None, before=None):
-    """z and y of a frame; last, before: (z, y) of the two frames before, of an inter frame."""
+def decode_latents(networks, coder, octaves, grid, last=None, before=None, shift=0):
+    """z and y of a frame; of an inter frame last, before: (z, y) of the two frames before."""
     octaves = int(np.clip(octaves, -LIMIT, LIMIT))
     shape = (networks.hyper, -(-grid[0] // 4), -(-grid[1] // 4))
     z = decode_z(networks, coder, octaves, shape, last)
@@ -264,6 +264,7 @@ def decode_latents(networks, coder, octaves, grid, last=None, before=None):
             mean, level = rounded(*np.split(networks.conv(f"contexts.{k}.2", hidden), 2))
             if last is not None:
                 mean = gated(mean, networks.conv(f"gates.{k}", hidden), predicted[own])
+                level = np.where(level > 0, np.clip(level - shift, 1, 47), 0)
             mine = (row + column) % 2 == colour
             y[own, mine] = 16 * coder.take(level[:, mine]) + mean[:, mine]
         start += count
@@ -284,8 +285,11 @@ def decode_file(data: bytes, networks: Networks, inter: Networks | None = None):
             before = last
             yield unit, crc_of(last), stated
         else:
-            coder = RangeDecoder(unit.payload, tables)
-            last, before = decode_latents(inter, coder, octaves, grid, last, before), last
+            found = last
+            if unit.payload:
+                shift, coder = unit.payload[0] - 8, RangeDecoder(unit.payload[1:], tables)
+                found = decode_latents(inter, coder, octaves, grid, last, before, shift)
+            last, before = found, last
             start = zlib.crc32(struct.pack(">II", inter.weights_id, unit.frame))
             yield unit, crc_of(last, zlib.crc32(unit.head, start)), unit.check
 

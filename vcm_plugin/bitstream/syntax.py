@@ -95,7 +95,7 @@ UNIT = (
             "that of the unit before it", high=(1 << 24) - 1, when=NUMBERED),
     Element("length", "leb128(v)", "of the payload, in bytes"),
     Element("payload", "b(length)", "as the next tables say, by unit type; that of an inter unit "
-            "is entropy-coded latents"),
+            "is a shift of scales (8 bits) and entropy-coded latents, or nothing"),
     replace(CRC, when=NUMBERED),
     Element("check", "u(32)", "CRC-32 of the id of the inter weights (32 bits), the frame's number "
             "(32 bits), every byte of this structure before it, and the decoded integer latents",

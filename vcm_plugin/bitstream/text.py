@@ -137,7 +137,7 @@ A machine unit is an intra frame. An inter unit is decoded from the latents of t
 before it (after an intra frame, from that one alone), with the range and the scale of the last
 intra frame; so decoding can begin at every intra frame, and coding order is the order of the
 frames. An inter unit has no range, no number and no CRC-32 of its own: its check is of the unit and
-of what it decodes to.
+of what it decodes to. One without a payload has the latents of the frame before it.
 Profiles vvc_feature and msfc: one private unit for every frame, which holds a VVC byte stream
 (Annex B) of the packed 10-bit picture of that frame: the layers (vvc_feature), or one layer of
 reduced channels on the grid of the last layer (msfc; weights_id says how many there are, and which

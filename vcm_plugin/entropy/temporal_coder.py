@@ -25,11 +25,14 @@ from vcm_plugin.entropy.integer import (
     WEIGHT_BITS,
 )
 from vcm_plugin.entropy.latent_coder import Latents, activations, rounded_outputs
+from vcm_plugin.entropy.networks import SCALE_LEVELS
 from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
 from vcm_plugin.entropy.temporal import TemporalNetworks
+from vcm_plugin.errors import BitstreamError
 
 GATE_BITS = 8
 LIMIT = SYMBOL_LIMIT * LATENT_STEPS  # of a mean, in 1/16
+SHIFTS = range(-8, SCALE_LEVELS)  # of levels
 
 
 class TemporalCoder:
@@ -59,13 +62,17 @@ class TemporalCoder:
         last: Latents,
         before: Latents,
         error_weight: float = math.inf,
-    ) -> tuple[bytes, Latents]:
-        """z and y (C, h, w), floats, octaves in 1/256 -> bytes, and what they decode to.
+        shift: int = 0,
+    ) -> tuple[bytes, Latents, int]:
+        """z and y (C, h, w), floats, octaves in 1/256 -> bytes, what they decode to, and the shift
+        that would have suited them best.
 
         error_weight: bits that a squared error of 1 of y is worth. Where it is finite, a symbol is
         the nearest integer or the next one towards 0, whichever is cheaper in bits and error.
+        shift: levels that all scales of y are smaller than the networks say; it is in the bytes.
         """
         encoder = Encoder(self.tables)
+        spent = np.zeros(self.costs.shape, np.int64)  # symbols by level and absolute value
         order = checkerboard(tuple(y.shape[-2:]), self.device).order
         z, y = (x.double().cpu().flatten(1).numpy() for x in (z, y))
         given = z, y[:, order]
@@ -74,22 +81,39 @@ class TemporalCoder:
             residual = given[which][own, cells] - mean / LATENT_STEPS
             q = np.where(level > 0, np.rint(residual), 0)
             q = q.clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
-            if which and error_weight < math.inf:
-                q = self._cheaper(q, residual, level, error_weight)
+            if which:
+                levels = shifted(level, shift)
+                if error_weight < math.inf:
+                    q = self._cheaper(q, residual, levels, error_weight)
+                np.add.at(spent, (level, np.minimum(np.abs(q), spent.shape[1] - 1)), 1)
+                level = levels
             encoder.add(q, level)
             return q
 
         latents = self._walk(octaves, last, before, write)
-        return encoder.finish(), latents
+        data = bytes([shift - SHIFTS.start]) + encoder.finish()
+        return data, latents, self._best_shift(spent)
 
     def decode(self, data: bytes, octaves: int, last: Latents, before: Latents) -> Latents:
         """Bytes -> latents. Raises BitstreamError."""
-        decoder = Decoder(self.tables, data)
+        if data[0] >= len(SHIFTS):
+            raise BitstreamError(
+                f"expected a shift of scales from 0 to {len(SHIFTS) - 1}, found {data[0]}; the "
+                "file is damaged"
+            )
+        decoder, shift = Decoder(self.tables, data[1:]), SHIFTS[data[0]]
         latents = self._walk(
-            octaves, last, before, lambda _1, _2, _3, _4, level: decoder.take(level)
-        )
+            octaves, last, before,
+            lambda which, _2, _3, _4, level: decoder.take(shifted(level, shift * which)),
+        )  # fmt: skip
         decoder.finish()
         return latents
+
+    def _best_shift(self, spent: np.ndarray) -> int:
+        """The shift at which symbols, counted by level and absolute value, take the least bits."""
+        levels = np.arange(len(spent))
+        bits = [(spent * self.costs[shifted(levels, shift)]).sum() for shift in SHIFTS]
+        return SHIFTS[int(np.argmin(bits))]
 
     def _cheaper(
         self, q: np.ndarray, residual: np.ndarray, level: np.ndarray, error_weight: float
@@ -178,6 +202,15 @@ class GatedSums(Sums):
         gate = torch.addmm(self._buffer(f"gate_bias{name}"), self._buffer(f"gate{name}"), hidden)
         gate = gate.floor_().clamp_(0, 1 << GATE_BITS).to(torch.int32).cpu().numpy()
         return mean, level, gate
+
+
+def shifted(level: np.ndarray, shift: int) -> np.ndarray:
+    """Levels of smaller scales; one that says 0 with certainty stays, and no other becomes it.
+
+    >>> shifted(np.array([0, 3, 20]), 5).tolist(), shifted(np.array([0, 46]), -8).tolist()
+    ([0, 1, 15], [0, 47])
+    """
+    return np.where(level > 0, np.clip(level - shift, 1, SCALE_LEVELS - 1), 0)
 
 
 def symbol_costs(tables: Tables) -> np.ndarray:

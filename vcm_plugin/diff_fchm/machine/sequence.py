@@ -17,7 +17,7 @@ import torch
 from vcm_plugin.bitstream import Header, MachinePayload, Unit, inter_check, write_unit
 from vcm_plugin.diff_fchm.machine.inter import Earlier, InterNetworks
 from vcm_plugin.diff_fchm.machine.layer import Analysed, MachineLayer
-from vcm_plugin.entropy.latent_coder import Latents
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS, Latents
 from vcm_plugin.errors import BitstreamError, InputError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class InterEncoder:
         self.intra_bytes = 0
         self.earlier: Earlier | None = None
         self.since = 0  # frames from it on
+        self.shift = 0  # of scales, that suited the last inter frame
 
     def units(self, frames: Iterable[Analysed]) -> Iterator[tuple[Header, Unit]]:
         """The header and the unit of each frame."""
@@ -68,7 +69,7 @@ class InterEncoder:
 
     def _begin(self, layer: MachineLayer, unit: Unit) -> Unit:
         """A new intra period."""
-        self.intra, self.since = layer, 0
+        self.intra, self.since, self.shift = layer, 0, 0
         self.intra_bytes = len(write_unit(unit))
         self.earlier = Earlier.intra(layer.latents)
         return unit
@@ -78,9 +79,15 @@ class InterEncoder:
         codec, inter = self.codec, self.codec.inter
         value_range = self.intra.payload.value_range
         z, y = codec.latents_at(analysed, value_range)
-        data, latents = inter.coder.encode(
-            z, y, codec.octaves(value_range), self.earlier.last, self.earlier.before, ERROR_WEIGHT
+        last = self.earlier.last
+        data, latents, shift = inter.coder.encode(
+            z, y, codec.octaves(value_range), last, self.earlier.before, ERROR_WEIGHT, self.shift
         )
+        gained = ERROR_WEIGHT * (_error(y, last) - _error(y, latents))
+        if gained <= 8 * len(data):  # the last frame again is the better bargain
+            data, latents = b"", last
+        else:
+            self.shift = shift
         return Unit("inter", number, data, _check(inter, number, data, latents)), latents
 
 
@@ -104,12 +111,10 @@ class InterDecoder:
                 f"frame {unit.frame} is coded after others: expected inter weights, found none; "
                 "name those that it was coded with in the key diff_fchm_inter_weights"
             )
-        latents = inter.coder.decode(
-            unit.payload,
-            self.codec.octaves(self.payload.value_range),
-            self.earlier.last,
-            self.earlier.before,
-        )
+        latents = self.earlier.last
+        if unit.payload:
+            octaves = self.codec.octaves(self.payload.value_range)
+            latents = inter.coder.decode(unit.payload, octaves, latents, self.earlier.before)
         if _check(inter, unit.frame, unit.payload, latents) != unit.check:
             raise BitstreamError(
                 "the inter unit and the latents that it decodes to do not have the CRC-32 that the "
@@ -119,6 +124,12 @@ class InterDecoder:
         self.earlier = self.earlier.then(latents)
         payload = replace(self.payload, checksum=latents.checksum(), data=unit.payload)
         return MachineLayer(header, payload, latents)
+
+
+def _error(y: torch.Tensor, latents: Latents) -> float:
+    """Squared error of y (C, h, w) as it decodes."""
+    decoded = torch.from_numpy(latents.y).to(y) / LATENT_STEPS
+    return (y - decoded).square().sum().item()
 
 
 def last_of(items: Iterable[T]) -> T:
