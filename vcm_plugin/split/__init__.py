@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Literal
 from vcm_plugin.errors import InputError
 from vcm_plugin.split.checkpoint import read_checkpoint
 from vcm_plugin.split.config import DetectorConfig, load_config, read_tree
+from vcm_plugin.split.deferred import import_torchvision
 from vcm_plugin.split.detections import Detections
-from vcm_plugin.split.torchvision import TorchvisionDetector
+
+import_torchvision()
+
+from vcm_plugin.split.torchvision import TorchvisionDetector  # noqa: E402
 
 if TYPE_CHECKING:
     from vcm_plugin.split.detectron2 import Detectron2Detector
