@@ -11,6 +11,7 @@ tables of docs/human_layer.md. --twin: trained without features. --only vvc: not
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,7 +57,7 @@ class Bench:
         self.smaller = () if options.brief else SMALLER
         self.perceptual_qps = () if options.brief else PERCEPTUAL
         self.model = load_detector(self.condition)
-        self.dataset = open_test_set(self.condition)
+        self.dataset = open_test_set(self.condition, options.data_root)
         self.vvc = make_codec("vvc_remote", self.condition)
         self.perceptual = replace(self.vvc, perceptual=True)
         self.machine = make_codec("diff_fchm", self.condition)
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--condition", default="minictc_human", help="(%(default)s)")
     parser.add_argument("--split", default="test", help="of the built-in test set (%(default)s)")
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("VCM_DATA"))
     parser.add_argument("--restorer", help="weights, instead of the condition's")
     parser.add_argument("--twin", type=Path, help="weights of the twin without features")
     parser.add_argument("--machine", nargs="+", default=["1.4", "4"], help="scales s")

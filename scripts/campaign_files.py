@@ -234,7 +234,7 @@ def resident() -> int:
 def machine(folder: Path) -> Kind:
     """Pictures of diff_fchm: machine units alone."""
     codec = tiny_machine()
-    golden = [path.read_bytes() for path in sorted(GOLDEN.glob("tiny_s*.fcm"))]
+    golden = [path.read_bytes() for path in sorted(GOLDEN.glob("tiny_s[0-9]*.fcm"))]
     return fcm([*golden, codec.encode(features(seed=3), "1"), codec.encode(features((1, 1)), "2")],
                lambda data, _: codec.decode_latents(data))  # fmt: skip
 

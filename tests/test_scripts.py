@@ -40,7 +40,7 @@ def test_bench_loop_on_sequences(tmp_path):
     condition.write_text(SEQUENCES)
     done = bench_loop(condition, "--codec", "diff_fchm", "--data-root", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "s/sequence" in done.stdout and "result.json of both: the same bytes" in done.stdout
+    assert "s/sequence" in done.stdout and "result.json of all: the same bytes" in done.stdout
     for stage in ("nn_part1", "encode", "decode", "nn_part2", "evaluation"):
         row = re.search(rf"^{stage} +([0-9.]+) +([0-9.]+) +([0-9]+)$", done.stdout, re.MULTILINE)
         assert row and float(row[1]) > 0 and int(row[3]) > 100, done.stdout

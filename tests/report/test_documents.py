@@ -80,8 +80,8 @@ def test_the_command_writes_every_format(runs, tmp_path, capsys):  # noqa: F811
 
 
 def test_a_missing_package_is_named_before_anything_is_computed(runs, tmp_path, monkeypatch):  # noqa: F811
-    from vcm_plugin import report as package
     from vcm_plugin.errors import InputError
+    from vcm_plugin.report import write as package
 
     monkeypatch.setitem(package.NEEDS, "xlsx", "no_such_package")
     with pytest.raises(InputError, match=r"needs the package no_such_package, .*\[report\]"):

@@ -17,11 +17,10 @@ from matplotlib import image
 from matplotlib.colors import to_rgb
 from test_tables import BLOCKS, edited, runs, write_run  # noqa: F401 (runs is a fixture)
 
-from vcm_plugin import report as report_package
 from vcm_plugin.cli.main import main
 from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.errors import InputError
-from vcm_plugin.report import FORMATS, plots, rd_table_text, tables, write_report
+from vcm_plugin.report import FORMATS, plots, rd_table_text, tables, write, write_report
 from vcm_plugin.report.layout import report_dict
 
 ROOT = Path(__file__).parents[2]
@@ -210,7 +209,7 @@ def test_a_page_to_open_is_part_of_a_report_where_plotly_is(runs, tmp_path, monk
     assert main([*words, str(tmp_path / "with")]) == 0
     assert f"page:   {tmp_path / 'with' / 'report.html'}" in capsys.readouterr().out
     assert (tmp_path / "with" / "report.html").stat().st_size > 1_000_000
-    monkeypatch.setitem(report_package.NEEDS, "html", "no_such_package")
+    monkeypatch.setitem(write.NEEDS, "html", "no_such_package")
     assert main([*words, str(tmp_path / "without")]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "no page" in line]
     assert "needs the package no_such_package, found none: pip install '.[report]'" in line

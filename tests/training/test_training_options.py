@@ -12,6 +12,7 @@ from anchors.msfc_config import MsfcConfig
 from vcm_plugin.conditions import model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.inter_config import InterConfig
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.split.config import load_config
@@ -19,6 +20,7 @@ from vcm_plugin.training import options
 from vcm_plugin.training.schedules import (
     DetectorTraining,
     HvcnTraining,
+    InterTraining,
     MsfcTraining,
     RestorerTraining,
     VfcnTraining,
@@ -29,6 +31,7 @@ RECIPES = sorted(path.stem for path in (cfg_folder() / "training").glob("*.yaml"
 KINDS = {
     "vfcn": (options.VfcnInputs, VfcnConfig, VfcnTraining),
     "msfc": (options.FeatureInputs, MsfcConfig, MsfcTraining),
+    "inter": (options.InterInputs, InterConfig, InterTraining),
     "hvcn": (options.HvcnInputs, HvcnConfig, HvcnTraining),
     "detector": (options.DetectorInputs, DetectorTraining),
     "restorer": (options.RestorerInputs, RestorerConfig, RestorerTraining),
@@ -49,7 +52,7 @@ def test_bundled_recipes_are_complete(name):
     detector = load_config(model_path(inputs.model))
     if network == "hvcn":  # the machine layer says the channels
         assert name.endswith(others[-1].stage)
-    elif network not in ("detector", "restorer"):
+    elif network not in ("detector", "restorer", "inter"):
         assert others[0].channels == detector.fpn_channels
 
 

@@ -35,7 +35,6 @@ def examine() -> Iterator[str]:
     yield f"ok  vcm-plugin     {vcm_plugin.__version__}, Python {platform.python_version()}"
     for check in (
         _torch,
-        _numba,
         _detectron2,
         _vvenc,
         _ffmpeg_filters,
@@ -70,20 +69,17 @@ def _torch() -> Iterator[str]:
     devices = [f"cpu with {cpus} cores"]
     for number in range(torch.cuda.device_count()):
         devices.append(f"cuda:{number} {torch.cuda.get_device_name(number)}")
-    versions = f"{version('torch')}, torchvision {version('torchvision')}"
-    yield from _found("torch", f"{versions}; {', '.join(devices)}")
-
-
-def _numba() -> Iterator[str]:
-    if importlib.util.find_spec("numba"):
-        yield from _found("numba", f"{version('numba')}, compiles the entropy coder")
-        return
-    yield from _missing(
-        "numba",
-        "not installed: the entropy coder is not compiled; files are the same",
-        "fast coding (it takes some forty times as long)",
-        "pip install numba",
-    )
+    versions = [f"{version('torch')}, torchvision {version('torchvision')}"]
+    compiled = importlib.util.find_spec("numba") is not None
+    versions += [f"numba {version('numba')}"] * compiled
+    yield from _found("torch", f"{', '.join(versions)}; {', '.join(devices)}")
+    if not compiled:
+        yield from _missing(
+            "numba",
+            "not installed: the entropy coder is not compiled; files are the same",
+            "fast coding (it takes some forty times as long)",
+            "pip install numba",
+        )
 
 
 def _detectron2() -> Iterator[str]:

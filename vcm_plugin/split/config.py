@@ -257,6 +257,8 @@ def _typed(value: Any, like: Any) -> Any:
             raise TypeError
         return tuple(_typed(v, like[0]) for v in value)
     if type(like) is float and type(value) is int:
+        if abs(value) >= 1 << 53:
+            raise TypeError
         return float(value)
     if type(value) is not type(like):
         raise TypeError
