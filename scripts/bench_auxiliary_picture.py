@@ -198,7 +198,9 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
             values = (point["human_vision"][metric] for metric in SHOWN)
             ap = point["accuracy"].get("box_ap")
             cells = " ".join(f"{v:9.4f}" if isinstance(v, float) else f"{v:>9}" for v in values)
-            print(f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {ap or 0:6.2f} {cells}")
+            print(
+                f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {'' if ap is None else f'{ap:.2f}':>6} {cells}"
+            )
     vision = human_vision(typed(results), [n for n in results if n != "ours"])
     columns: dict[str, dict[str, BdRate]] = {
         f"total against {comparison.anchor.split()[0]}, s = {comparison.test.split()[-1]}": {}
@@ -295,7 +297,8 @@ def vvc_points(bench: Bench, found, kind: str, names) -> dict:
     for name in names:
         looks = [known[f"{kind} {name}"] for known in found.values()]
         point = _point(bench, found, name, looks, [x["bits"] for x in looks])
-        point["accuracy"] = {"box_ap": point["human_vision"]["painted_box_ap"]}
+        if bench.condition.tasks:
+            point["accuracy"] = {"box_ap": point["human_vision"]["painted_box_ap"]}
         points.append(point)
     return {"points": points}
 

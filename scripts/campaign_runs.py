@@ -278,7 +278,8 @@ def forge(kind: str, words: list[str], work: Path, draw: random.Random) -> int:
             archive.extractall(work / "forged")
         change(work / "forged", file, place, everywhere)
         try:
-            sign(work / "forged")
+            if file != "manifest.json":  # signing would make that honest again
+                sign(work / "forged")
             found = verdict(zipped(work / "forged", work / "forged.zip"), weights)
         except Exception as error:
             found = f"{type(error).__name__}: {error}"
