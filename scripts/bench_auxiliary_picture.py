@@ -223,6 +223,9 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
 
 def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
     """Against one VVC picture of the same value and the same box AP for the machine."""
+    accuracy = test.points[0].accuracy
+    if accuracy is None:
+        return
     for equal in vision.equal:
         if (equal.test, equal.anchor, equal.metric) == (test.name, anchor.name, "psnr"):
             if equal.percent is None:
@@ -233,9 +236,6 @@ def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
                 f"{equal.anchor_bpp:.4f}, of which for box AP {equal.accuracy_bpp:.4f} | "
                 f"{equal.percent:+.1f} % | {equal.break_even_share:.2f} |"
             )
-    accuracy = test.points[0].accuracy
-    if accuracy is None:
-        return
     least = bits_at(anchor.accuracies(), accuracy, "monotone").bits
     if least is None:
         return
