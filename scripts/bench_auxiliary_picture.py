@@ -198,9 +198,8 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
             values = (point["human_vision"][metric] for metric in SHOWN)
             ap = point["accuracy"].get("box_ap")
             cells = " ".join(f"{v:9.4f}" if isinstance(v, float) else f"{v:>9}" for v in values)
-            print(
-                f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {'' if ap is None else f'{ap:.2f}':>6} {cells}"
-            )
+            shown = "" if ap is None else f"{ap:.2f}"
+            print(f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {shown:>6} {cells}")
     vision = human_vision(typed(results), [n for n in results if n != "ours"])
     columns: dict[str, dict[str, BdRate]] = {
         f"total against {comparison.anchor.split()[0]}, s = {comparison.test.split()[-1]}": {}
