@@ -272,6 +272,15 @@ def test_without_an_anchor_the_bd_rate_is_not_applicable(alone):
     assert [f.status for f in check.findings if f.step == "bd_rate"] == ["not applicable"]
 
 
+def test_a_size_in_the_manifest_is_compared(package, tmp_path):
+    def longer(folder: Path) -> None:
+        edit(folder / "manifest.json",
+             lambda manifest: manifest["files"]["claims.json"].update(bytes=1))  # fmt: skip
+
+    check = crosscheck(tampered(package, tmp_path, longer, signed=False), CheckOptions())
+    assert check.verdict == NOT_CONFIRMED and check.first_failure.step == "manifest"
+
+
 @pytest.mark.parametrize("change", TAMPERING, ids=lambda change: change.__name__)
 def test_tampering_is_caught_by_the_manifest(package, tmp_path, change):
     check = crosscheck(tampered(package, tmp_path, change, signed=False), CheckOptions())

@@ -114,6 +114,8 @@ def check_manifest(package: Package) -> Iterator[Finding]:
     for name in sorted(unpacked & set(stated)):
         if sha256_of_file(package.folder / name) != stated[name]["sha256"]:
             problems.append(f"{name} has another sha256 than the manifest says")
+        elif (package.folder / name).stat().st_size != stated[name]["bytes"]:
+            problems.append(f"{name} has another size than the manifest says")
     text = f"{len(unpacked)} files with the sha256 of the manifest"
     yield finding("manifest", problems, text)
 
