@@ -3,7 +3,6 @@
 
 import io
 import math
-import os
 import tracemalloc
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-MUTATIONS = int(os.environ.get("VCM_MUTATIONS", "300"))  # scripts/fuzz_fcm.sh sets it to 20000
+MUTATIONS = 300
 
 
 @pytest.fixture(scope="module")
