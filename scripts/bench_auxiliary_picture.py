@@ -201,16 +201,12 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
             shown = "" if ap is None else f"{ap:.2f}"
             print(f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {shown:>6} {cells}")
     vision = human_vision(typed(results), [n for n in results if n != "ours"])
-    columns: dict[str, dict[str, BdRate]] = {
-        f"total against {comparison.anchor.split()[0]}, s = {comparison.test.split()[-1]}": {}
-        for comparison in vision.comparisons if comparison.anchor not in BOTH
-    }  # fmt: skip
+    columns: dict[str, dict[str, BdRate]] = {}
     for comparison in vision.comparisons:
         if comparison.anchor not in BOTH:
-            column = (
-                f"total against {comparison.anchor.split()[0]}, s = {comparison.test.split()[-1]}"
-            )
-            columns[column][comparison.metric] = comparison.result
+            anchor, s = comparison.anchor.split()[0], comparison.test.split()[-1]
+            column = columns.setdefault(f"total against {anchor}, s = {s}", {})
+            column[comparison.metric] = comparison.result
     curves = {curve.name: curve for curve in vision.curves}
     for curve in vision.curves:
         if curve.run == "ours":

@@ -53,6 +53,16 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def claim_note(note: Path, made_from: dict[str, Any], what: str) -> None:
+    """Note in a folder what its files are made from. Raises InputError where the note that is there
+    says otherwise; what: the files, for the message."""
+    if note.is_file() and read_json(note) != made_from:
+        raise InputError(
+            f"{note.parent}: expected {what}, found those of others; give another folder"
+        )
+    write_json(note, made_from)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically, its folder included."""
     with writing(path) as file:

@@ -60,13 +60,6 @@ def add(commands) -> None:
         help="VVC anchors on sequences: inter prediction instead of all-intra",
     )
     parser.add_argument(
-        "--shard",
-        type=shard,
-        metavar="K/N",
-        help="code the K-th of N shares of the test set only, as an array job does; the same "
-        "command without it then takes up all shares and evaluates",
-    )
-    parser.add_argument(
         "--low-delay",
         action="store_true",
         help="the same in the order of display, with one intra picture",
@@ -77,6 +70,13 @@ def add(commands) -> None:
         metavar="N",
         help="diff_fchm on sequences: an intra frame every N frames; 1: all-intra (32, from 48 "
         "frames per second on 64)",
+    )
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        metavar="K/N",
+        help="code the K-th of N shares of the test set only, as an array job does; the same "
+        "command without it then takes up all shares and evaluates",
     )
     parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
     add_human_weights(parser)

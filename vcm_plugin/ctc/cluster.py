@@ -227,8 +227,7 @@ def _require_folder(folder: Path, key: str) -> None:
 
 def _require_equal(expected: dict[str, Any], found: dict[str, Any], address: str) -> None:
     if expected != found:
-        differing = "; ".join(list(differences(found, expected))[:3])
         raise InputError(
-            f"worker {address} would give other results than the others: {differing}; install "
-            "the same versions there, or leave it out"
+            f"worker {address} would give other results than the others: "
+            f"{differences(found, expected)}; install the same versions there, or leave it out"
         )

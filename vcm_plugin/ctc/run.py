@@ -153,8 +153,7 @@ class _Test:
         if self.options.shard:
             self._code(self._measure(), suffix)
             return None
-        for point in (UNCOMPRESSED, *self.points):
-            adopt_shards(plan.folder, point)
+        adopt_shards(plan.folder, (UNCOMPRESSED, *self.points))
         write_condition(plan.condition, plan.folder)
         write_json(plan.folder / "ground_truth.json", plan.dataset.coco)
         skipped = self._measure()

@@ -55,10 +55,8 @@ def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None
                 item.unlink()
         (folder / "run.json.old").unlink()
     if path.is_file():
-        found = list(differences(read_json(path), inputs))
-        if found:
-            more = f"; {len(found) - 3} more" if len(found) > 3 else ""
-            differing = "; ".join(found[:3]) + more
+        differing = differences(read_json(path), inputs)
+        if differing:
             raise InputError(
                 f"{folder} holds results of another test: {differing}; give another folder with "
                 "-o, or --overwrite to delete these results"
@@ -74,29 +72,36 @@ def shard_folder(folder: Path, shard: tuple[int, int]) -> Path:
     return folder / SHARDS / f"{shard[0]}-of-{shard[1]}"
 
 
-def adopt_shards(folder: Path, point: str) -> None:
-    """Take up what shards have coded at a point and the run folder lacks: lines and files.
+def adopt_shards(folder: Path, points: Sequence[str]) -> None:
+    """Take up what shards have coded at some points and the run folder lacks: lines and files.
 
     Raises InputError where a shard is of another test.
     """
-    journal = Journal(folder / point)
-    for shard in sorted((folder / SHARDS).glob("*/run.json")):
-        differing = list(differences(read_json(shard), read_json(folder / "run.json")))
+    shards = [path.parent for path in sorted((folder / SHARDS).glob("*/run.json"))]
+    for shard in shards:
+        differing = differences(read_json(shard / "run.json"), read_json(folder / "run.json"))
         if differing:
             raise InputError(
-                f"{shard.parent} holds results of another test: {'; '.join(differing[:3])}; delete "
-                "it, or repeat its shard with the settings of this run"
+                f"{shard} holds results of another test: {differing}; delete it, or repeat its "
+                "shard with the settings of this run"
             )
-        lacking = [r for r in read_records(shard.parent / point)
-                   if r.image_id not in journal.records]  # fmt: skip
-        if lacking:
-            journal.reopen()
-        for record in lacking:
-            for kind in ("bitstreams", "decoded"):
-                for file in (shard.parent / point / kind).glob(f"{record.image_id}.*"):
-                    (folder / point / kind).mkdir(exist_ok=True)
-                    file.replace(folder / point / kind / file.name)
-            journal.append(record)
+    for point in points if shards else ():
+        journal = Journal(folder / point)
+        for shard in shards:
+            _adopt(shard / point, folder / point, journal)
+
+
+def _adopt(shard: Path, folder: Path, journal: Journal) -> None:
+    """Move what a shard has coded at a point into that point's folder."""
+    lacking = [r for r in read_records(shard) if r.image_id not in journal.records]
+    if lacking:
+        journal.reopen()
+    for record in lacking:
+        for kind in ("bitstreams", "decoded"):
+            for file in (shard / kind).glob(f"{record.image_id}.*"):
+                (folder / kind).mkdir(exist_ok=True)
+                file.replace(folder / kind / file.name)
+        journal.append(record)
 
 
 class Journal:
@@ -205,11 +210,18 @@ def _without_predictions(record: Record) -> Record:
     return replace(record, predictions=None, painted=None)
 
 
-def differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
-    """What another test differs in, one short phrase per value."""
+def differences(old: Any, new: Any) -> str:
+    """What another test differs in: up to three short phrases; empty where nothing does."""
+    found = list(_differences(old, new))
+    more = f"; {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(found[:3]) + more
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """One short phrase for each value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
     elif old != new:
         short = max(len(str(old)), len(str(new))) < 64
         yield f"{name} is {old} there and {new} now" if short else f"{name} differs"

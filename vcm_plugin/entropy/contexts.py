@@ -104,7 +104,10 @@ class IntegerContexts(nn.Module):
         board = checkerboard(tuple(psi.shape[-2:]), psi.device)
         block = psi.new_zeros(len(board.order) + 1, psi.shape[1])
         block[:-1] = psi[0].flatten(1)[:, torch.from_numpy(board.order).to(psi.device)].T
-        return Sums(self, board, block)
+        return self._sums(board, block)
+
+    def _sums(self, board: Checkerboard, psi: torch.Tensor) -> Sums:
+        return Sums(self, board, psi)
 
     def _register(self, name: str, weight: torch.Tensor) -> None:
         """Weights (O, C, taps) of a block of inputs, and what they add up to, (O, C)."""
@@ -135,9 +138,16 @@ class Sums:
 
         Both int32 (channels, cells); as EntropyNetworks.of_y, and rounded.
         """
-        width, name = self.contexts.width, 2 * number + colour
+        return self._of_hidden(2 * number + colour, self._hidden(number, colour))
+
+    def _hidden(self, number: int, colour: int) -> torch.Tensor:
+        """The activations between the two convolutions of a pass, (width, cells)."""
+        width = self.contexts.width
         sums = self.totals[colour][number * width : (number + 1) * width]
-        hidden = torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
+        return torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
+
+    def _of_hidden(self, name: int, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Means and levels of pass `name`, as `of`."""
         bias, weight = self._buffer(f"last_bias{name}"), self._buffer(f"last{name}")
         last = torch.addmm(bias, weight, hidden).unflatten(0, (2, -1))
         lowest, highest = self._buffer("limits")

@@ -16,9 +16,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from vcm_plugin.entropy.contexts import IntegerContexts, Sums, checkerboard
+from vcm_plugin.entropy.contexts import Checkerboard, IntegerContexts, Sums, checkerboard
 from vcm_plugin.entropy.integer import (
-    ACTIVATION_LIMIT,
     ACTIVATION_STEPS,
     ACTIVATIONS,
     LATENT_STEPS,
@@ -183,11 +182,8 @@ class GatedContexts(IntegerContexts):
             self.register_buffer(f"gate{number}", gate.weight * fixed)
             self.register_buffer(f"gate_bias{number}", gate.bias[:, None] * fixed + 0.5)
 
-    def begin(self, psi: torch.Tensor) -> GatedSums:
-        """As IntegerContexts.begin; psi with T beside it."""
-        sums = super().begin(psi)
-        sums.__class__ = GatedSums
-        return sums
+    def _sums(self, board: Checkerboard, psi: torch.Tensor) -> GatedSums:
+        return GatedSums(self, board, psi)
 
 
 class GatedSums(Sums):
@@ -195,10 +191,8 @@ class GatedSums(Sums):
 
     def of(self, number: int, colour: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Means in 1/16, levels and gates in 1/256 of a slice at the cells of a colour."""
-        mean, level = super().of(number, colour)
-        width, name = self.contexts.width, 2 * number + colour
-        sums = self.totals[colour][number * width : (number + 1) * width]
-        hidden = torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
+        name, hidden = 2 * number + colour, self._hidden(number, colour)
+        mean, level = self._of_hidden(name, hidden)
         gate = torch.addmm(self._buffer(f"gate_bias{name}"), self._buffer(f"gate{name}"), hidden)
         gate = gate.floor_().clamp_(0, 1 << GATE_BITS).to(torch.int32).cpu().numpy()
         return mean, level, gate

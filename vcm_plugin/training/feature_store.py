@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from vcm_plugin.errors import InputError
-from vcm_plugin.files import read_json, sha256_of, write_json
+from vcm_plugin.files import claim_note, sha256_of
 from vcm_plugin.split.geometry import network_input_size, padded_size
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.split_points import SPLIT_POINTS
@@ -116,13 +115,8 @@ class FeatureStore:
         """Note whose features a folder keeps. Raises InputError where they are others'."""
         pictures = digest_of_pictures(self.dataset.pictures)
         ours = {"detector": self.detector.weights_sha256, "pictures": pictures}
-        note = folder / "features.json"
-        if note.is_file() and read_json(note) != ours:
-            raise InputError(
-                f"{folder}: expected the features of this detector and these pictures, found those "
-                "of others; give another folder"
-            )
-        write_json(note, ours)
+        what = "the features of this detector and these pictures"
+        claim_note(folder / "features.json", ours, what)
 
     def _open(self, folder: Path, size: Size) -> tuple[np.memmap, np.memmap]:
         count = len(self.groups[size])

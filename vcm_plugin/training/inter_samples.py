@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
-from vcm_plugin.errors import InputError
-from vcm_plugin.files import read_json, sha256_of, write_json
+from vcm_plugin.files import claim_note, sha256_of, writing
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.testsets.minictc_sequences import draw_sequence
 
@@ -27,28 +26,21 @@ def prepare(
 
     Goes on where it was interrupted. Raises InputError where the folder holds others.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     ours = {
         "detector": detector.weights_sha256,
         "machine": machine.latents_sha256,
         "frames": frames,
     }
-    note = folder / "latents.json"
-    if note.is_file() and read_json(note) != ours:
-        raise InputError(
-            f"{folder}: expected the latents of this detector and these VFCN weights, {frames} "
-            "frames each, found those of others; give another folder"
-        )
-    write_json(note, ours)
+    what = f"the latents of this detector and these VFCN weights, {frames} frames each"
+    claim_note(folder / "latents.json", ours, what)
     for index in range(sequences):
         path = folder / f"{index:05d}.npz"
         if not path.is_file():
             pictures = (picture for picture, _ in draw_sequence("train", index, frames))
             found = [machine.analyse(detector.nn_part1(picture)) for picture in pictures]
             latents = np.stack([x.y[0].numpy().astype(np.float16) for x in found])
-            partial = folder / "partial.npz"
-            np.savez(partial, y=latents, ranges=np.array([x.value_range for x in found]))
-            partial.replace(path)
+            with writing(path) as file:
+                np.savez(file, y=latents, ranges=np.array([x.value_range for x in found]))
         yield index + 1
 
 

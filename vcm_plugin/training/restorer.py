@@ -77,17 +77,10 @@ def loss_terms(
         both = (restored.clamp(0, 255) / 255, source / 255)
         for name, measure in STRUCTURE.items():
             lack = (1 - measure(*both, reduction="none")).clamp(min=0)
-            terms[name] = _weight(schedule, name) * torch.log(lack + LEAST_LACK).mean()
+            weight = getattr(schedule, f"{name}_weight")
+            terms[name] = weight * torch.log(lack + LEAST_LACK).mean()
     return terms
 
 
 def _log_mse(error: torch.Tensor) -> torch.Tensor:
     return torch.log(error.square().mean(dim=(1, 2, 3)) + LEAST_MSE).mean()
-
-
-def _weight(schedule: RestorerTraining, measure: str) -> float:
-    return {
-        "ms_ssim": schedule.ms_ssim_weight,
-        "vif": schedule.vif_weight,
-        "haarpsi": schedule.haarpsi_weight,
-    }[measure]
