@@ -77,6 +77,7 @@ setup(
             *CLUSTER,
             "bjontegaard",
             "formulas",
+            "hypothesis",
             "playwright",
             "pytest",
             "pytest-xdist",
