@@ -289,6 +289,24 @@ def machine_sequence(folder: Path) -> Kind:
     return fcm(files, of_paths(folder, decode))
 
 
+def inter_sequence(folder: Path) -> Kind:
+    """Sequences of diff_fchm with intra and inter frames, read frame by frame and at random."""
+    from inter_tiny import moving
+
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+
+    codec = MachineCodec(GOLDEN / "tiny.vfcn", inter=GOLDEN / "tiny.inter")
+    files = [(GOLDEN / "tiny_sequence.fcm").read_bytes()]
+    files += [sequence(folder, codec, point, moving(6)) for point in ("0.5", "2")]
+
+    def decode(path: Path) -> None:
+        for _ in codec.read_layers(path):  # raises where a checksum is not that of the latents
+            pass
+        codec.decode_frame(path, 2)
+
+    return fcm(files, of_paths(folder, decode))
+
+
 def private(folder: Path) -> Kind:
     """Pictures of vvc_feature."""
     codec = sparing_feature_codec()
@@ -333,6 +351,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "human": human,
     "auxiliary_picture": picture,
     "machine_sequence": machine_sequence,
+    "inter_sequence": inter_sequence,
     "private": private,
     "private_sequence": private_sequence,
     "msfc": msfc,
@@ -384,14 +403,14 @@ def tiny_machine():
     return MachineCodec(GOLDEN / "tiny.vfcn")
 
 
-def sequence(folder: Path, codec, point: str) -> bytes:
-    """A file of four frames."""
+def sequence(folder: Path, codec, point: str, frames=()) -> bytes:
+    """A file of these frames, or of four that have nothing in common."""
     from vcm_plugin.bitstream import Timing
 
     path = folder / "made.fcm"
+    frames = list(frames) or [features(seed=n) for n in range(4)]
     with path.open("wb") as file:
-        frames = (features(seed=n) for n in range(4))
-        codec.encode_frames(frames, point, Timing(4, (30, 1)), file)
+        codec.encode_frames(iter(frames), point, Timing(len(frames), (30, 1)), file)
     return path.read_bytes()
 
 

@@ -24,7 +24,7 @@ from vcm_plugin.bitstream.syntax import (
 from vcm_plugin.errors import BitstreamError
 from vcm_plugin.vvc.stream import raw_nal_units
 
-PAYLOADS = {  # unit type -> table of its payload; without one the payload is a VVC stream
+PAYLOADS = {  # unit type -> table of its payload; without one it is a VVC stream, or bytes
     "machine": MACHINE_PAYLOAD,
     "human": HUMAN_PAYLOAD,
     "auxiliary_picture": AUXILIARY_PICTURE_PAYLOAD,
