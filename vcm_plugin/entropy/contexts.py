@@ -7,10 +7,10 @@ and only at the positions of the pass: half of them, a colour of the checkerboar
 the second colour knows the four neighbours. All sums are exact (integer.py), so they are those of
 of_y in another order.
 
-Activations are small: the absolute values of nearly all sums over y, and over psi in thirds, stay
-below 2^24, so that float32, half as much work, is exact as well. Each product is asked first. The
-fixed points of the last layer are part of its weights (powers of two, which change no digit), so
-that settling its sums is rounding and clamping.
+Activations are small: the absolute values of nearly all sums over y, and over psi in thirds or tap
+by tap, stay below 2^24, so that float32, half as much work, is exact as well. Each product is asked
+first. The fixed points of the last layer are part of its weights (powers of two, which change no
+digit), so that settling its sums is rounding and clamping.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from vcm_plugin.entropy.rans import SYMBOL_LIMIT
 
 EDGES = (1, 3, 5, 7)  # of the nine taps, those on the other colour
 STEP = ACTIVATION_STEPS // LATENT_STEPS  # of latents, in 1/256
-MANY = 0.8  # of a block's channels: with fewer that are not zero, only these are multiplied
 EXACT = 2.0**24 - 2.0**10  # of a sum in float32; the margin is for the rounding of the question
+MANY = 0.8  # of a block's channels: with fewer that are not zero, only these are multiplied
 
 
 class Checkerboard:
@@ -114,8 +114,9 @@ class IntegerContexts(nn.Module):
         kept = weight.permute(2, 1, 0).contiguous()  # (taps, C, O)
         self.register_buffer(f"block{name}", kept.float() if kept.abs().max() <= EXACT else kept)
         if name.startswith("0_"):  # psi is never negative: a sum is of one sign or smaller
-            rows = torch.stack((weight, -weight)).clamp(min=0).unflatten(3, (3, 3)).sum(4)
-            self.register_buffer(f"reach{name}", rows.amax((0, 3)))
+            taps = torch.stack((weight, -weight)).clamp(min=0)
+            self.register_buffer(f"reach{name}", taps.unflatten(3, (3, 3)).sum(4).amax((0, 3)))
+            self.register_buffer(f"tap_reach{name}", taps.amax((0, 3)))
         else:
             self.register_buffer(f"reach{name}", weight.abs().sum(2))
 
@@ -183,16 +184,22 @@ class Sums:
             return
         weight, of_psi = self._buffer(f"block{name}"), name.startswith("0_")
         unit = 2.0**-WEIGHT_BITS * (1 if of_psi else STEP)
-        narrow = self.narrow and weight.dtype == torch.float32
-        narrow = narrow and (self._buffer(f"reach{name}") @ largest).max().item() <= EXACT
-        dtype = torch.float32 if narrow else torch.float64
+        parts = self._parts(name, largest, of_psi) if weight.dtype == torch.float32 else 0
+        dtype = torch.float32 if parts else torch.float64
         if len(alive) < MANY * len(largest):
             block, weight = block[:, alive], weight.index_select(1, alive)
         weight = weight.flatten(0, 1).to(dtype)  # taps, then channels
         rows = block.to(dtype).index_select(0, around).view(-1, len(weight))
-        thirds = zip(weight.chunk(3), rows.chunk(3, 1)) if narrow and of_psi else None
-        for some, inputs in thirds or [(weight, rows)]:
+        for some, inputs in zip(weight.chunk(parts or 1), rows.chunk(parts or 1, 1)):
             totals.add_(torch.mm(some.T, inputs.T), alpha=unit)
+
+    def _parts(self, name: str, largest: torch.Tensor, of_psi: bool) -> int:
+        """The least parts, by taps, of the sums over a block that float32 has room for, or 0."""
+        candidates = ((3, "reach"), (9, "tap_reach")) if of_psi else ((1, "reach"),)
+        for parts, reach in candidates if self.narrow else ():
+            if (self._buffer(f"{reach}{name}") @ largest).max().item() <= EXACT:
+                return parts
+        return 0
 
     def _buffer(self, name: str) -> torch.Tensor:
         return getattr(self.contexts, name)

@@ -41,6 +41,8 @@ class TemporalCoder:
         self.networks, self.tables = networks, tables
         self.contexts = GatedContexts(networks)
         self.costs = symbol_costs(tables)
+        levels = np.arange(len(self.costs))
+        self.shifted_costs = np.stack([self.costs[shifted(levels, n)] for n in SHIFTS])
 
     def to(self, device: torch.device | str) -> TemporalCoder:
         """Return self with its networks on another device."""
@@ -71,7 +73,7 @@ class TemporalCoder:
         shift: levels that all scales of y are smaller than the networks say; it is in the bytes.
         """
         encoder = Encoder(self.tables)
-        spent = np.zeros(self.costs.shape, np.int64)  # symbols by level and absolute value
+        spent = np.zeros(self.costs.size)  # symbols by level and absolute value
         order = checkerboard(tuple(y.shape[-2:]), self.device).order
         z, y = (x.double().cpu().flatten(1).numpy() for x in (z, y))
         given = z, y[:, order]
@@ -84,7 +86,9 @@ class TemporalCoder:
                 levels = shifted(level, shift)
                 if error_weight < math.inf:
                     q = self._cheaper(q, residual, levels, error_weight)
-                np.add.at(spent, (level, np.minimum(np.abs(q), spent.shape[1] - 1)), 1)
+                entries = self.costs.shape[1]
+                kinds = level * entries + np.minimum(np.abs(q), entries - 1)
+                spent[:] += np.bincount(kinds.ravel(), minlength=spent.size)
                 level = levels
             encoder.add(q, level)
             return q
@@ -110,9 +114,7 @@ class TemporalCoder:
 
     def _best_shift(self, spent: np.ndarray) -> int:
         """The shift at which symbols, counted by level and absolute value, take the least bits."""
-        levels = np.arange(len(spent))
-        bits = [(spent * self.costs[shifted(levels, shift)]).sum() for shift in SHIFTS]
-        return SHIFTS[int(np.argmin(bits))]
+        return SHIFTS[int(np.argmin(self.shifted_costs.reshape(len(SHIFTS), -1) @ spent))]
 
     def _cheaper(
         self, q: np.ndarray, residual: np.ndarray, level: np.ndarray, error_weight: float
