@@ -25,6 +25,11 @@ def test_json_that_is_refused(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_stands_twice_is_named(tmp_path):
+    with pytest.raises(InputError, match="the key 'id' stands twice in an object"):
+        read_json(written(tmp_path, '{"annotations": [{"id": 1, "area": 2, "id": 3}]}'))
+
+
 def test_the_longest_names_that_the_file_system_takes_are_written(tmp_path):
     path = tmp_path / ("n" * 255)
     write_bytes(path, b"whole")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from vcm_plugin.errors import InputError, one_line
+from vcm_plugin.errors import InputError, brief, one_line
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -37,9 +38,9 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises InputError where it is unreadable."""
+    """The content of a JSON file; raises InputError where it is unreadable, or says a key twice."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=_once)
     except RecursionError:
         raise InputError(f"{path}: not readable JSON: lists in lists without end") from None
     except (OSError, ValueError) as error:
@@ -118,3 +119,13 @@ def sha256_of_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs. Raises ValueError for a key that stands twice: of its two values
+    another reader may take the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {brief(twice)} stands twice in an object")
+    return found
