@@ -40,6 +40,7 @@ SHOWN = ("psnr", "psnr_yuv", "ms_ssim", "vmaf", "vmaf_neg", "haarpsi", "kid_dete
          "painted_box_ap")  # fmt: skip
 BOTH = ("vvc_remote", "perceptual")  # one picture for the person and the detector
 SAMPLES = 400  # of a measure's range, for the mean over it
+RESAMPLES = 300  # of the pictures, for the intervals
 
 
 class Bench:
@@ -61,6 +62,7 @@ class Bench:
         self.vvc = make_codec("vvc_remote", self.condition)
         self.perceptual = replace(self.vvc, perceptual=True)
         self.machine = make_codec("diff_fchm", self.condition)
+        self.only_pairs = False  # no measures of whole sets: KID, AP
         self.restored: dict[str, AuxiliaryPictureCodec] = {}
         if options.only != "vvc":
             self.restored["ours"] = make_codec("diff_fchm_picture", self.condition)
@@ -190,7 +192,9 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
         results["perceptual"] = vvc_points(bench, found, "qpa", bench.perceptual_qps)
     results["simulcast"] = simulcast_points(bench, found)
     for name, codec in bench.restored.items():
-        results[name] = restored_points(bench, found, name, codec.restorer.sha256[:8])
+        digest = codec.restorer.sha256[:8]
+        print_units(bench, found, name, digest)
+        results[name] = restored_points(bench, found, name, digest)
     print("curve, rate point, total bpp, box AP for the machine, " + ", ".join(SHOWN))
     for name, result in results.items():
         for point in result["points"]:
@@ -201,12 +205,7 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
             shown = "" if ap is None else f"{ap:.2f}"
             print(f"{name:<11}{point['rate_point']:<8}{bpp:8.4f} {shown:>6} {cells}")
     vision = human_vision(typed(results), [n for n in results if n != "ours"])
-    columns: dict[str, dict[str, BdRate]] = {}
-    for comparison in vision.comparisons:
-        if comparison.anchor not in BOTH:
-            anchor, s = comparison.anchor.split()[0], comparison.test.split()[-1]
-            column = columns.setdefault(f"total against {anchor}, s = {s}", {})
-            column[comparison.metric] = comparison.result
+    columns = totals(vision)
     curves = {curve.name: curve for curve in vision.curves}
     for curve in vision.curves:
         if curve.run == "ours":
@@ -214,6 +213,42 @@ def tables(bench: Bench, found: dict[int, dict]) -> None:
             for anchor in filter(curves.__contains__, BOTH):
                 one_for_both(curve, curves[anchor], vision)
     print_columns(columns)
+    if "ours" in bench.restored:
+        print_intervals(bench, found)
+
+
+def totals(vision) -> dict[str, dict[str, BdRate]]:
+    """Total bits against each anchor that has the same machine layer, by measure."""
+    columns: dict[str, dict[str, BdRate]] = {}
+    for comparison in vision.comparisons:
+        if comparison.anchor not in BOTH:
+            anchor, s = comparison.anchor.split()[0], comparison.test.split()[-1]
+            column = columns.setdefault(f"total against {anchor}, s = {s}", {})
+            column[comparison.metric] = comparison.result
+    return columns
+
+
+def print_intervals(bench: Bench, found: dict[int, dict]) -> None:
+    """Total bits against simulcast over resamples of the pictures: 95 % of them lie between these.
+
+    Measures of pairs of pictures only; those of whole sets are not drawn again.
+    """
+    digest, rng = bench.restored["ours"].restorer.sha256[:8], np.random.default_rng(0)
+    bench.only_pairs, known = True, list(found.values())
+    drawn: dict[tuple[str, str], list[float]] = {}
+    for _ in range(RESAMPLES):
+        some = dict(enumerate(known[n] for n in rng.integers(len(known), size=len(known))))
+        results = {"simulcast": simulcast_points(bench, some)}
+        results["ours"] = restored_points(bench, some, "ours", digest)
+        for column, cells in totals(human_vision(typed(results), ["simulcast"])).items():
+            for metric, cell in cells.items():
+                if cell.percent is not None:
+                    drawn.setdefault((column, metric), []).append(cell.percent)
+    print(f"95 % of {RESAMPLES} resamples of {len(known)} pictures:")
+    for (column, metric), values in drawn.items():
+        low, high = np.percentile(values, (2.5, 97.5))
+        print(f"{column}: {metric} {low:+.1f} .. {high:+.1f} % ({len(values)} with a BD-rate)")
+    bench.only_pairs = False
 
 
 def one_for_both(test: HumanCurve, anchor: HumanCurve, vision) -> None:
@@ -315,6 +350,16 @@ def restored_points(bench: Bench, found, name: str, digest: str) -> dict:
         machine = [known[f"machine {s}"] for known in found.values()]
         for qp in bench.points_of(name):
             looks = [known[f"{name} {digest} {s}+{qp}"] for known in found.values()]
+            bits = [x["bits"] for x in looks]
+            points.append(_layered(bench, found, f"{s}+{qp}", looks, bits, machine))
+    return {"points": points}
+
+
+def print_units(bench: Bench, found, name: str, digest: str) -> None:
+    """Strengths, bytes beside the VVC stream, and pictures that are worse than VVC's."""
+    for s in bench.machines:
+        for qp in bench.points_of(name):
+            looks = [known[f"{name} {digest} {s}+{qp}"] for known in found.values()]
             worse = sum(
                 x["measures"]["psnr"] < known[f"vvc {qp}"]["measures"]["psnr"] - 0.005
                 for x, known in zip(looks, found.values())
@@ -323,26 +368,24 @@ def restored_points(bench: Bench, found, name: str, digest: str) -> dict:
             mean = np.mean([x["strength"] for x in looks])
             print(f"{name} {s}+{qp}: mean strength {mean:.1f}, worse than VVC {worse}, at most "
                   f"{beside} bytes beside VVC, maps {sum(x['mapped'] for x in looks)}")  # fmt: skip
-            bits = [x["bits"] for x in looks]
-            points.append(_layered(bench, found, f"{s}+{qp}", looks, bits, machine))
-    return {"points": points}
 
 
 def _layered(bench, found, rate_point: str, looks, bits, machine) -> dict:
     point = _point(bench, found, rate_point, looks, bits)
     point["human_vision"]["machine_bits"] = sum(m["bits"] for m in machine)
-    if bench.condition.tasks:
+    if bench.condition.tasks and not bench.only_pairs:
         point["accuracy"] = {"box_ap": _box_ap(bench, found, machine)}
     return point
 
 
 def _point(bench: Bench, found, rate_point: str, looks: list[dict], bits: list[int]) -> dict:
     values = averaged([x["measures"] for x in looks])
-    reference = [known["source"]["embeddings"] for known in found.values()]
-    values |= set_metrics(reference, [x["embeddings"] for x in looks])
-    values["painted_box_ap"] = "n/a: no ground truth"
-    if bench.condition.tasks:
-        values["painted_box_ap"] = _box_ap(bench, found, looks)
+    if not bench.only_pairs:
+        reference = [known["source"]["embeddings"] for known in found.values()]
+        values |= set_metrics(reference, [x["embeddings"] for x in looks])
+        values["painted_box_ap"] = "n/a: no ground truth"
+        if bench.condition.tasks:
+            values["painted_box_ap"] = _box_ap(bench, found, looks)
     pixels = sum(entry.height * entry.width for entry in bench.dataset.pictures)
     vision = {k: v for k, v in values.items() if k in COMPARED}
     return {"rate_point": rate_point, "bits": sum(bits), "pixels": pixels, "accuracy": {},

@@ -5,11 +5,14 @@
 kills:  a run is ended by SIGKILL at a random instant, repeated, and again, until it is done.
 disk:   the run's folder lies on a small tmpfs, which is full at a random instant (needs root).
 Both:   result.json and all bitstreams must be those of an undisturbed run, and no encoder is left.
+workers: of a run on `--cluster local:2` a worker is ended by SIGKILL at random instants, and of one
+        on a scheduler of its own the scheduler, once; the same command again must end it.
 claims: each value in the JSON of a package is changed, one at a time (of the items of a list, one
         at random), and the manifest made to fit; the cross-check must not confirm it.
 
 Runs are tiny: 2 pictures, 1 sequence of 2 frames, 2 pictures with human vision. They are forked
-from this process, so that they do not import torch each.
+from this process, so that they do not import torch each. Those on a cluster are 12 pictures of the
+mini-CTC, each run a process of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ SEQUENCES = f"sequence_folder: SFU_HW_Obj/{{}}_val\nsequences: [CLASS-D/{SEQUENC
 def main() -> int:
     """Run a campaign; the exit code is 1 where something was lost, left behind or confirmed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("campaign", choices=["kills", "disk", "claims"])
+    parser.add_argument("campaign", choices=["kills", "disk", "workers", "claims"])
     parser.add_argument("--times", type=int, default=100, help="kills, or full disks, of each kind")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--jobs", type=int, default=1)
@@ -60,6 +63,8 @@ def main() -> int:
     faults = 0
     with tempfile.TemporaryDirectory() as work:
         os.environ["VCM_CACHE"] = str(Path(work, "cache"))
+        if options.campaign == "workers":
+            return bereave(options, Path(work))
         condition = write_tiny_condition(Path(work))
         for kind in options.kinds:
             words = [*KINDS[kind](condition), "--jobs", str(options.jobs)]
@@ -234,6 +239,82 @@ def filled(words, work, log, seconds, draw, counts, faults, expected) -> None:
         compare(code, log, disk / "run", expected, counts, faults)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def bereave(options, work: Path) -> int:
+    """Runs on a cluster whose workers, or whose scheduler, are killed; the number of faults."""
+    draw, log = random.Random(options.seed), work / "log"
+    words = ["run", "minictc", "--codec", "diff_fchm", "--limit", "12"]
+    run_to_its_end([*words, "-o", str(work / "calm")], log)
+    expected, faults = made_by(work / "calm"), []
+    counts: Counter = Counter()
+    while counts["disturbed"] < options.times:
+        folder = work / f"run{counts['finished']}"
+        child = begin([*words, "--cluster", "local:2", "-o", str(folder)], log)
+        while child.poll() is None:
+            time.sleep(draw.uniform(1, 6))
+            workers = workers_of(child.pid)
+            if workers and counts["disturbed"] < options.times:
+                os.kill(draw.choice(workers), signal.SIGKILL)
+                counts["disturbed"] += 1
+        compare(child.wait(), log, folder, expected, counts, faults)
+    lose_scheduler(words, work, log, draw, counts, faults, expected)
+    for fault in faults:
+        print(f"workers: FAULT: {fault}"[:1000])
+    print(f"workers: seed {options.seed}: {counts['disturbed']} killed, a scheduler lost, "
+          f"{counts['finished']} runs were compared, {len(faults)} faults")  # fmt: skip
+    return 1 if faults else 0
+
+
+def lose_scheduler(words, work: Path, log: Path, draw, counts, faults, expected) -> None:
+    """Kill the scheduler of a run, which must end in one line; end it on another scheduler."""
+    for dies in (True, False):
+        file = work / f"scheduler{dies}.json"
+        dask = [sys.executable, "-m", "dask"]
+        to = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        scheduler = subprocess.Popen(
+            [*dask, "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", file], **to
+        )
+        worker = subprocess.Popen(
+            [*dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard"], **to
+        )
+        while not file.is_file():
+            time.sleep(0.1)
+        folder = work / "orphan"
+        child = begin([*words, "--cluster", str(file), "-o", str(folder)], log)
+        if dies:
+            while not list(folder.glob("*/bitstreams/*")) and child.poll() is None:
+                time.sleep(draw.uniform(0, 0.5))
+            scheduler.kill()
+            code, text = child.wait(), log.read_text()
+            if code != 2 or text.count("vcm-plugin: error:") != 1 or "Traceback" in text:
+                faults.append(f"a lost scheduler ended in {code}: {text[-600:]}")
+        else:
+            compare(child.wait(), log, folder, expected, counts, faults)
+        for process in (worker, scheduler):
+            process.kill()
+            process.wait()
+
+
+def begin(words: list[str], log: Path) -> subprocess.Popen:
+    """A command in a process of its own, not forked: clusters have threads."""
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "vcm_plugin.cli", *words]
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes that a run has started to work for it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (path / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == pid and b"spawn_main" in words:
+            found.append(int(path.name))
+    return found
 
 
 def fill(path: Path) -> None:
