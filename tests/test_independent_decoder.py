@@ -32,8 +32,15 @@ def test_golden_files(path):
     assert kinds(path.read_bytes(), FILES[path]) == [1]
 
 
-def test_the_golden_sequence():
-    found = kinds((GOLDEN / "tiny_sequence.fcm").read_bytes(), TINY, GOLDEN / "tiny.inter")
+@pytest.mark.parametrize(
+    "name, machine, inter",
+    [
+        ("tiny_sequence", TINY, GOLDEN / "tiny.inter"),
+        ("minictc_inter", MINICTC, Path(bundled_weights("minictc_inter.safetensors"))),
+    ],
+)
+def test_golden_sequences(name, machine, inter):
+    found = kinds((GOLDEN / f"{name}.fcm").read_bytes(), machine, inter)
     assert found[0] == 1 and 5 in found
 
 

@@ -15,6 +15,7 @@ from vfcn_tiny import pyramid, tiny_model, tiny_weights
 
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import FrameReader, Timing
+from vcm_plugin.conditions import bundled_weights
 from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.diff_fchm.machine.layer import Lost
@@ -367,17 +368,21 @@ def test_info_says_how_frames_refer_to_each_other(tmp_path, codec):
     assert "inter unit of frame 1: " in text
 
 
-def test_a_golden_sequence_decodes_to_its_checksums_for_ever():
-    codec = MachineCodec(GOLDEN / "tiny.vfcn", inter=GOLDEN / "tiny.inter")
-    layers = list(codec.read_layers(GOLDEN / "tiny_sequence.fcm"))
-    assert [layer.latents.checksum() for layer in layers] == CHECKSUMS
+@pytest.mark.parametrize("name", ["tiny_sequence", "minictc_inter"])
+def test_golden_sequences_decode_to_their_checksums_for_ever(name):
+    weights = (GOLDEN / "tiny.vfcn", GOLDEN / "tiny.inter")
+    if name == "minictc_inter":
+        names = ("minictc_vfcn.safetensors", "minictc_inter.safetensors")
+        weights = tuple(Path(bundled_weights(name)) for name in names)
+    codec = MachineCodec(weights[0], inter=weights[1])
+    layers = list(codec.read_layers(GOLDEN / f"{name}.fcm"))
+    assert [layer.latents.checksum() for layer in layers] == CHECKSUMS[name]
 
 
-CHECKSUMS = [
-    0xDD4810A5,
-    0x2A07FD8D,
-    0x61857EB9,
-    0x0EAB0FE3,
-    0xDD4810A5,
-    0xDD4810A5,
-]
+CHECKSUMS = {
+    "tiny_sequence": [0xDD4810A5, 0x2A07FD8D, 0x61857EB9, 0x0EAB0FE3, 0xDD4810A5, 0xDD4810A5],
+    "minictc_inter": [
+        0x1C7FD2C6, 0xD5CC4B67, 0x3C68C695, 0x66487937,
+        0x16DBED36, 0x92894094, 0x3120B6DE, 0xDF808651,
+    ],
+}  # fmt: skip
