@@ -5,16 +5,20 @@ Tests marked vtm run it, where VCM_VTM_ENCODER, VCM_VTM_DECODER and VCM_VTM_CONF
 are set. No other test needs VTM.
 """
 
+import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from test_vvc import LUMA
+from test_vvc import COLOUR, LUMA, psnr, smooth
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.process import ProcessError
+from vcm_plugin.process import ProcessError, run
 from vcm_plugin.vvc import Vtm, VVenC, vtm_setup
+from vcm_plugin.vvc.stream import is_intra
 from vcm_plugin.vvc.vtm import Part
 
 NAMES = vtm_setup.VTM_PATHS
@@ -139,3 +143,98 @@ def test_how_many_encoders_run_at_a_time(monkeypatch):
         monkeypatch.setenv("VCM_VTM_PROCESSES", text)
         with pytest.raises(InputError, match="VCM_VTM_PROCESSES to be 1 or more"):
             vtm_setup.processes()
+
+
+@pytest.fixture
+def vtm() -> Vtm:
+    """VTM as the environment names it, two encoders at a time."""
+    return dataclasses.replace(Vtm.from_environment(), processes=2)
+
+
+class TestWithVtm:
+    """What VTM itself makes of our command lines."""
+
+    pytestmark = needs_vtm
+
+    @pytest.mark.parametrize("planes", [LUMA, COLOUR], ids=["4:0:0", "4:2:0"])
+    def test_both_decoders_read_a_picture_alike(self, vtm, planes):
+        data = vtm.encode(planes, 22)
+        decoded = vtm.decode(data)
+        assert all(psnr(a, b) > 38 for a, b in zip(planes, decoded, strict=True))
+        for a, b in zip(decoded, VVenC().decode(data), strict=True):
+            assert np.array_equal(a, b)
+
+    def test_an_all_intra_sequence_is_its_pictures(self, vtm):
+        frames = [LUMA, (smooth(48, 80, 1),), (smooth(48, 80, 2),)]
+        units = list(vtm.encode_frames(frames, 37))
+        assert units[0] == vtm.encode(frames[0], 37) and all(map(is_intra, units))
+        for frame, (plane,) in zip(frames, vtm.decode_frames(units), strict=True):
+            assert np.array_equal(plane, vtm.decode(vtm.encode(frame, 37))[0])
+
+    @pytest.mark.parametrize("low_delay", [False, True], ids=["random access", "low delay"])
+    @pytest.mark.parametrize("colour", [False, True], ids=["4:0:0", "4:2:0"])
+    def test_joined_chunks_decode_as_one_pass(self, vtm, tmp_path, low_delay, colour):
+        vtm = dataclasses.replace(vtm, low_delay=low_delay)
+        frames = panned(37, colour)
+        units = list(vtm.encode_frames(frames, 37, 32, (30, 1)))
+        assert len(units) == 37
+        assert [n for n, unit in enumerate(units) if is_intra(unit)] == [0, 32 if low_delay else 1]
+        decoded = list(vtm.decode_frames(units))
+        for ours, ffmpeg in zip(decoded, VVenC().decode_frames(units), strict=True):
+            assert all(map(np.array_equal, ours, ffmpeg))
+        whole, recorded = one_pass(vtm, frames, tmp_path)
+        assert b"".join(p.tobytes() for planes in decoded for p in planes) == recorded
+        assert b"".join(units) == whole
+
+    def test_identity_has_version_and_configuration_but_no_path(self, vtm):
+        for random_access, structure in ((False, "all-intra"), (True, "random access")):
+            identity = vtm.identity(False, random_access)
+            assert identity == json.loads(json.dumps(identity))
+            assert identity["structure"] == structure and len(identity["config_sha256"]) == 64
+            assert str(vtm.encoder.parent) not in json.dumps(identity)
+        assert identity["encoder"].startswith("VTM 2")
+        assert identity != dataclasses.replace(vtm, low_delay=True).identity(False, True)
+
+    def test_another_version_than_the_configuration_is_refused(self, vtm, tmp_path):
+        folder = tmp_path / "cfg"
+        shutil.copytree(vtm.config, folder, ignore=shutil.ignore_patterns("[!e]*"))
+        (tmp_path / "source/Lib/CommonLib").mkdir(parents=True)
+        (tmp_path / "source/Lib/CommonLib/version.h").write_text('#define VTM_VERSION "12.0"')
+        for codec, whose in (
+            (dataclasses.replace(vtm, config=folder), "its configuration"),
+            (dataclasses.replace(vtm, version="12.0"), "the test condition"),
+        ):
+            words = f"found [0-9.]+ of its encoder and 12.0 of {whose}"
+            with pytest.raises(ProcessError, match=words):
+                codec.encode(LUMA, 32)
+            with pytest.raises(ProcessError, match=words):
+                codec.identity(luma_only=True)
+
+    def test_an_encoder_in_place_of_the_decoder_is_refused(self, vtm):
+        with pytest.raises(ProcessError, match="expected VTM's decoder, found"):
+            dataclasses.replace(vtm, decoder=vtm.encoder).encode(LUMA, 32)
+
+
+def panned(count: int, colour: bool) -> list[tuple[np.ndarray, ...]]:
+    """Frames of 64 x 64 over which a picture moves."""
+    planes = [smooth(64, 200), *([smooth(32, 100, 1), smooth(32, 100, 2)] if colour else [])]
+
+    def cut(plane: np.ndarray, n: int) -> np.ndarray:
+        side = len(plane)
+        return np.ascontiguousarray(plane[:, n * side // 32 : n * side // 32 + side])
+
+    return [tuple(cut(plane, n) for plane in planes) for n in range(count)]
+
+
+def one_pass(vtm: Vtm, frames: list, folder: Path) -> tuple[bytes, bytes]:
+    """The stream of one encoder for all frames, and what its encoder says that it decodes to."""
+    source, stream, decoded = (folder / name for name in ("in.yuv", "out.bin", "out.rec"))
+    source.write_bytes(b"".join(p.tobytes() for planes in frames for p in planes))
+    structure = "low delay" if vtm.low_delay else "random access"
+    config = vtm_setup.configuration(vtm.config, structure)
+    part = Part(0, len(frames), 32, "30", decoded)
+    command = dataclasses.replace(vtm, config=config).encode_command(
+        source, stream, *frames[0][0].shape, 37, len(frames[0]) == 1, part
+    )
+    run(command)
+    return stream.read_bytes(), decoded.read_bytes()
