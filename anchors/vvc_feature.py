@@ -69,12 +69,20 @@ class VtmFeatureSettings:
 
     vtm_feature_qps: tuple[int, ...] = ()
     vtm_feature_range: str | tuple[float, ...] | None = None
+    vtm_version: str | None = None  # the only one that is taken
+    vvc_random_access: bool = False
+    vvc_low_delay: bool = False
 
     def make(self, context) -> VvcFeatureCodec:
         """The codec of a condition (ctc.codecs.Context)."""
         context.require("vtm_feature_range")
-        value_range = _range_of("vtm_feature_range", self.vtm_feature_range)
-        return VvcFeatureCodec(value_range=value_range, backend="vtm")
+        return VvcFeatureCodec(
+            value_range=_range_of("vtm_feature_range", self.vtm_feature_range),
+            backend="vtm",
+            vtm_version=self.vtm_version,
+            random_access=self.vvc_random_access or self.vvc_low_delay,
+            low_delay=self.vvc_low_delay,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,16 +92,18 @@ class VvcFeatureCodec:
     preset, threads: of VVenC; VTM has neither.
     value_range: feature values of the samples 0 and 1023, as the test conditions give them for a
     data set; None: those of each picture.
-    backend: "vvenc" or "vtm", whose paths come from the environment (anchors.vvc.Vtm).
+    backend: "vvenc" or "vtm", whose paths come from the environment (vcm_plugin/vvc/vtm_setup.py).
+    vtm_version: the only one of VTM that is taken; None: any.
     random_access: sequences are coded with inter prediction between intra pictures, of which there
-    is one about every second (VVenC only), instead of all-intra. low_delay: the same in the order
-    of display, with one intra picture.
+    is one about every second, instead of all-intra. low_delay: the same in the order of display,
+    of VVenC with one intra picture.
     """
 
     preset: str = "faster"
     value_range: tuple[float, float] | None = None
     threads: int = 1
     backend: str = "vvenc"
+    vtm_version: str | None = None
     random_access: bool = False
     low_delay: bool = False
 
@@ -118,7 +128,7 @@ class VvcFeatureCodec:
     def encoder(self) -> vvc.VVenC | vvc.Vtm:
         """The picture encoder and decoder."""
         if self.backend == "vtm":
-            return vvc.Vtm.from_environment()
+            return vvc.Vtm.from_environment(self.low_delay, self.vtm_version)
         return vvc.VVenC(self.preset, self.threads, FEATURE_PARAMETERS, low_delay=self.low_delay)
 
     def identity(self) -> dict:
@@ -160,7 +170,7 @@ class VvcFeatureCodec:
                 yield planes
 
         period = vvc.intra_period(timing.frame_rate, self.random_access)
-        units = self.encoder.encode_frames(packed(), qp, period)
+        units = self.encoder.encode_frames(packed(), qp, period, timing.frame_rate)
         return bitstream.write_frames(file, ((headers.pop(0), unit) for unit in units))
 
     def decode(self, data: bytes) -> FeaturePyramid:
@@ -196,7 +206,7 @@ class VvcFeatureCodec:
         reader = FrameReader.open(path)
         _require_profile(reader.header)
         header, unit = reader.header, reader[frame]
-        if frame and not vvc_stream.is_intra(reader[1]):
+        if frame and not vvc_stream.all_intra([reader[n] for n in range(min(3, len(reader)))]):
             return next(itertools.islice(self.decode_frames(path), frame, None))
         if frame:
             unit = vvc_stream.parameter_sets(reader[0]) + unit

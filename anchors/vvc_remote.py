@@ -71,10 +71,18 @@ class VtmRemoteSettings:
 
     vtm_remote_qps: tuple[int, ...] = ()
     vtm_remote_sizes: tuple[int, ...] = ()
+    vtm_version: str | None = None  # the only one that is taken
+    vvc_random_access: bool = False
+    vvc_low_delay: bool = False
 
     def make(self, context) -> VvcRemoteCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        return VvcRemoteCodec(backend="vtm")
+        return VvcRemoteCodec(
+            backend="vtm",
+            vtm_version=self.vtm_version,
+            random_access=self.vvc_random_access or self.vvc_low_delay,
+            low_delay=self.vvc_low_delay,
+        )
 
 
 @dataclass(frozen=True)
@@ -83,13 +91,14 @@ class VvcRemoteCodec:
 
     The rate point is "QP" or "QP@percent": the picture is coded at that percentage of its height
     and width; of a single picture also "auto:Q" (vcm_plugin/vvc/choice.py). preset, threads: of
-    VVenC; VTM has neither. backend: "vvenc" or "vtm".
-    random_access, low_delay: of sequences, as in VvcFeatureCodec. perceptual: of VVenC, as there.
+    VVenC; VTM has neither. backend: "vvenc" or "vtm". vtm_version, random_access, low_delay (of
+    sequences), perceptual (of VVenC): as in VvcFeatureCodec.
     """
 
     preset: str = "faster"
     threads: int = 1
     backend: str = "vvenc"
+    vtm_version: str | None = None
     random_access: bool = False
     low_delay: bool = False
     perceptual: bool = False
@@ -110,7 +119,7 @@ class VvcRemoteCodec:
     def encoder(self) -> vvc.VVenC | vvc.Vtm:
         """The encoder and decoder of one picture."""
         if self.backend == "vtm":
-            return vvc.Vtm.from_environment()
+            return vvc.Vtm.from_environment(self.low_delay, self.vtm_version)
         return vvc.VVenC(
             self.preset, self.threads, perceptual=self.perceptual, low_delay=self.low_delay
         )
@@ -146,7 +155,7 @@ class VvcRemoteCodec:
 
         sizes = []
         period = vvc.intra_period(timing.frame_rate, self.random_access)
-        for unit in self.encoder.encode_frames(planes(), qp, period):
+        for unit in self.encoder.encode_frames(planes(), qp, period, timing.frame_rate):
             sizes.append(file.write(unit if sizes else prefixes[0] + unit))
         return sizes
 

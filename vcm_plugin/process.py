@@ -55,13 +55,15 @@ def run(
     stdin: bytes | None = None,
     repair: str = "",
     timeout_seconds: float | None = None,
+    statuses: Sequence[int] = (0,),
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end and return it with its stdout and stderr as bytes.
 
     stdin: what the program reads; nothing where it is None.
     repair: the sentence that tells what to do where the program is missing.
+    statuses: the exit statuses of success.
 
-    Raises ProcessError, which quotes the end of the log, where the exit status is not 0.
+    Raises ProcessError, which quotes the end of the log, where the exit status is another one.
 
     >>> run(["echo", "ten bits"]).stdout
     b'ten bits\\n'
@@ -76,7 +78,7 @@ def run(
         except subprocess.TimeoutExpired:
             raise ProcessError(f"{name} did not end within {timeout_seconds:g} seconds") from None
     done = subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
-    if done.returncode != 0:
+    if done.returncode not in statuses:
         raise ProcessError(_exit_failure(name, done), done.returncode)
     return done
 
@@ -166,6 +168,12 @@ def _require_success(process: subprocess.Popen[bytes], log) -> None:
         log.seek(0)
         done = subprocess.CompletedProcess(process.args, status, b"", log.read())
         raise ProcessError(_exit_failure(Path(process.args[0]).name, done), status)
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: as many programs run side by side without waiting."""
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def ffmpeg_program() -> str:

@@ -19,8 +19,9 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.metrics import coco_ap
 from vcm_plugin.metrics.bd_rate import bd_rate
 from vcm_plugin.metrics.convex_hull import convex_hull
-from vcm_plugin.report import resampling, tables
+from vcm_plugin.report import resampling, tables, views
 from vcm_plugin.report.titles import AP_METRICS
+from vcm_plugin.vvc import VVenC
 
 SIDE = 96
 LEVELS = {1: 90, 2: 160, 3: 230}  # category -> brightness
@@ -346,3 +347,16 @@ def test_matches_of_other_pictures_are_refused(runs, tmp_path):
 
     with pytest.raises(InputError, match="expected the pictures of result.json"):
         tables.build_report([edited(runs[0], tmp_path / "other", other)], [])
+
+
+def test_the_encoder_of_an_anchor_stands_beside_its_bd_rate(runs, report, tmp_path):
+    def change(result):
+        result["codec_identity"]["inner_codec"] = VVenC("fast").identity(luma_only=False)
+
+    both = [edited(run, tmp_path / run.name, change) for run in runs]
+    notes = views.bd_rates(
+        tables.build_report(both, ["vvc_remote"], tables.Rules(resamples=2))
+    ).notes
+    assert notes[-1].startswith("vvc_feature, vvc_remote: coded by VVenC 1.")
+    assert "preset fast. The anchors of MPEG's tables are coded by VTM" in notes[-1]
+    assert not any("coded by" in note for note in views.bd_rates(report).notes)

@@ -3,7 +3,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.process import ProcessError, run
 from vcm_plugin.rate_points import parse_qp
-from vcm_plugin.vvc import Vtm, VVenC, coded_size
+from vcm_plugin.vvc import VVenC, coded_size
 from vcm_plugin.vvc.stream import PictureFormat, nal_unit, nal_units, read_format
 
 
@@ -187,36 +186,3 @@ def test_coded_sizes_are_even_and_not_too_small():
 def test_rate_points_that_are_no_qp(text):
     with pytest.raises(InputError, match="QP from 0 to 63"):
         parse_qp(text)
-
-
-# --- VTM: its executables are not at hand; only what needs none of them is tested --------------
-
-
-def test_vtm_command_line_is_that_of_the_test_conditions():
-    codec = Vtm(Path("EncoderAppStatic"), Path("DecoderAppStatic"), Path("my cfg/intra.cfg"))
-    command = codec.encode_command("in.yuv", "out.bin", 4250, 4864, 37, luma_only=True)
-    assert command == [
-        "EncoderAppStatic", "-i", "in.yuv", "-c", "my cfg/intra.cfg", "-q", "37", "-o", os.devnull,
-        "-wdt", "4864", "-hgt", "4250", "-fr", "1", "-ts", "1", "-v", "6", "--Level=6.2",
-        "--IntraPeriod=1", "--InputChromaFormat=400", "--InputBitDepth=10",
-        "--InternalBitDepth=10", "--ConformanceWindowMode=1", "-dph", "0",
-        "--DecodingRefreshType=1", "--BitstreamFile=out.bin", "--FramesToBeEncoded=1",
-    ]  # fmt: skip
-    colour = codec.encode_command("in.yuv", "out.bin", 64, 64, 37, luma_only=False)
-    assert "--InputChromaFormat=420" in colour
-
-
-def test_vtm_that_is_not_configured_or_missing(monkeypatch, tmp_path):
-    for name in ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ProcessError, match="set VCM_VTM_ENCODER, VCM_VTM_DECODER, VCM_VTM_CONFIG"):
-        Vtm.from_environment()
-    for name in ("VCM_VTM_ENCODER", "VCM_VTM_DECODER", "VCM_VTM_CONFIG"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-    codec = Vtm.from_environment()
-    with pytest.raises(ProcessError, match="not found; set VCM_VTM_ENCODER"):
-        codec.encode(LUMA, 32)
-    with pytest.raises(ProcessError, match="not found; set VCM_VTM_DECODER"):
-        codec.decode(VVenC().encode(LUMA, 32))
-    with pytest.raises(ProcessError, match="cannot be read"):
-        codec.identity(luma_only=True)

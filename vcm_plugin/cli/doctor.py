@@ -8,7 +8,6 @@ import os
 import platform
 from argparse import Namespace
 from collections.abc import Iterator
-from pathlib import Path
 
 import yaml
 
@@ -16,6 +15,7 @@ import vcm_plugin
 from vcm_plugin.cli.options import command
 from vcm_plugin.environment import PACKAGE, cache_folder, version
 from vcm_plugin.errors import InputError
+from vcm_plugin.process import usable_cpus
 
 
 def add(commands) -> None:
@@ -65,8 +65,7 @@ def _torch() -> Iterator[str]:
             "torch", str(error), "everything but info and report", "pip install torch"
         )
         return
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = [f"cpu with {cpus} cores"]
+    devices = [f"cpu with {usable_cpus()} cores"]
     for number in range(torch.cuda.device_count()):
         devices.append(f"cuda:{number} {torch.cuda.get_device_name(number)}")
     versions = [f"{version('torch')}, torchvision {version('torchvision')}"]
@@ -157,19 +156,21 @@ def _ffmpeg(program: str, option: str) -> str:
 
 
 def _vtm() -> Iterator[str]:
-    from vcm_plugin.vvc.vtm import VTM_PATHS
+    from vcm_plugin.vvc import vtm_setup
 
-    unset = [name for name in VTM_PATHS if not os.environ.get(name)]
-    absent = [
-        name for name in VTM_PATHS if name not in unset and not Path(os.environ[name]).is_file()
-    ]
-    note = "its command line is that of the test conditions and has not been run by us"
-    if not unset and not absent:
-        yield from _found("VTM", f"{os.environ['VCM_VTM_ENCODER']}; {note}")
-        return
-    words = f"{', '.join(unset)} not set" if unset else f"{', '.join(absent)}: no such file"
-    repair = "build VTM and set them to EncoderAppStatic, DecoderAppStatic, encoder_intra_vtm.cfg"
-    yield from _missing("VTM", f"{words}; {note}", "vtm_feature and vtm_remote", repair)
+    unset = [name for name in vtm_setup.VTM_PATHS if not os.environ.get(name)]
+    words = f"{', '.join(unset)} not set"
+    if not unset:
+        encoder, decoder, config = vtm_setup.paths()
+        try:
+            found = vtm_setup.version(encoder, decoder, config, None)
+        except InputError as error:
+            words = str(error)
+        else:
+            yield from _found("VTM", f"{found}, {encoder}; configurations: {config}")
+            return
+    repair = "set them to VTM's EncoderAppStatic, DecoderAppStatic and folder cfg"
+    yield from _missing("VTM", words, "vtm_feature and vtm_remote", repair)
 
 
 def _documents() -> Iterator[str]:

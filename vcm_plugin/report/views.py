@@ -85,6 +85,7 @@ def bd_rates(report: Report, metrics: Sequence[str] | None = None) -> Table:
         "A negative BD-rate means fewer bits at equal accuracy. The intervals are 95 % bootstrap "
         f"intervals over the pictures ({report.rules.resamples} resamples, seed "
         f"{report.rules.seed}).",
+        *_encoder_notes(report),
     )
     return Table("BD-rate", columns, tuple(rows), notes)
 
@@ -217,6 +218,20 @@ def _hull_notes(report: Report) -> tuple[str, ...]:
     return (
         *notes,
         f"The curve of {', '.join(hulls)} is the convex hull over all picture sizes.",
+    )
+
+
+def _encoder_notes(report: Report) -> tuple[str, ...]:
+    """Which runs are coded by another encoder than the anchors of MPEG's tables."""
+    names: dict[str, list[str]] = {}
+    for run in report.runs:
+        inner = run.result.codec_identity.get("inner_codec", {})
+        if inner.get("encoder", "").startswith("VVenC"):
+            names.setdefault(f"{inner['encoder']}, preset {inner['preset']}", []).append(run.name)
+    return tuple(
+        f"{', '.join(runs)}: coded by {encoder}. The anchors of MPEG's tables are coded by VTM; "
+        "docs/sequences.md says how far it is apart."
+        for encoder, runs in names.items()
     )
 
 

@@ -4,46 +4,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.vvc.planes import check_planes
-from vcm_plugin.vvc.stream import (
-    PARAMETER_SETS,
-    raw_nal_units,
-)
+from vcm_plugin.vvc.stream import PARAMETER_SETS, raw_nal_units
 
 
-class PictureEncoder(Protocol):
-    """What VVenC and Vtm have in common."""
-
-    def encode(self, planes: Sequence[np.ndarray], qp: int) -> bytes:
-        """The VVC byte stream of one picture."""
-
-
-def intra_frames(
-    encoder: PictureEncoder, frames: Iterable[Sequence[np.ndarray]], qp: int
-) -> Iterator[bytes]:
-    """Each picture coded by itself; parameter sets that are those of the first are left out."""
-    first, sets = None, set()
-    for planes in frames:
-        first = planes if first is None else first
-        unit = encoder.encode(same_planes(planes, first, qp), qp)
+def once(units: Iterable[bytes]) -> Iterator[bytes]:
+    """Intra pictures, each coded by itself; parameter sets that are those of the first are left
+    out of the others."""
+    sets: set[bytes] = set()
+    for unit in units:
         nals = list(raw_nal_units(unit))
         yield b"".join(raw for _, raw in nals if raw not in sets)
         sets = sets or {raw for kind, raw in nals if kind in PARAMETER_SETS}
 
 
-def same_planes(
-    planes: Sequence[np.ndarray], first: Sequence[np.ndarray], qp: int
-) -> Sequence[np.ndarray]:
-    check_planes(planes, qp)
-    found, expected = ([plane.shape for plane in frame] for frame in (planes, first))
-    if found != expected:
-        raise InputError(f"expected frames of one size, {expected}, found one of {found}")
-    return planes
+def of_one_size(frames: Iterable[Sequence[np.ndarray]], qp: int) -> Iterator[Sequence[np.ndarray]]:
+    """The frames, each checked. Raises InputError where one has another size than the first."""
+    expected = None
+    for planes in frames:
+        check_planes(planes, qp)
+        found = [plane.shape for plane in planes]
+        expected = expected or found
+        if found != expected:
+            raise InputError(f"expected frames of one size, {expected}, found one of {found}")
+        yield planes
 
 
 def intra_period(frame_rate: tuple[int, int], random_access: bool) -> int:

@@ -8,7 +8,8 @@ too large a picture must be refused before a decoder makes room for it.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vcm_plugin.errors import BitstreamError
@@ -16,6 +17,7 @@ from vcm_plugin.errors import BitstreamError
 PARAMETER_SETS = (14, 15, 16)  # NAL types: of video, sequence and picture
 SUFFIX_NALS = (18, 21, 22, 24, 25)  # that belong to the picture before them
 LAST_SLICE_NAL, INTRA_NALS = 11, (7, 8, 9)  # slices have the types 0 .. 11
+ADAPTATION_NALS, PICTURE_HEADER_NAL = (17, 18), 19
 START_CODES = (b"\0\0\1", b"\0\0\0\1")  # with which a byte stream can begin
 UNSPECIFIED_NAL = 28  # a type that VVC leaves to the application; decoders skip it
 SPS_NAL = 15
@@ -71,6 +73,74 @@ def is_intra(unit: bytes) -> bool:
     return any(kind in INTRA_NALS for kind, _ in raw_nal_units(unit))
 
 
+def all_intra(units: Sequence[bytes]) -> bool:
+    """Whether a sequence is all-intra, by its first three access units. Where there is inter
+    prediction, two intra pictures may come first: with random access the second one is the next."""
+    return all(map(is_intra, units[:3]))
+
+
+def adaptation_sets(unit: bytes) -> list[bytes]:
+    """The adaptation parameter sets (filters, luma mapping) that an access unit brings."""
+    return [payload for kind, payload in nal_units(unit) if kind in ADAPTATION_NALS]
+
+
+def order_bits(data: bytes) -> int:
+    """Bits of the picture order count that every picture of a stream carries."""
+    for kind, payload in nal_units(data):
+        if kind == SPS_NAL:
+            bits = _BitReader(_without_emulation(payload))
+            _read_sps(bits)
+            bits.u(2)  # synchronisation of rows, entry points
+            return 4 + bits.u(4)
+    raise BitstreamError("the VVC stream has no sequence parameter set: it is foreign or truncated")
+
+
+def moved(unit: bytes, offset: int, bits: int) -> bytes:
+    """An access unit with its picture `offset` places later in the order of display.
+
+    bits: of the picture order count (`order_bits`). Nothing but that count is changed, so what the
+    picture is predicted from has to be moved as far.
+    """
+    return b"".join(_moved(kind, raw, offset, bits) for kind, raw in raw_nal_units(unit))
+
+
+def _moved(kind: int, raw: bytes, offset: int, bits: int) -> bytes:
+    if kind > LAST_SLICE_NAL and kind != PICTURE_HEADER_NAL:
+        return raw
+    start = raw.index(b"\0\0\1") + 5  # start code and header
+    payload = _without_emulation(raw[start:])
+    reader = _BitReader(payload)
+    if kind != PICTURE_HEADER_NAL and not reader.u(1):  # a slice without a picture header
+        return raw
+    _skip_to_order(reader)
+    place, order = reader.offset, reader.u(bits)
+    shift = 8 * len(payload) - place - bits
+    value = int.from_bytes(payload, "big")
+    value += ((order + offset) % (1 << bits) - order) << shift
+    return raw[:start] + _with_emulation(value.to_bytes(len(payload), "big"))
+
+
+def _skip_to_order(bits: _BitReader):
+    """Rec. ITU-T H.266, 7.3.2.8, up to the picture order count."""
+    refresh = bits.u(1)
+    bits.u(1)  # no reference picture
+    if refresh:
+        bits.u(1)
+    if bits.u(1):  # inter slices are allowed
+        bits.u(1)
+    bits.ue()  # picture parameter set
+
+
+def _without_emulation(payload: bytes) -> bytes:
+    return payload.replace(b"\0\0\3", b"\0\0")
+
+
+def _with_emulation(payload: bytes) -> bytes:
+    """Rec. ITU-T H.266, 7.4.2.1: no start code may seem to stand in a payload."""
+    escaped = re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", payload)
+    return escaped + b"\3" * escaped.endswith(b"\0")
+
+
 @dataclass(frozen=True)
 class PictureFormat:
     """Of a coded picture: size of the luma plane in samples, number of planes (1 or 3)."""
@@ -97,7 +167,7 @@ def read_format(data: bytes) -> PictureFormat:
     """Size and planes that the sequence parameter set of a VVC byte stream announces."""
     for kind, payload in nal_units(data):
         if kind == SPS_NAL:
-            return _read_sps(_BitReader(payload.replace(b"\0\0\3", b"\0\0")))
+            return _read_sps(_BitReader(_without_emulation(payload)))
     raise BitstreamError("the VVC stream has no sequence parameter set: it is foreign or truncated")
 
 

@@ -27,7 +27,7 @@ from vcm_plugin.process import (
     ffmpeg_program,
     run,
 )
-from vcm_plugin.vvc.frames import intra_frames, same_planes
+from vcm_plugin.vvc.frames import of_one_size, once
 from vcm_plugin.vvc.planes import Planes, check_planes, samples_of, split_planes
 from vcm_plugin.vvc.stream import (
     access_units,
@@ -119,22 +119,24 @@ class VVenC:
         the samples that `encode` makes of it. For training on many small pictures."""
         assert 0 < len(frames) <= TOGETHER
         height, width = check_planes(frames[0], qp)
-        raw = b"".join(_raw(same_planes(planes, frames[0], qp)) for planes in frames)
+        raw = b"".join(map(_raw, of_one_size(frames, qp)))
         command = self.encode_command(height, width, qp, len(frames[0]) == 1)
         start = command.index("-frames:v")
         del command[start : start + 2]
         return run([ffmpeg_program(), *command], stdin=raw, repair=FFMPEG_REPAIR).stdout
 
     def encode_frames(
-        self, frames: Iterable[Sequence[np.ndarray]], qp: int, intra_period: int = 1
-    ) -> Iterator[bytes]:
+        self, frames: Iterable[Sequence[np.ndarray]], qp: int, intra_period: int = 1,
+        frame_rate: tuple[int, int] = (1, 1),
+    ) -> Iterator[bytes]:  # fmt: skip
         """The access units of a sequence in decoding order: one after the other, a VVC stream.
 
         intra_period 1: every picture as `encode` codes it, its parameter sets sent once.
         Otherwise an intra picture every so many frames, and inter prediction between them.
+        frame_rate: as Vtm takes it; VVenC is told one frame a second, whatever it is.
         """
         if intra_period == 1:
-            return intra_frames(self, frames, qp)
+            return once(self.encode(planes, qp) for planes in of_one_size(frames, qp))
         return self._inter_frames(frames, qp, intra_period)
 
     def _inter_frames(
@@ -148,7 +150,7 @@ class VVenC:
         command = self.encode_command(*size, qp, luma_only, intra_period)
         with tempfile.TemporaryDirectory(prefix="vcm-vvenc-") as folder:
             stream = Path(folder, "out.vvc")
-            pictures = itertools.chain([first], (same_planes(f, first, qp) for f in frames))
+            pictures = of_one_size(itertools.chain([first], frames), qp)
             command[-1] = str(stream)  # VVenC may write messages to stdout
             feed([ffmpeg_program(), *command], map(_raw, pictures), repair=FFMPEG_REPAIR)
             with (
