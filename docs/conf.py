@@ -26,6 +26,8 @@ autodoc_preserve_defaults = True
 highlight_language = "none"  # a block without a language is a command line
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"vcm-plugin {release}"
 html_show_sphinx = False
 html_last_updated_fmt = None  # the same sources give the same site
