@@ -20,6 +20,7 @@ def cfg_packages() -> list[str]:
 
 REPORT = ["openpyxl>=3.1", "python-docx>=1.1", "plotly>=6"]  # XLSX, DOCX and HTML
 CLUSTER = ["distributed>=2024.1"]  # runs over the workers of Dask
+DOCS = ["furo", "myst-parser>=4", "sphinx>=8.1"]  # the site below docs/
 
 setup(
     name="vcm-plugin",
@@ -41,7 +42,9 @@ setup(
         "hydra_plugins.vcm_plugin": "vcm_plugin/hydra_plugins/vcm_plugin",
     },
     package_data={
-        "vcm_plugin": ["weights/*", "weights/*/*", "weights/*/*/*", "report/*.html"],
+        "vcm_plugin": [
+            "weights/*", "weights/*/*", "weights/*/*/*", "report/*.html", "bitstream/*.md",
+        ],
         "vcm_plugin.cfg": ["*.yaml", "**/*.yaml"],
         "anchors": ["reference/*.json"],
     },
@@ -72,9 +75,11 @@ setup(
     extras_require={
         "report": REPORT,
         "cluster": CLUSTER,
+        "docs": DOCS,
         "test": [
             *REPORT,
             *CLUSTER,
+            *DOCS,
             "bjontegaard",
             "formulas",
             "hypothesis",

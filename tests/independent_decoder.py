@@ -3,11 +3,13 @@
 
     python tests/independent_decoder.py FILE.fcm WEIGHTS [INTER_WEIGHTS]
 
-prints the checksum of the latents of each frame, and whether the file states the same.
+prints the checksum of the latents of each frame, and whether the file states the same. `synthesise`
+makes features of the latents.
 """
 
 import hashlib
 import json
+import math
 import struct
 import sys
 import zlib
@@ -292,6 +294,63 @@ def decode_file(data: bytes, networks: Networks, inter: Networks | None = None):
             last, before = found, last
             start = zlib.crc32(struct.pack(">II", inter.weights_id, unit.frame))
             yield unit, crc_of(last, zlib.crc32(unit.head, start)), unit.check
+
+
+def float_conv(tensors: dict, name: str, x: np.ndarray, stride: int = 1) -> np.ndarray:
+    """(C, h, w) -> (O, ceil(h / stride), ceil(w / stride)), zeros beyond each border."""
+    weight, bias = (tensors[f"g_s.{name}.{part}"].astype(np.float64) for part in ("weight", "bias"))
+    k, (_, height, width) = weight.shape[2], x.shape
+    x = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2)))
+    total = np.zeros((len(bias), -(-height // stride), -(-width // stride))) + bias[:, None, None]
+    for i in range(k):
+        for j in range(k):
+            seen = x[:, i : i + height : stride, j : j + width : stride]
+            total += np.einsum("oc,chw->ohw", weight[:, :, i, j], seen)
+    return total
+
+
+def act(x: np.ndarray) -> np.ndarray:
+    return np.where(x >= 0, x, x / 10)
+
+
+def block(tensors: dict, name: str, x: np.ndarray) -> np.ndarray:
+    hidden = act(float_conv(tensors, f"{name}.body.1", act(x)))
+    return x + float_conv(tensors, f"{name}.body.3", hidden)
+
+
+def shuffle(x: np.ndarray) -> np.ndarray:
+    channels, height, width = x.shape
+    x = x.reshape(channels // 4, 2, 2, height, width).transpose(0, 3, 1, 4, 2)
+    return x.reshape(channels // 4, 2 * height, 2 * width)
+
+
+def linear_log2(x: float) -> float:
+    mantissa, exponent = math.frexp(x)
+    return exponent - 1 + 2 * mantissa - 1
+
+
+def synthesise(networks: Networks, y: np.ndarray, low: float, high: float) -> dict:
+    """Latents of a machine unit with this range -> p2..p5 and p6, not yet cut to their sizes."""
+    tensors = networks.tensors
+    octaves = linear_log2(high - low) - linear_log2(float(tensors["typical_width"]))
+    first, second = tensors["shrink"].astype(np.float64)
+    factor = (high - low) / float(tensors["typical_width"])
+    factor = factor * np.exp(octaves * (first + second * octaves))
+    y = y / 16 * factor[:, None, None]
+    h16 = float_conv(tensors, "trunk16.0", y)
+    h16 = block(tensors, "trunk16.2", block(tensors, "trunk16.1", h16))
+    h8 = shuffle(float_conv(tensors, "up", h16) + float_conv(tensors, "detail", y))
+    h8 = block(tensors, "block8", h8)
+    layers = {
+        "p2": shuffle(float_conv(tensors, "p2.0", h8)),
+        "p3": float_conv(tensors, "p3", h8),
+        "p4": float_conv(tensors, "p4", h16),
+        "p5": float_conv(tensors, "p5", h16, stride=2),
+    }
+    for n, name in enumerate(layers):
+        std, mean = (tensors[key][n].astype(np.float64)[:, None, None] for key in ("std", "mean"))
+        layers[name] = layers[name] * std + mean
+    return layers | {"p6": layers["p5"][:, ::2, ::2]}
 
 
 def main() -> None:

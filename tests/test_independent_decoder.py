@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Does a decoder that knows the documents alone find the latents of our files?"""
+"""Does a decoder that knows the documents alone find the latents, and features, of our files?"""
 
 import ast
 from pathlib import Path
 
 import independent_decoder
 import pytest
+import torch
 from vfcn_tiny import pyramid, tiny_weights
 
 from vcm_plugin.bitstream import Timing
@@ -52,6 +53,20 @@ def test_a_sequence_of_intra_frames(tmp_path):
     assert kinds((tmp_path / "x.fcm").read_bytes(), weights) == [1, 1, 1]
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_features_of_golden_files(path):
+    data, networks = path.read_bytes(), independent_decoder.Networks(FILES[path])
+    codec = MachineCodec(FILES[path])
+    layer = codec.decode_latents(data)
+    ours = codec.synthesise(layer).layers
+    found = independent_decoder.synthesise(networks, layer.latents.y, *layer.payload.value_range)
+    ours["p6"] = torch.nn.functional.max_pool2d(ours["p5"][None], 1, 2)[0]  # as NN-Part2 has it
+    for name, expected in ours.items():
+        (_, height, width), scale = expected.shape, float(expected.abs().max())
+        apart = abs(found[name][:, :height, :width] - expected.double().numpy()).max()
+        assert apart < 1e-5 * scale, f"{name}: {apart} beside values of up to {scale}"
+
+
 def test_it_knows_nothing_of_ours():
     tree = ast.parse(Path(independent_decoder.__file__).read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
@@ -61,6 +76,7 @@ def test_it_knows_nothing_of_ours():
         "dataclasses",
         "hashlib",
         "json",
+        "math",
         "numpy",
         "pathlib",
         "struct",

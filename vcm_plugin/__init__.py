@@ -15,7 +15,7 @@ costs nothing and what does without torch never waits for it.
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Name -> the module that holds it.
 _HOMES = {

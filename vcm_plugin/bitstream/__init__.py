@@ -27,7 +27,7 @@ from vcm_plugin.bitstream.payloads import (
     MachinePayload,
 )
 from vcm_plugin.bitstream.syntax import MAX_INPUT_PIXELS, PROFILES, SYNTAX, VERSION
-from vcm_plugin.bitstream.text import RULES, describe, document, syntax, syntax_row
+from vcm_plugin.bitstream.text import RULES, decoding, describe, document, syntax, syntax_row
 
 __all__ = [
     "MAX_INPUT_PIXELS",
@@ -44,6 +44,7 @@ __all__ = [
     "Timing",
     "Unit",
     "compact_shapes",
+    "decoding",
     "describe",
     "document",
     "inter_check",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a file holds, and what the syntax is, in words: `vcm-plugin info`, docs/bitstream.md."""
+"""What a file holds, and what the syntax is, in words: `vcm-plugin info`, the specification."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from vcm_plugin.bitstream.file import Unit, read
 from vcm_plugin.bitstream.payloads import (
@@ -103,7 +104,7 @@ def syntax() -> str:
     for title, elements in SYNTAX.items():
         rows = "\n".join(f"| {' | '.join(syntax_row(element))} |" for element in elements)
         parts.append(
-            f"### {title}\n\n| element | descriptor | present | meaning |\n"
+            f"## {title}\n\n| element | descriptor | present | meaning |\n"
             f"| --- | --- | --- | --- |\n{rows}"
         )
     return "\n\n".join(parts)
@@ -156,3 +157,8 @@ def document() -> str:
         f"# The .fcm bitstream, version {VERSION}\n\n{RULES}\n\n{syntax()}\n\n"
         "This page is made by `vcm_plugin.bitstream.document()`; a test holds that it agrees.\n"
     )
+
+
+def decoding() -> str:
+    """The text of docs/decoding.md: what units decode to. It lies beside this module."""
+    return Path(__file__).with_name("decoding.md").read_text(encoding="utf-8")

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import yaml
 
-from vcm_plugin import bitstream
-from vcm_plugin.bitstream.text import DESCRIPTORS
 from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError
@@ -31,6 +29,7 @@ from vcm_plugin.report.document import (
 from vcm_plugin.report.paper import figures
 from vcm_plugin.report.proposal.config import ProposalConfig, load_config
 from vcm_plugin.report.proposal.figure import architecture
+from vcm_plugin.report.proposal.specification import clauses
 from vcm_plugin.report.runs import read_runs
 from vcm_plugin.report.sequence_tables import sequence_tables
 from vcm_plugin.report.tables import Report, compare_runs
@@ -38,7 +37,6 @@ from vcm_plugin.report.titles import title_of
 
 SUFFIXES = (".docx", ".md", ".tex")
 HEADER = ("number", "title", "source", "authors", "contact", "date", "status", "purpose", "group")
-FCM_PROFILES = tuple(bitstream.PROFILES.values())
 
 
 def write_proposal(config_path: Path, output: Path) -> list[str]:
@@ -65,7 +63,7 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     blocks: list[Block] = [_header(config), Heading("Abstract"), *_abstract(report)]
     blocks += [Heading("Technical description")]
     blocks += [Paragraph(text) for text in config.description]
-    blocks += [architecture(run.name), *_syntax(run.result.codec)]
+    blocks += [architecture(run.name), *clauses(run.result.codec)]
     blocks += [Heading("Test conditions"), _conditions(report), views.environment(report)]
     blocks += [Heading("Results"), *figures(report), views.main_points(report)]
     blocks += [views.bd_rates(report), *sequence_tables(report), views.near_lossless(report)]
@@ -106,20 +104,6 @@ def _abstract(report: Report) -> Iterator[Paragraph]:
         ]
         if cells:
             yield Paragraph(f"BD-rate against {anchor}: {'; '.join(cells)}.")
-
-
-def _syntax(codec: str) -> list[Block]:
-    """The syntax tables of the bitstream, from its one definition."""
-    if codec not in FCM_PROFILES:
-        return []
-    columns = tuple(Column(key, key) for key in ("element", "descriptor", "present", "meaning"))
-    blocks: list[Block] = [Heading("Bitstream syntax", 2)]
-    blocks += [Paragraph(" ".join(text.split())) for text in (bitstream.RULES, DESCRIPTORS)]
-    for title, elements in bitstream.SYNTAX.items():
-        keys = [column.key for column in columns]
-        rows = tuple(dict(zip(keys, bitstream.syntax_row(e), strict=True)) for e in elements)
-        blocks.append(Table(title, columns, rows))
-    return blocks
 
 
 def _conditions(report: Report) -> Table:
