@@ -40,6 +40,7 @@ except ImportError as error:
 
 ANSWER_SECONDS = 10  # within which a scheduler must answer
 JOIN_SECONDS = 3600  # within which the first worker must join; a batch system may let it wait
+LOOK_SECONDS = 5  # after which it is seen whether a worker that has not spoken is still there
 UNITS_AHEAD = 2  # of work for each thread of a worker, so that none waits for the next
 
 
@@ -62,7 +63,7 @@ class Cluster:
             with self._answering():
                 self._client.wait_for_workers(1, timeout=JOIN_SECONDS)
                 self._client.get_versions(check=True)
-                self._client.register_plugin(_Planned(self._key, make_worker, plan))
+                self._tell(_Planned(self._key, make_worker, plan))
                 self._executor = self._client.get_executor(pure=False)
                 self._agree()
         except BaseException:
@@ -127,20 +128,41 @@ class Cluster:
                 f"({one_line(error, 100)}); start one with `dask scheduler`, or give its address"
             ) from error
 
+    def _tell(self, plugin: _Planned) -> None:
+        """Tell the workers of the run, again where one dies meanwhile."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._client.register_plugin(plugin)
+                return
+            except OSError:  # to that worker; where the scheduler is gone it comes again
+                if attempt == ATTEMPTS:
+                    raise
+
     def _agree(self) -> None:
         """Have every worker say what its results depend on, and refuse one that differs."""
-        addresses = list(self._client.nthreads())
-        said = [
-            self._client.submit(
+        while not (said := self._said()):
+            pass
+        self._identity = next(iter(said.values()))
+        for address, identity in said.items():
+            _require_equal(self._identity, identity, address)
+
+    def _said(self) -> dict[str, dict[str, Any]]:
+        """What each worker says, by its address; nothing where one was lost before it spoke."""
+        futures = {
+            address: self._client.submit(
                 _unit, self._key, {}, "identify", (), pure=False, workers=[address],
                 allow_other_workers=False,
             )
-            for address in addresses
-        ]  # fmt: skip
-        identities = [values[0] for values in self._client.gather(said)]
-        self._identity = identities[0]
-        for address, identity in zip(addresses, identities):
-            _require_equal(self._identity, identity, address)
+            for address in self._client.nthreads()
+        }  # fmt: skip
+        while futures:
+            with suppress(TimeoutError):
+                distributed.wait(list(futures.values()), timeout=LOOK_SECONDS)
+                return {address: future.result()[0] for address, future in futures.items()}
+            if not futures.keys() <= self._client.nthreads().keys():
+                self._client.cancel(list(futures.values()))
+                break
+        return {}
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
