@@ -3,7 +3,7 @@
 """How far are the anchors on VVenC from the official ones on VTM? Bits at equal PSNR.
 
     scripts/bench_vtm.py FOLDER --pictures 3 --features 1
-    scripts/bench_vtm.py FOLDER --sequences SLOW_01 --frames 17
+    scripts/bench_vtm.py FOLDER --sequences test_01 --frames 17
 
 Three comparisons, all BD-rates of VTM against VVenC (preset `faster`) at the same QPs: pictures of
 the mini-CTC test split by vvc_remote and vtm_remote (PSNR of R, G and B), their features by
@@ -88,10 +88,10 @@ def sources_of(options: argparse.Namespace) -> Iterator[tuple[str, dict]]:
     """What is coded, by comparison and by name."""
     condition = load_condition("minictc")
     images = open_test_set(condition).pictures
-    pictures = {one.file_name: read_picture(one.path) for one in images[: options.pictures]}
+    pictures = {one.path.stem: read_picture(one.path) for one in images[: options.pictures]}
     if pictures:
         yield "pictures", pictures
-    named = {one.file_name: read_picture(one.path) for one in images[: options.features]}
+    named = {one.path.stem: read_picture(one.path) for one in images[: options.features]}
     if named:
         model = vcm_plugin.load_detector(condition)
         yield "features", {name: model.nn_part1(picture) for name, picture in named.items()}
