@@ -93,6 +93,12 @@ def test_other_pictures_are_told_in_words(tmp_path):
     claim(tmp_path, {"files_sha256": "1", "x": 1}, pictures=2)
 
 
+def test_other_code_is_told_in_words(tmp_path):
+    claim(tmp_path, {"environment": {"code_sha256": "1"}})
+    with pytest.raises(InputError, match="test: it was made by another version of the code; give"):
+        claim(tmp_path, {"environment": {"code_sha256": "2"}})
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     for overwrite in (False, True):
