@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Do README and the documentation site hold together: commands, links, scripts, the build?"""
+"""Do README and the documentation site hold together: commands, links, files, the build?"""
 
 import os
 import re
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(?:bash)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?:\]\(|src=\")(?!https?:)([^)#\"\s]*)(?:#[^)\"\s]*)?[)\"]")
-SCRIPT = re.compile(r"\bscripts/\w+\.(?:py|sh)\b")
+FILE = re.compile(r"\b(?:scripts|tests|vcm_plugin|anchors|cfg)/[\w/]+\.(?:py|sh|md|yaml)\b")
 THEIRS = {"scripts/install.sh"}  # of CompressAI-Vision
 SHORTENED = re.compile(r"\.\.\.|\b[KN]\b|QPS|WHERE")  # no command that one could type
 
@@ -47,11 +47,11 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page):
+def test_links_and_files_are_there(page):
     text = page.read_text("utf-8")
     missing = [name for name in LINK.findall(text) if name and not (page.parent / name).exists()]
-    scripts = set(SCRIPT.findall(text)) - THEIRS
-    missing += [name for name in scripts if not (ROOT / name).exists()]
+    files = set(FILE.findall(text)) - THEIRS
+    missing += [name for name in files if not (ROOT / name).exists()]
     assert not missing
 
 

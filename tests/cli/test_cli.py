@@ -113,6 +113,7 @@ def test_encode_info_decode(typed, tiny_condition, picture, tmp_path, codec, rat
     kept = tmp_path / "features.npz"
     code, out, _ = typed("decode", file, "-o", found, "--features", kept, *condition)
     assert code == 0 and f"{len(json.loads(found.read_text()))} detections" in out
+    assert "condition tiny, detector minictc_mask_rcnn (random.pth)" in out and "crescent" in out
     with np.load(kept) as features:
         assert list(features["source_size"]) == [64, 96]
         assert {"p2", "p3", "p4", "p5"} <= set(features.files)
@@ -124,8 +125,15 @@ def test_encode_info_decode(typed, tiny_condition, picture, tmp_path, codec, rat
         assert code == 2 and "leave out --picture" in err
 
 
+def test_a_file_of_another_condition_names_it(typed):
+    file = ROOT / "tests/golden/minictc_s1.4.fcm"
+    code, _, err = typed("decode", file, "--condition", "bccd")
+    assert code == 2 and err.rstrip().endswith("those of --condition minictc"), err
+
+
 def test_doctor_fits_one_screen(typed):
     code, out, _ = typed("doctor")
+    assert "bccd_vfcn.safetensors, id 682b8b42, --condition bccd" in out
     assert code == 0 and len(out.splitlines()) <= 25
     for name in ("torch", "Detectron2", "VVC in FFmpeg", "VMAF", "VTM", "weights", "cache"):
         assert name in out

@@ -15,8 +15,20 @@ import yaml
 
 from vcm_plugin.cli.main import main
 from vcm_plugin.crosscheck.check import CheckOptions, crosscheck
-from vcm_plugin.crosscheck.findings import CONFIRMED, NOT_CONFIRMED, SKIPPED, WITH_REMARKS
+from vcm_plugin.crosscheck.findings import (
+    CONFIRMED,
+    NOT_CONFIRMED,
+    SKIPPED,
+    WITH_REMARKS,
+    BdRateCheck,
+    CrossCheck,
+    Difference,
+    Finding,
+    Occasion,
+    PointCheck,
+)
 from vcm_plugin.crosscheck.package import make_package
+from vcm_plugin.crosscheck.verdict_page import write_verdict_page
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of, sha256_of_file
 
@@ -244,6 +256,27 @@ def zipped(folder, path):
     return path
 
 
+def pages_of(path):
+    return len(re.findall(rb"/Type /Page\b", path.read_bytes()))
+
+
+def test_the_verdict_stays_on_one_page(tmp_path):
+    """Whatever was found: long reasons, many rate points, BD-rates and remarks."""
+    check = CrossCheck("diff_fchm", ["vvc_remote"], {"torch": "2.14.1"}, {"torch": "2.13.0"}, {})
+    check.occasion = Occasion("proposal.zip", "a" * 64, 1, "2026-01-01 00:00", 1.0, 1, 1)
+    for number in range(90):
+        difference = Difference.between(70.0, 70.0 + number / 100)
+        point = PointCheck("vvc_remote", str(number), 8, 8, 0.0, 0.0, {"box_ap": difference})
+        check.points.append(point)
+        check.bd_rates.append(BdRateCheck("diff_fchm", "vvc_remote", "box_ap", "pchip", 1.0, 1.0))
+        check.add([Finding("data", SKIPPED, "no pictures here " * 40, "vvc_remote")])
+    write_verdict_page(check, tmp_path / "verdict.pdf")
+    assert pages_of(tmp_path / "verdict.pdf") == 1
+    check.add([Finding("accuracy", "failed", "another accuracy " * 90, "vvc_remote", "7")])
+    write_verdict_page(check, tmp_path / "failed.pdf")
+    assert pages_of(tmp_path / "failed.pdf") == 1
+
+
 def test_an_honest_package_is_confirmed(package, tmp_path, capsys):
     words = ["crosscheck", package, "-o", tmp_path / "out", "--threads", 2, "--jobs", 2, "--encode"]
     code = main([str(word) for word in words])
@@ -259,6 +292,16 @@ def test_an_honest_package_is_confirmed(package, tmp_path, capsys):
         "manifest", "config", "data", "bitstreams", "features", "predictions", "accuracy",
         "encoding", "bd_rate",
     }  # fmt: skip
+    occasion = found["occasion"]
+    assert (occasion["package"], occasion["sha256"]) == (package.name, sha256_of_file(package))
+    assert (occasion["jobs"], occasion["threads"], occasion["bytes"]) == (
+        2, 2, package.stat().st_size,
+    )  # fmt: skip
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d", occasion["date"]) and occasion["seconds"] > 1
+    assert occasion["sha256"] in out and "2 processes of 2 threads" in out
+    page = (tmp_path / "out" / "crosscheck.html").read_text()
+    assert occasion["sha256"] in page and "0.7, 1.4, 2.8, 5.6" in page
+    assert pages_of(tmp_path / "out" / "verdict.pdf") == 1
     assert len(found["points"]) == 2 * (4 + 1)
     for point in found["points"]:
         if point["rate_point"] != "uncompressed":

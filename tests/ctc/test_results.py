@@ -83,6 +83,22 @@ def test_a_folder_belongs_to_one_test(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["run.json"]
 
 
+def test_other_pictures_are_told_in_words(tmp_path):
+    claim(tmp_path, {"files_sha256": "1", "x": 1}, pictures=2)
+    with pytest.raises(InputError, match="other pictures or annotations there; x is 1 there and 2"):
+        claim(tmp_path, {"files_sha256": "2", "x": 2}, pictures=3)
+    write_json(tmp_path / "ground_truth.json", {"images": [{}, {}]})
+    with pytest.raises(InputError, match="another test: 2 pictures there, 3 asked for; give"):
+        claim(tmp_path, {"files_sha256": "2", "x": 1}, pictures=3)
+    claim(tmp_path, {"files_sha256": "1", "x": 1}, pictures=2)
+
+
+def test_other_code_is_told_in_words(tmp_path):
+    claim(tmp_path, {"environment": {"code_sha256": "1"}})
+    with pytest.raises(InputError, match="test: it was made by another version of the code; give"):
+        claim(tmp_path, {"environment": {"code_sha256": "2"}})
+
+
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     for overwrite in (False, True):

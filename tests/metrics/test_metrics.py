@@ -319,4 +319,7 @@ def test_bd_rate_interval_covers_the_resampled_figures():
 def test_bd_rate_interval_is_refused_when_too_many_resamples_are():
     interval = bd_rate_interval([ANCHOR] * 4, [TEST, FALLING, FALLING, TEST])
     assert interval.low_high is None
-    assert "only 2 of 4 resamples" in interval.reason and "not monotone" in interval.reason
+    assert (
+        "20 % of the resamples had no BD-rate (2 of 4" in interval.reason
+        and "not monotone" in interval.reason
+    )

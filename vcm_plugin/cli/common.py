@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from vcm_plugin.conditions import TestCondition
+from vcm_plugin.environment import PACKAGE, cfg_folder
 from vcm_plugin.errors import BitstreamError, InputError
 
 if TYPE_CHECKING:
@@ -175,6 +178,48 @@ def condition_of(options: Namespace) -> TestCondition:
         "diff_fchm_human_prior": getattr(options, "human_prior", None),
     }
     return override(load_condition(options.condition), changes)
+
+
+def detector_in_words(condition: TestCondition, most: int = 12) -> str:
+    """Which detector looks for what, so that nobody takes its classes for others."""
+    weights = Path(condition.weights_path() or "weights of the model zoo").name
+    names = condition.class_names[:most]
+    more = len(condition.class_names) - len(names)
+    return (
+        f"condition {condition.name}, detector {Path(condition.model).stem} ({weights}), which "
+        f"knows {', '.join(names)}" + (f" and {more} more" if more else "")
+    )
+
+
+def conditions_of_weights(weights_id: str) -> list[str]:
+    """The bundled conditions whose codec has the bundled weights of this id, shortest name first.
+
+    >>> conditions_of_weights("682b8b42")
+    ['bccd']
+    """
+    index = yaml.safe_load((PACKAGE / "weights" / "index.yaml").read_text(encoding="utf-8"))
+    files = {name for name, entry in index.items() if entry["id"] == weights_id}
+    found = []
+    for path in (cfg_folder() / "ctc").glob("*.yaml"):
+        named = yaml.safe_load(path.read_text(encoding="utf-8")).get("diff_fchm_weights")
+        found += [path.stem] if named in files else []
+    return sorted(found, key=lambda name: (len(name), name))
+
+
+@contextmanager
+def naming_condition(data: bytes, condition: TestCondition) -> Iterator[None]:
+    """Where a file cannot be decoded since it was made with the weights of another bundled
+    condition, say which."""
+    try:
+        yield
+    except BitstreamError as error:
+        from vcm_plugin.bitstream import read_header
+
+        weights_id = read_header(data)[0].weights_id if data.startswith(b"FCM") else None
+        names = conditions_of_weights(f"{weights_id:08x}") if weights_id is not None else []
+        if not names or condition.name in names:
+            raise
+        raise BitstreamError(f"{error}: those of --condition {names[0]}") from error
 
 
 def model_of(condition: TestCondition, options: Namespace):

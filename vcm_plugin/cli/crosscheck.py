@@ -48,6 +48,7 @@ def add(commands) -> None:
 def body(options: Namespace) -> int:
     """A package -> a verdict; returns its exit code."""
     from vcm_plugin.crosscheck.check import CheckOptions, crosscheck, write_crosscheck
+    from vcm_plugin.crosscheck.document import occasion_in_words
     from vcm_plugin.crosscheck.findings import EXIT_CODES, OK, STEPS
     from vcm_plugin.report import require
 
@@ -76,5 +77,7 @@ def body(options: Namespace) -> int:
         step = check.first_failure.step
         print(f"first failing step: {step} ({STEPS[step][0]})")
         print(f"ask the proponent {STEPS[step][1]}")
+    print(*occasion_in_words(check), sep="\n")
+    print(f"report: {options.output / 'crosscheck.html'}, on one page: verdict.pdf")
     print(f"{options.package}: {check.verdict}")
     return EXIT_CODES[check.verdict]

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from vcm_plugin.cli.common import (
     condition_of,
+    detector_in_words,
     model_of,
     naming,
+    naming_condition,
     read_bitstream,
     refuse_overwriting,
 )
@@ -68,7 +70,7 @@ def body(options: Namespace) -> None:
     if options.picture and not (options.human or kind_of(codec).gives_picture):
         raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
     make_deterministic(condition.threads_per_job)  # the same features with a picture and without
-    with naming(options.bitstream):
+    with naming(options.bitstream), naming_condition(data, condition):
         decoded = _decoded(codec, data, options)
         picture = _repainted(decoded.picture, data, name, condition, options)
     model = model_of(condition, options)
@@ -81,6 +83,7 @@ def body(options: Namespace) -> None:
         _write_features(options.features, features)
     for path in filter(None, (options.picture, options.human)):
         _write_picture(path, picture)
+    print(detector_in_words(condition))
     print(f"{options.bitstream}: {len(detections)} detections")
 
 

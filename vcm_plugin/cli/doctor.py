@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import yaml
 
 import vcm_plugin
+from vcm_plugin.cli.common import conditions_of_weights
 from vcm_plugin.cli.options import command
 from vcm_plugin.environment import PACKAGE, cache_folder, version
 from vcm_plugin.errors import InputError
@@ -212,7 +213,9 @@ def _weights() -> Iterator[str]:
             yield from _missing("weights", f"{name}: {error.strerror}", disables, repair)
             continue
         if found == entry["sha256"]:
-            yield from _found("weights", f"{name}, id {entry['id']}")
+            names = conditions_of_weights(entry["id"])
+            used = f", --condition {names[0]}" if names else ""
+            yield from _found("weights", f"{name}, id {entry['id']}{used}")
         else:
             yield from _missing("weights", f"{name}: not the file of the index", disables, repair)
 

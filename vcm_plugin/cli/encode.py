@@ -6,7 +6,12 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from vcm_plugin.cli.common import condition_of, model_of, refuse_overwriting
+from vcm_plugin.cli.common import (
+    condition_of,
+    detector_in_words,
+    model_of,
+    refuse_overwriting,
+)
 from vcm_plugin.cli.options import CODECS, add_condition, add_human_weights, command, positive
 from vcm_plugin.errors import InputError
 
@@ -85,6 +90,7 @@ def body(options: Namespace) -> None:
     features = None
     if kind_of(codec).takes_features:
         features = model_of(condition, options).nn_part1(picture)
+        print(detector_in_words(condition))
     data = encode(codec, Source(picture, features), point)
     write_bytes(options.output, data)
     bits = 8 * len(data)

@@ -161,12 +161,15 @@ def check_files(claims: Claims) -> Iterator[Finding]:
         records, problems = claims.records[point], []
         missing = [str(i) for i in wanted if i not in records]
         if missing:
-            problems.append(f"pictures.jsonl lacks the line of picture {', '.join(missing[:5])}")
+            what = _plural(claims)[:-1]
+            problems.append(f"pictures.jsonl lacks the line of {what} {', '.join(missing[:5])}")
         elif set(records) != set(wanted):
             problems.append("pictures.jsonl has lines of pictures that are not in the ground truth")
         elif point != UNCOMPRESSED:
             problems += _sizes(claims, point, suffix)
         text = f"{len(wanted)} lines and files, sizes as claimed"
+        if point == UNCOMPRESSED:
+            text = f"{len(wanted)} lines of uncompressed {_plural(claims)}"
         yield finding("bitstreams", problems, text, claims.name, shown(point))
 
 
@@ -207,6 +210,11 @@ def accuracy_of(claims: Claims, records: Lines, kind: str = "predictions") -> di
     """The accuracy of the predictions in lines of pictures, against the claimed ground truth; kind
     "painted" are those in the decoded pictures."""
     return judge(claims.condition, claims.dataset, _all(claims, records, kind))[0]
+
+
+def _plural(claims: Claims) -> str:
+    """What an entry of the test set is."""
+    return "sequences" if claims.dataset.sequences else "pictures"
 
 
 def _all(claims: Claims, records: Lines, kind: str) -> list[dict]:

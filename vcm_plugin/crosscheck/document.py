@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vcm_plugin.crosscheck.findings import OK, STEPS, CrossCheck
+from vcm_plugin.crosscheck.findings import OK, STEPS, CrossCheck, Finding
 from vcm_plugin.report.document import Bullets, Column, Document, Heading, Paragraph, Table
 from vcm_plugin.report.titles import IN_FIGURES, label_of, main_metrics, title_of
 
@@ -13,6 +13,7 @@ from vcm_plugin.report.titles import IN_FIGURES, label_of, main_metrics, title_o
 def to_document(check: CrossCheck) -> Document:
     """Verdict, what to ask the proponent, rate points, BD-rates, findings, limits, machines."""
     blocks = [Heading("Verdict"), Paragraph(f"{check.proposal}: {check.verdict}.")]
+    blocks += [Paragraph(line) for line in occasion_in_words(check)]
     first = check.first_failure
     if first:
         holds, ask = STEPS[first.step]
@@ -29,6 +30,19 @@ def to_document(check: CrossCheck) -> Document:
             blocks += [Heading(table.title), table]
     blocks += [Heading("What was accepted, and where"), _limits(check), _environment(check)]
     return Document(f"Cross-check of {check.proposal}", tuple(blocks))
+
+
+def occasion_in_words(check: CrossCheck) -> Iterator[str]:
+    """Which package, when, where and how: a line each."""
+    it = check.occasion
+    if not it.package:
+        return
+    yield f"Package {it.package}, {it.bytes:,} bytes, sha256 {it.sha256}."
+    how = f"Checked on {it.date} UTC in {it.seconds:g} s, {it.jobs} process{'es' * (it.jobs > 1)}"
+    if it.threads:
+        how += f" of {it.threads} thread{'s' * (it.threads > 1)}"
+    device = check.environment.get("device")
+    yield f"{how}{f', on {device}' if device else ''}."
 
 
 def _points(check: CrossCheck) -> Table:
@@ -84,7 +98,7 @@ def _bd_rates(check: CrossCheck) -> Table:
 def _findings(check: CrossCheck) -> Table:
     columns = (
         Column("step", "step"), Column("status", "status"), Column("run", "run"),
-        Column("rate_point", "rate point"), Column("text", "what was found"),
+        Column("rate_point", "rate points"), Column("text", "what was found"),
     )  # fmt: skip
     order = list(STEPS)
     odd = [vars(finding) for finding in check.findings if finding.status != OK]
@@ -93,17 +107,18 @@ def _findings(check: CrossCheck) -> Table:
 
 
 def _good(check: CrossCheck) -> Iterator[dict[str, str]]:
-    """What was found to be good, a row per step and run; crosscheck.json has it by rate point."""
-    texts: dict[tuple[str, str], list[str]] = {}
+    """What was found to be good, a row per step and run with the rate points that it is about;
+    crosscheck.json has it by rate point."""
+    good: dict[tuple[str, str], list[Finding]] = {}
     for finding in (finding for finding in check.findings if finding.status == OK):
-        texts.setdefault((finding.step, finding.run), []).append(finding.text)
-    for (step, run), of_step in sorted(
-        texts.items(), key=lambda item: list(STEPS).index(item[0][0])
-    ):
-        distinct = list(dict.fromkeys(of_step))
-        more = f"; and {len(distinct) - 2} more like these" if len(distinct) > 2 else ""
-        yield {"step": step, "status": OK, "run": run, "rate_point": "",
-               "text": "; ".join(distinct[:2]) + more}  # fmt: skip
+        good.setdefault((finding.step, finding.run), []).append(finding)
+    order = list(STEPS)
+    for (step, run), findings in sorted(good.items(), key=lambda item: order.index(item[0][0])):
+        points = dict.fromkeys(f.rate_point for f in findings if f.rate_point)
+        texts = dict.fromkeys(finding.text for finding in findings)
+        more = f"; and {len(texts) - 2} more, see crosscheck.json" if len(texts) > 2 else ""
+        yield {"step": step, "status": OK, "run": run, "rate_point": ", ".join(points) or "all",
+               "text": "; ".join(list(texts)[:2]) + more}  # fmt: skip
 
 
 def _limits(check: CrossCheck) -> Table:

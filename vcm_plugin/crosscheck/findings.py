@@ -112,6 +112,22 @@ class BdRateCheck:
     found: float | None = None
 
 
+@dataclass(frozen=True)
+class Occasion:
+    """Which package was checked, when, and how long it took.
+
+    threads: of torch in each process; None where nothing was decoded.
+    """
+
+    package: str = ""  # name of the file
+    sha256: str = ""
+    bytes: int = 0
+    date: str = ""  # UTC, as in 2026-11-26 06:10
+    seconds: float = 0.0
+    jobs: int = 1
+    threads: int | None = None
+
+
 @dataclass
 class CrossCheck:
     """All findings, the measured differences of every rate point, and the verdicts."""
@@ -122,6 +138,8 @@ class CrossCheck:
     claimed_environment: dict[str, str]
     limits: dict[str, float]
     key: str = ""  # of the proposal's result
+    occasion: Occasion = Occasion()
+    threads: int | None = None  # of torch, once something is decoded
     findings: list[Finding] = field(default_factory=list)
     points: list[PointCheck] = field(default_factory=list)
     bd_rates: list[BdRateCheck] = field(default_factory=list)
@@ -164,6 +182,7 @@ class CrossCheck:
             "exit_code": EXIT_CODES[self.verdict],
             "first_failing_step": first and first.step,
             "ask_the_proponent": first and STEPS[first.step][1],
+            "occasion": vars(self.occasion),
             "proposal": self.proposal,
             "key": self.key,
             "anchors": self.anchors,

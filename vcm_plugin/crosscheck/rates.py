@@ -56,7 +56,9 @@ def check_bd_rates(
             problems.append(
                 f"{' '.join(key)}: claimed {stated}, the claimed points give {computed}"
             )
-    text = "; ".join(problems[:3]) or f"{len(claimed)} BD-rates follow from the claimed points"
+    refused = sum(row.get("percent") is None for row in claimed.values())
+    counted = f"{len(claimed) - refused} BD-rates" + (f" and {refused} refusals" if refused else "")
+    text = "; ".join(problems[:3]) or f"{counted} follow from the claimed points"
     yield Finding("bd_rate", FAILED if problems else OK, text)
     yield from _compare_rates_here(runs, points_here, check, limits)
 

@@ -84,7 +84,9 @@ class RunCheck:
             whole = [point for point in claims.points if point not in broken]
             if "" not in broken:  # "": the uncompressed pictures
                 check.add(claimed_by.check_digest(claims))
-                check.add(claimed_by.check_accuracy(claims, [UNCOMPRESSED, *whole]))
+                for done, point in enumerate((UNCOMPRESSED, *whole), start=1):
+                    check.add(claimed_by.check_accuracy(claims, [point]))
+                    self.progress(f"{claims.name}: claims", done, 1 + len(whole))
                 check.add(check_human_vision(claims, whole))
         except (KeyError, TypeError, InputError) as error:
             reason = f"the claims cannot be read: {error}".replace(f"{self.package.folder}/", "")
@@ -102,6 +104,7 @@ class RunCheck:
         claims, check, options = self.claims, self.check, self.options
         dataset = self._dataset(condition)
         threads = options.threads or condition.threads_per_job
+        check.threads = threads
         condition = dataclasses.replace(condition, threads_per_job=threads)
         tested = dataset or claims.dataset
         run = Plan(condition, claims.name, claims.folder, tested, options.device)
@@ -113,9 +116,10 @@ class RunCheck:
                 return {}
             decoded = self._decoded(workers, points, dataset is not None)
             sources = decoded[UNCOMPRESSED]
-            for point in (UNCOMPRESSED, *points):
+            for done, point in enumerate((UNCOMPRESSED, *points), start=1):
                 here = decoded[point]
                 check.add(compare_point(claims, point, here, sources, self.limits, check.points))
+                self.progress(f"{claims.name}: compare", done, 1 + len(points))
             if dataset is not None:
                 check.add(self._check_pictures(sources))
             check.add(self._encode_again(workers, points, dataset))
@@ -184,9 +188,10 @@ class RunCheck:
             for image_id, record in sources.items()
             if record.picture_sha256 != records[image_id].picture_sha256
         ]
-        text = f"{len(sources)} pictures here are those of the run"
+        what = "sequences" if self.claims.dataset.sequences else "pictures"
+        text = f"{len(sources)} {what} here are those of the run"
         if odd:
-            text = f"picture {', '.join(odd[:5])} here is another one than that of the run"
+            text = f"{what[:-1]} {', '.join(odd[:5])} here is another one than that of the run"
         yield Finding("data", FAILED if odd else OK, text, self.claims.name)
 
     def _encode_again(

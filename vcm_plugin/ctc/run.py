@@ -148,7 +148,7 @@ class _Test:
         plan = self.plan
         (identity,) = self.workers.run("identify", [()])
         files = {"files_sha256": plan.dataset.files_sha256()}
-        claim(plan.folder, identity | files, self.options.overwrite)
+        claim(plan.folder, identity | files, self.options.overwrite, len(plan.dataset.pictures))
         suffix = KINDS[identity["codec"]["kind"]].suffix
         if self.options.shard:
             self._code(self._measure(), suffix)

@@ -35,12 +35,16 @@ from vcm_plugin.files import read_json, sha256_of_file, write_json
 
 TOKEN = ".cluster"  # shows the workers of a cluster that they see the folder
 SHARDS = "shards"
+CODE = "environment.code_sha256"
 _NO_RESULTS = (".lock", TOKEN, SHARDS)
 
 
-def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None:
+def claim(
+    folder: Path, inputs: dict[str, Any], overwrite: bool = False, pictures: int | None = None
+) -> None:
     """Make a locked folder the run folder of these inputs, or go on in it where it is already.
 
+    pictures: how many there are now, for the error where the folder holds results of others.
     Raises InputError where it holds the results of other inputs, or no results but other files.
     """
     path, inputs = folder / "run.json", json.loads(json.dumps(inputs))
@@ -55,7 +59,7 @@ def claim(folder: Path, inputs: dict[str, Any], overwrite: bool = False) -> None
                 item.unlink()
         (folder / "run.json.old").unlink()
     if path.is_file():
-        differing = differences(read_json(path), inputs)
+        differing = _other_test(folder, read_json(path), inputs, pictures)
         if differing:
             raise InputError(
                 f"{folder} holds results of another test: {differing}; give another folder with "
@@ -217,11 +221,29 @@ def differences(old: Any, new: Any) -> str:
     return "; ".join(found[:3]) + more
 
 
+def _other_test(folder: Path, old: dict, new: dict, pictures: int | None) -> str:
+    """`differences`, with the pictures in words in place of their digest."""
+    same = old.get("files_sha256") == new.get("files_sha256")
+    rest = ({k: v for k, v in side.items() if k != "files_sha256"} for side in (old, new))
+    found = [] if same else [_other_pictures(folder / "ground_truth.json", pictures)]
+    return "; ".join(filter(None, (*found, differences(*rest))))
+
+
+def _other_pictures(truth: Path, pictures: int | None) -> str:
+    there = len(read_json(truth)["images"]) if truth.is_file() else None
+    if None in (there, pictures) or there == pictures:
+        return "other pictures or annotations there"
+    return f"{there} pictures there, {pictures} asked for"
+
+
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[str]:
     """One short phrase for each value."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))
     elif old != new:
+        if name == CODE:
+            yield "it was made by another version of the code"
+            return
         short = max(len(str(old)), len(str(new))) < 64
         yield f"{name} is {old} there and {new} now" if short else f"{name} differs"

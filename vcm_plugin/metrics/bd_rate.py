@@ -204,7 +204,10 @@ def bd_rate_interval(
     percents = [result.percent for result in results if result.percent is not None]
     if len(percents) < 0.8 * len(results) or not percents:
         first = next((result.reason for result in results if result.reason), "no resamples")
-        reason = f"only {len(percents)} of {len(results)} resamples have a BD-rate ({first})"
+        reason = (
+            f"no interval: more than 20 % of the resamples had no BD-rate ("
+            f"{len(results) - len(percents)} of {len(results)}: {first})"
+        )
         return Interval(None, len(percents), len(results), reason)
     low, high = np.percentile(percents, [2.5, 97.5])
     return Interval((float(low), float(high)), len(percents), len(results))

@@ -54,6 +54,7 @@ def from_markdown(page: str) -> Iterator[Block]:
 def _table(title: str, lines: list[str]) -> Table:
     heads, _, *rows = ([_plain(cell) for cell in line[2:-2].split(" | ")] for line in lines)
     columns = tuple(Column(head, head) for head in heads)
+    title = title if heads[0] == "element" else f"{title}: {heads[0]}"
     return Table(title, columns, tuple(dict(zip(heads, row, strict=True)) for row in rows))
 
 
