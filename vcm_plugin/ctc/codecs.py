@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from anchors.msfc import MsfcSettings
+from anchors.picture_learned import PictureLearnedSettings
 from anchors.simulcast import SimulcastSettings, is_simulcast
 from anchors.simulcast import split as split_simulcast
 from anchors.vvc_feature import VtmFeatureSettings, VvcFeatureSettings
@@ -79,6 +80,7 @@ CODECS: dict[str, type[Settings]] = {
     "diff_fchm_human": HumanSettings,
     "simulcast": SimulcastSettings,
     "msfc": MsfcSettings,
+    "picture_learned": PictureLearnedSettings,
     "vtm_feature": VtmFeatureSettings,
     "vtm_remote": VtmRemoteSettings,
 }
