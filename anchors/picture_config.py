@@ -25,7 +25,7 @@ class PictureConfig:
     hyper_width: int = 48
     hyper_latents: int = 16
     context_width: int = 48
-    qps: tuple[int, int] = (20, 52)
+    qps: tuple[int, int] = (30, 60)
 
     def __post_init__(self):
         if len(self.qps) != 2 or not 0 <= self.qps[0] <= self.qps[1] <= 63:
