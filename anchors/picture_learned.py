@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
     from vcm_plugin.entropy.latent_coder import Latents
 
+# Bits that a squared error of one step is worth: 1 / (3 rate_weight) of the training, whose squared
+# error is a mean over three colours.
+ERROR_WEIGHT = 8.0
+
 
 @dataclass(frozen=True)
 class PictureLearnedSettings:
@@ -106,7 +110,7 @@ class PictureLearnedCodec:
         qp = self.config.parse(rate_point)
         header = self._header(picture)
         z, y = self._analysis(picture, qp)
-        data, latents = self.coder.encode(z, y, octaves_of(qp))
+        data, latents = self.coder.encode(z, y, octaves_of(qp), ERROR_WEIGHT)
         payload = LatentsPayload(qp, latents.checksum(), data)
         return bitstream.write(header, [Unit("latents", 0, payload.to_bytes())])
 
