@@ -46,7 +46,7 @@ setup(
             "weights/*", "weights/*/*", "weights/*/*/*", "report/*.html", "bitstream/*.md",
         ],
         "vcm_plugin.cfg": ["*.yaml", "**/*.yaml"],
-        "anchors": ["reference/*.json"],
+        "anchors": ["reference/*.json", "reference/survey/*.json"],
     },
     # Lower bounds: the oldest ones that the tests of the rooms that use them were run with (beside
     # torch 2.14), or what our code calls; torch's is the one that accelerate asks for.

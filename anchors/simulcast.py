@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Simulcast, the anchor of two independent streams: one for the detector, one for a person (MBID).
+"""Simulcast, the anchors of two independent streams: one for the detector, one for a person (MBID).
 
-    file = the machine bitstream (.fcm, one machine unit), then the VVC stream of the picture
+    simulcast          file = the machine bitstream (.fcm, one machine unit), then a VVC stream
+    simulcast_learned  file = the machine bitstream, then the .fcm file of picture_learned
 
-The .fcm file says where it ends and a VVC stream begins with a start code, so nothing is added:
-the bits are exactly those of the two streams.
+The machine bitstream says where it ends, a VVC stream begins with a start code and an .fcm file
+with its magic, so nothing is added: the bits are exactly those of the two streams.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ import numpy as np
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
 from vcm_plugin.errors import BitstreamError
-from vcm_plugin.rate_points import PICTURE, SCALE, Grammar, layered
+from vcm_plugin.rate_points import PICTURE, QP, SCALE, Grammar, layered
+from vcm_plugin.vvc import stream as vvc_stream
 
 if TYPE_CHECKING:
+    from anchors.picture_learned import PictureLearnedCodec
     from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.vvc import stream as vvc_stream
+
+FCM = b"FCM"
+PICTURES = (*vvc_stream.START_CODES, FCM)  # how the picture of a file begins
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,43 @@ class SimulcastSettings:
 
 
 @dataclass(frozen=True)
+class SimulcastLearnedSettings:
+    """What a test condition says of simulcast_learned; its two codecs have their own keys."""
+
+    name: ClassVar[str] = "simulcast_learned"
+    kind: ClassVar[str] = "human"
+    grammar: ClassVar[Grammar] = layered(SCALE, QP)
+    points_key: ClassVar[str] = "simulcast_learned_points"
+    weights_keys: ClassVar[dict[str, str]] = {
+        "diff_fchm_weights": "codec_sha256",
+        "picture_learned_weights": "picture_sha256",
+    }
+
+    simulcast_learned_points: tuple[str, ...] = ()  # "S+QP"
+
+    def make(self, context) -> SimulcastCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        return SimulcastCodec(
+            context.codec("diff_fchm"), context.codec("picture_learned"), self.name
+        )
+
+
+@dataclass(frozen=True)
 class SimulcastCodec:
     """Human codec: features by a feature codec whose files are .fcm with one unit, the picture by
-    VVC at "QP", "QP@percent" or "auto:Q"."""
+    VVC at "QP", "QP@percent" or "auto:Q", or by picture_learned at "QP"."""
 
     machine: Any
-    picture: VvcRemoteCodec
+    picture: VvcRemoteCodec | PictureLearnedCodec
+    name: str = "simulcast"
 
-    name: ClassVar[str] = "simulcast"
     kind: ClassVar[str] = "human"
+
+    @property
+    def parameters(self) -> int | None:
+        """Of the picture's networks, where it has any, and of the machine's."""
+        own = getattr(self.picture, "parameters", None)
+        return own and own + self.machine.parameters
 
     def identity(self) -> dict:
         """What affects the result."""
@@ -67,6 +100,11 @@ class SimulcastCodec:
     def decode(self, data: bytes) -> tuple[FeaturePyramid, np.ndarray]:
         """Features, and the picture as uint8 RGB (H, W, 3)."""
         machine, picture = split(data)
+        if is_fcm(picture) != (self.name == "simulcast_learned"):
+            raise BitstreamError(
+                f"expected a file of {self.name}, found one of simulcast"
+                f"{'_learned' if is_fcm(picture) else ''}: decode it with the codec that wrote it"
+            )
         return self.machine.decode(machine), self.picture.decode(picture)
 
     def machine_bits(self, data: bytes) -> int:
@@ -77,17 +115,23 @@ class SimulcastCodec:
 def split(data: bytes) -> tuple[bytes, bytes]:
     """The two streams of a simulcast file; raises BitstreamError where either is missing."""
     end = machine_end(data)
-    if not data.startswith(vvc_stream.START_CODES, end):
+    if not data.startswith(PICTURES, end):
         raise BitstreamError(
-            f"expected a VVC stream after the machine bitstream, at byte {end}, found "
-            f"{data[end : end + 4].hex(' ') or 'the end of the file'}; this is no simulcast file"
+            f"expected a VVC stream or an .fcm file of a picture after the machine bitstream, at "
+            f"byte {end}, found {data[end : end + 4].hex(' ') or 'the end of the file'}; this is "
+            "no simulcast file"
         )
     return data[:end], data[end:]
 
 
 def is_simulcast(data: bytes) -> bool:
-    """Whether a VVC stream follows the first unit: no unit begins as a VVC stream does."""
-    return data.startswith(vvc_stream.START_CODES, machine_end(data))
+    """Whether a picture follows the first unit: no unit begins as a VVC stream or a file does."""
+    return data.startswith(PICTURES, machine_end(data))
+
+
+def is_fcm(data: bytes) -> bool:
+    """Whether the picture of a simulcast file is that of a learned codec."""
+    return data.startswith(FCM)
 
 
 def machine_end(data: bytes) -> int:

@@ -334,6 +334,18 @@ def msfc(folder: Path) -> Kind:
     return fcm(files, choosing(codec.decode))
 
 
+def latents(folder: Path) -> Kind:
+    """Pictures of picture_learned."""
+    from picture_tiny import picture
+
+    from anchors.picture_learned import PictureLearnedCodec
+
+    codec = PictureLearnedCodec(GOLDEN / "tiny.picture")
+    golden = [path.read_bytes() for path in sorted(GOLDEN.glob("tiny_picture_qp*.fcm"))]
+    files = [codec.encode(picture(size), qp) for size, qp in (((1, 1), "30"), ((70, 33), "21"))]
+    return fcm([*golden, *files], lambda data, _: codec.decode_latents(data))
+
+
 def raw_vvc(folder: Path) -> Kind:
     """Pictures of vvc_remote: no .fcm file, so no CRC; half have damaged NAL units."""
     from hvcn_tiny import picture
@@ -355,6 +367,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "private": private,
     "private_sequence": private_sequence,
     "msfc": msfc,
+    "latents": latents,
     "raw_vvc": raw_vvc,
 }
 

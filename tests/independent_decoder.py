@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-MACHINE, INTER = 1, 5  # unit types
+MACHINE, INTER, LATENTS = 1, 5, 6  # unit types
+PICTURE = (4, 0)  # profile and split point of a picture
 ESCAPE_OFFSET = 2048
 LIMIT = 1 << 20
 LATENT_LIMIT = 2048 * 16
@@ -62,14 +63,14 @@ class Reader:
 
 
 def read_header(reader: Reader) -> tuple[int, int]:
-    """The grid of p4 of a file of profile diff_fchm."""
+    """The grid of y: of p4 in a file of profile diff_fchm, of 16 x 16 blocks in a picture's."""
     assert reader.u(24) == 0x46434D and reader.u(8) == 1
-    profile, split_point = reader.u(4), reader.u(4)
-    assert profile == 1 and split_point == 1
+    kind = reader.u(4), reader.u(4)
+    assert kind in ((1, 1), PICTURE)
     picture, weights, detector, own_grid = (reader.u(1) for _ in range(4))
     counts, exact = reader.u(3), reader.u(1)
     assert not exact
-    _source = reader.leb128(), reader.leb128()
+    source = reader.leb128(), reader.leb128()
     size = reader.leb128(), reader.leb128()
     if not picture:
         _frames, _rate = reader.leb128(), (reader.leb128(), reader.leb128())
@@ -80,6 +81,8 @@ def read_header(reader: Reader) -> tuple[int, int]:
     for _ in range(counts):
         reader.leb128()
     reader.check(0)
+    if kind == PICTURE:
+        return -(-source[0] // 16), -(-source[1] // 16)
     return -(-first[0] * 4 // 16), -(-first[1] * 4 // 16)
 
 
@@ -95,7 +98,7 @@ class Unit:
 
 
 def latent_units(data: bytes):
-    """The grid of p4, and the machine and inter units in order."""
+    """The grid of y, and the units that carry latents, in order."""
     reader, units = Reader(data), []
     grid = read_header(reader)
     while reader.at < len(data):
@@ -110,7 +113,7 @@ def latent_units(data: bytes):
             frame = units[-1].frame + 1
         else:
             assert check == zlib.crc32(head), "CRC-32 of a unit"
-        if kind in (MACHINE, INTER):
+        if kind in (MACHINE, INTER, LATENTS):
             units.append(Unit(kind, frame, payload, head, check))
     return grid, units
 
@@ -121,7 +124,7 @@ def read_weights(path) -> tuple[dict, dict]:
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
     metadata = header.pop("__metadata__")
-    described = json.loads(metadata.get("vfcn") or metadata["inter"])
+    described = json.loads(next(metadata[k] for k in ("vfcn", "inter", "picture") if k in metadata))
     types = {"I16": "<i2", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4"}
     tensors = {}
     for name, entry in header.items():
@@ -278,8 +281,12 @@ def decode_file(data: bytes, networks: Networks, inter: Networks | None = None):
     """(unit, CRC-32 computed, CRC-32 stated) of every frame."""
     tables, (grid, units) = networks.tables(), latent_units(data)
     for unit in units:
-        if unit.kind == MACHINE:
-            reader = Reader(unit.payload)
+        reader = Reader(unit.payload)
+        if unit.kind == LATENTS:
+            octaves, stated = (512 * (reader.u(8) - 32) + 6) // 12, reader.u(32)
+            coder = RangeDecoder(unit.payload[reader.at :], tables)
+            yield unit, crc_of(decode_latents(networks, coder, octaves, grid)), stated
+        elif unit.kind == MACHINE:
             low, high, _s = reader.float16(), reader.float16(), reader.float16()
             stated, octaves = reader.u(32), log2_code(low, high) - networks.typical()
             coder = RangeDecoder(unit.payload[reader.at :], tables)

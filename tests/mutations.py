@@ -15,6 +15,7 @@ from vcm_plugin.bitstream.syntax import (
     AUXILIARY_PICTURE_PAYLOAD,
     CRC,
     HUMAN_PAYLOAD,
+    LATENTS_PAYLOAD,
     MACHINE_PAYLOAD,
     SEQUENCE_HEADER,
     UNIT,
@@ -28,6 +29,7 @@ PAYLOADS = {  # unit type -> table of its payload; without one it is a VVC strea
     "machine": MACHINE_PAYLOAD,
     "human": HUMAN_PAYLOAD,
     "auxiliary_picture": AUXILIARY_PICTURE_PAYLOAD,
+    "latents": LATENTS_PAYLOAD,
 }
 
 

@@ -19,6 +19,8 @@ TINY = GOLDEN / "tiny.vfcn"
 FILES = {path: TINY for path in sorted(GOLDEN.glob("tiny_s[0-9]*.fcm"))}
 FILES |= {path: MINICTC for path in sorted(GOLDEN.glob("minictc_s*.fcm"))}
 
+PICTURES = sorted(GOLDEN.glob("tiny_picture_qp*.fcm"))
+
 
 def kinds(data: bytes, *weights: Path) -> list[int]:
     """Decode every frame and compare; the types of their units."""
@@ -31,6 +33,11 @@ def kinds(data: bytes, *weights: Path) -> list[int]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_golden_files(path):
     assert kinds(path.read_bytes(), FILES[path]) == [1]
+
+
+@pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
+def test_golden_pictures(path):
+    assert kinds(path.read_bytes(), GOLDEN / "tiny.picture") == [6]
 
 
 @pytest.mark.parametrize(

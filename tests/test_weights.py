@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from anchors.picture_learned import PictureLearnedCodec
 from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
 from vcm_plugin.diff_fchm.human.codec import HumanCodec
 from vcm_plugin.diff_fchm.human.restorer import kmac_per_pixel
@@ -31,6 +32,16 @@ def test_weights_are_those_of_the_index(name):
         assert entry["id"] == sha256[:8]
     assert size <= (40_000_000 if name in PAINTERS else 12_000_000)
     assert entry["trained_on"] and entry["terms"] and entry["training"]
+
+
+LEARNED_PICTURES = [name for name in INDEX if name.endswith("_picture.safetensors")]
+
+
+@pytest.mark.parametrize("name", LEARNED_PICTURES)
+def test_learned_pictures_load_and_are_small(name):
+    codec = PictureLearnedCodec(FOLDER / name)
+    assert f"{codec.weights_id:08x}" == INDEX[name]["id"]
+    assert codec.parameters <= 3_000_000 and INDEX[name]["bytes"] <= 4_000_000
 
 
 DETECTORS = [name for name in INDEX if name.endswith(".pth")]

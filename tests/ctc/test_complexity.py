@@ -5,6 +5,7 @@ import math
 import sys
 
 import numpy as np
+import picture_tiny
 import pytest
 import torch
 from hvcn_tiny import picture, tiny_codec
@@ -47,7 +48,11 @@ def msfc(folder):
     return MsfcCodec(path), (pyramid(), "37")
 
 
-@pytest.mark.parametrize("make", (machine, odd_size, human, msfc))
+def learned_picture(folder):
+    return picture_tiny.tiny_codec(folder), (picture_tiny.picture(), "37")
+
+
+@pytest.mark.parametrize("make", (machine, odd_size, human, msfc, learned_picture))
 def test_products_are_those_that_torch_counts_as_they_run(tmp_path, make):
     codec, arguments = make(tmp_path)
     data = codec.encode(*arguments)

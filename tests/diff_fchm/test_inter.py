@@ -22,7 +22,8 @@ from vcm_plugin.diff_fchm.machine.layer import Lost
 from vcm_plugin.entropy.integer import integer_networks, integer_weights
 from vcm_plugin.entropy.latent_coder import LatentCoder, gaussian_tables
 from vcm_plugin.entropy.rans import Encoder
-from vcm_plugin.entropy.temporal_coder import TemporalCoder, gated, symbol_costs
+from vcm_plugin.entropy.symbols import symbol_costs
+from vcm_plugin.entropy.temporal_coder import TemporalCoder, gated
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 

@@ -153,7 +153,7 @@ def test_simulcast_is_exactly_both_streams(codec):
 def test_half_a_simulcast_is_refused(codec):
     machine = codec.machine.encode(pyramid(), "1")
     for data in (machine, machine + b"\0"):
-        with pytest.raises(BitstreamError, match="expected a VVC stream after the machine"):
+        with pytest.raises(BitstreamError, match="expected a VVC stream or an .fcm file"):
             simulcast.split(data)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from anchors.msfc_config import MsfcConfig
+from anchors.picture_config import PictureConfig
 from vcm_plugin.conditions import model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
@@ -22,6 +23,7 @@ from vcm_plugin.training.schedules import (
     HvcnTraining,
     InterTraining,
     MsfcTraining,
+    PictureTraining,
     RestorerTraining,
     VfcnTraining,
 )
@@ -34,6 +36,7 @@ KINDS = {
     "inter": (options.InterInputs, InterConfig, InterTraining),
     "hvcn": (options.HvcnInputs, HvcnConfig, HvcnTraining),
     "detector": (options.DetectorInputs, DetectorTraining),
+    "picture": (options.PictureInputs, PictureConfig, PictureTraining),
     "restorer": (options.RestorerInputs, RestorerConfig, RestorerTraining),
 }
 
@@ -52,7 +55,7 @@ def test_bundled_recipes_are_complete(name):
     detector = load_config(model_path(inputs.model))
     if network == "hvcn":  # the machine layer says the channels
         assert name.endswith(others[-1].stage)
-    elif network not in ("detector", "restorer", "inter"):
+    elif network not in ("detector", "restorer", "inter", "picture"):
         assert others[0].channels == detector.fpn_channels
 
 

@@ -24,13 +24,15 @@ from vcm_plugin.bitstream.header import (
 from vcm_plugin.bitstream.payloads import (
     AuxiliaryPicturePayload,
     HumanPayload,
+    LatentsPayload,
     MachinePayload,
 )
-from vcm_plugin.bitstream.syntax import MAX_INPUT_PIXELS, PROFILES, SYNTAX, VERSION
+from vcm_plugin.bitstream.syntax import MAX_INPUT_PIXELS, NO_SPLIT, PROFILES, SYNTAX, VERSION
 from vcm_plugin.bitstream.text import RULES, decoding, describe, document, syntax, syntax_row
 
 __all__ = [
     "MAX_INPUT_PIXELS",
+    "NO_SPLIT",
     "PROFILES",
     "RULES",
     "SYNTAX",
@@ -39,6 +41,7 @@ __all__ = [
     "FrameReader",
     "Header",
     "HumanPayload",
+    "LatentsPayload",
     "MachinePayload",
     "Stream",
     "Timing",

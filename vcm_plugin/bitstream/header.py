@@ -12,7 +12,9 @@ from vcm_plugin.bitstream.syntax import (
     MAGIC,
     MAX_INPUT_PIXELS,
     MAX_SAMPLES,
+    NO_SPLIT,
     PACKED,
+    PICTURES,
     PROFILES,
     SEQUENCE_HEADER,
     SPLIT_CODES,
@@ -60,11 +62,15 @@ class Header:
     exact_range: bool = False
 
     def __post_init__(self):
-        if self.profile not in PROFILES.values() or self.split_point not in SPLIT_POINTS:
+        splits = SPLIT_CODES.values()
+        if self.profile not in PROFILES.values() or self.split_point not in splits:
             raise BitstreamError(
                 f"expected one of the profiles {', '.join(PROFILES.values())} and of the split "
-                f"points {', '.join(SPLIT_POINTS)}; found {self.profile!r} and {self.split_point!r}"
+                f"points {', '.join(splits)}; found {self.profile!r} and {self.split_point!r}"
             )
+        if self.profile in PICTURES or self.split_point == NO_SPLIT:
+            self._check_picture()
+            return
         weighted = self.profile != "vvc_feature"
         counts = (0, 1, len(self.strides)) if weighted else (1, len(self.strides))
         if len(self.channels) not in counts:
@@ -84,6 +90,18 @@ class Header:
             raise BitstreamError(f"{self.frames} frames need a frame rate")
         self._check_grid()
 
+    def _check_picture(self):
+        """Raise BitstreamError unless this is the header of a picture alone."""
+        alone = self.profile in PICTURES and self.split_point == NO_SPLIT
+        layers = self.grid or self.channels or self.detector_id is not None or self.value_range
+        one = self.frames == 1 and self.frame_rate is None and self.weights_id is not None
+        if not alone or layers or not one or self.input_size != self.source_size:
+            raise BitstreamError(
+                f"profile {self.profile}, split point {self.split_point}: expected "
+                f"{NO_SPLIT if self.profile in PICTURES else 'layers'}; a profile of pictures has "
+                "a weights id, one frame, no layers, and the source's size as network input"
+            )
+
     def _check_grid(self):
         first = next(iter(self.strides.values()))
         if self.grid and any(
@@ -100,10 +118,12 @@ class Header:
     @property
     def strides(self) -> dict[str, int]:
         """Layer name -> stride to the padded network input, in bitstream order."""
-        return SPLIT_POINTS[self.split_point]
+        return SPLIT_POINTS.get(self.split_point, {})
 
     def shapes(self, channels: int | None = None) -> dict[str, tuple[int, int, int]]:
         """Layer name -> (channels, height, width); `channels` where the weights id says them."""
+        if self.split_point == NO_SPLIT:
+            return {}
         counts = self.channels or (channels,)
         if counts == (None,):
             raise BitstreamError("the header leaves the channel count to its weights id: pass it")
@@ -128,9 +148,27 @@ class Header:
 
         weights_id, channels: of the weights that the codec has, and of the layers they are for.
         """
-        if (self.profile, self.split_point) != (profile, "fpn"):
+        self._require_made_by(profile, "fpn", weights_id)
+        if self.channels or self.detector_id is not None:
             raise BitstreamError(
-                f"expected a file of profile {profile}, split point fpn; found profile "
+                "expected channels and detector to follow from the weights id, found them in the "
+                "header"
+            )
+        _, height, width = self.shapes(channels)["p2"]
+        _require_size(16 * height * width)
+
+    def require_picture_weights(self, profile: str, weights_id: int, stride: int) -> None:
+        """Raise BitstreamError unless a learned picture codec can decode the file.
+
+        weights_id: of the weights that the codec has. stride: its sides are padded to multiples.
+        """
+        self._require_made_by(profile, NO_SPLIT, weights_id)
+        _require_size(math.prod(-(-n // stride) * stride for n in self.source_size))
+
+    def _require_made_by(self, profile: str, split_point: str, weights_id: int) -> None:
+        if (self.profile, self.split_point) != (profile, split_point):
+            raise BitstreamError(
+                f"expected a file of profile {profile}, split point {split_point}; found profile "
                 f"{self.profile}, split point {self.split_point}: decode it with the codec that "
                 "wrote it"
             )
@@ -139,17 +177,13 @@ class Header:
                 f"the file was made with the weights {self.weights_id:08x}, these are "
                 f"{weights_id:08x}; decode it with the weights that it names"
             )
-        if self.channels or self.detector_id is not None:
-            raise BitstreamError(
-                "expected channels and detector to follow from the weights id, found them in the "
-                "header"
-            )
-        _, height, width = self.shapes(channels)["p2"]
-        pixels = 16 * height * width
-        if pixels > MAX_INPUT_PIXELS:
-            raise BitstreamError(
-                f"expected a network input of at most {MAX_INPUT_PIXELS} pixels, found {pixels}"
-            )
+
+
+def _require_size(pixels: int) -> None:
+    if pixels > MAX_INPUT_PIXELS:
+        raise BitstreamError(
+            f"expected a network input of at most {MAX_INPUT_PIXELS} pixels, found {pixels}"
+        )
 
 
 def compact_shapes(

@@ -9,6 +9,7 @@ from vcm_plugin.bitstream.bits import read_elements, write_elements
 from vcm_plugin.bitstream.syntax import (
     AUXILIARY_PICTURE_PAYLOAD,
     HUMAN_PAYLOAD,
+    LATENTS_PAYLOAD,
     MACHINE_PAYLOAD,
     PERCENTS,
 )
@@ -118,6 +119,22 @@ class AuxiliaryPicturePayload:
             values["weights_id"], percent, values["qp"], values["strength"], values.get("map"),
             values["data"],
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LatentsPayload:
+    """Payload of a latents unit: the QP that its quantiser's step is that of, and the data."""
+
+    qp: int
+    checksum: int
+    data: bytes
+
+    def to_bytes(self) -> bytes:
+        return write_elements(LATENTS_PAYLOAD, vars(self))
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> LatentsPayload:
+        return cls(**read_elements(LATENTS_PAYLOAD, payload, 0, "the payload of latents")[0])
 
 
 def _code_of_percent(percent: int) -> int:

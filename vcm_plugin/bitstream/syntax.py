@@ -12,9 +12,11 @@ from vcm_plugin.split_points import INPUT_PADDING, SPLIT_POINTS
 VERSION = 1
 MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
 MAGIC = int.from_bytes(b"FCM", "big")
-PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc"}
+PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc", 4: "picture_learned"}
+PICTURES = ("picture_learned",)  # profiles of pictures alone: no split point, no layers
 PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
-UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture", 5: "inter"}
+UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture", 5: "inter",
+              6: "latents"}  # fmt: skip
 PERCENTS = {0: "100 percent", 1: "75 percent", 2: "50 percent", 3: "25 percent"}
 SAMPLERS = {0: "deterministic (no noise added after the start)"}
 # Unit types of each profile, in file order; every one comes once per frame, frames in order. Of
@@ -24,10 +26,12 @@ UNITS_OF_PROFILE = {
     "diff_fchm": (("machine",), ("human", "auxiliary_picture")),
     "vvc_feature": (("private",),),
     "msfc": (("private",),),
+    "picture_learned": (("latents",),),
 }
 # What may stand in the place of a first type from the second frame on.
 AFTER_OTHERS = {"machine": ("machine", "inter")}
-SPLIT_CODES = dict(enumerate(SPLIT_POINTS, start=1))
+NO_SPLIT = "none"
+SPLIT_CODES = {0: NO_SPLIT} | dict(enumerate(SPLIT_POINTS, start=1))
 MAX_SAMPLES = 1 << 30  # over all layers of a frame
 
 
@@ -52,7 +56,8 @@ SEQUENCE_HEADER = (
     Element("magic", "u(24)", "0x46434D, the letters FCM"),
     Element("version", "u(8)", f"{VERSION}"),
     Element("profile", "u(4)", "what the units hold", codes=PROFILES),
-    Element("split_point", "u(4)", "names the layers and their strides", codes=SPLIT_CODES),
+    Element("split_point", "u(4)", "names the layers and their strides; none: the file holds a "
+            "picture", codes=SPLIT_CODES),
     Element("picture_flag", "u(1)", "1: one frame, without a rate"),
     Element("weights_flag", "u(1)", "1: weights_id follows"),
     Element("detector_flag", "u(1)", "1: detector_id follows; 0: it follows from weights_id"),
@@ -87,7 +92,7 @@ SEQUENCE_HEADER = (
             when=(("profile", PACKED), ("exact_range_flag", 1))),
     CRC,
 )  # fmt: skip
-NUMBERED = (("unit_type", (1, 2, 3, 4)),)
+NUMBERED = (("unit_type", (1, 2, 3, 4, 6)),)
 SHORT = (("unit_type", 5),)
 UNIT = (
     Element("unit_type", "u(8)", "", codes=UNIT_TYPES),
@@ -133,12 +138,18 @@ AUXILIARY_PICTURE_PAYLOAD = (
             "1: restored; filled up with 0", when=(("map_flag", 1),)),
     Element("data", "b(v)", "VVC byte stream (Annex B) of one 10-bit picture in 4:2:0"),
 )  # fmt: skip
+LATENTS_PAYLOAD = (
+    Element("qp", "u(8)", "the quantiser's step is 2 ^ ((qp - 4) / 6) levels of 8 bits", high=63),
+    Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
+    Element("data", "b(v)", "entropy-coded latents"),
+)
 SYNTAX = {
     "sequence_header": SEQUENCE_HEADER,
     "unit": UNIT,
     "payload of a machine unit": MACHINE_PAYLOAD,
     "payload of a human unit": HUMAN_PAYLOAD,
     "payload of an auxiliary_picture unit": AUXILIARY_PICTURE_PAYLOAD,
+    "payload of a latents unit": LATENTS_PAYLOAD,
 }
 
 

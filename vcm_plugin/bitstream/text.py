@@ -10,9 +10,11 @@ from vcm_plugin.bitstream.file import Unit, read
 from vcm_plugin.bitstream.payloads import (
     AuxiliaryPicturePayload,
     HumanPayload,
+    LatentsPayload,
     MachinePayload,
 )
 from vcm_plugin.bitstream.syntax import (
+    NO_SPLIT,
     SYNTAX,
     VERSION,
     Element,
@@ -26,9 +28,11 @@ def describe(data: bytes) -> list[str]:
     header = stream.header
     size = " x ".join(str(n) for n in header.source_size)
     net = " x ".join(str(n) for n in header.input_size)
+    split = f", split point {header.split_point}"
+    picture = header.split_point == NO_SPLIT
     lines = [
-        f".fcm version {VERSION}, profile {header.profile}, split point {header.split_point}",
-        f"source {size}, network input {net} (height x width)",
+        f".fcm version {VERSION}, profile {header.profile}{'' if picture else split}",
+        f"source {size}{'' if picture else f', network input {net}'} (height x width)",
     ]
     if header.frame_rate:
         numerator, denominator = header.frame_rate
@@ -89,6 +93,12 @@ def _describe_unit(unit: Unit) -> str:
             f"strength {payload.strength} of 12{blocks} by the weights {payload.weights_id:04x}, "
             f"{len(payload.data)} bytes of VVC"
         )
+    if unit.type == "latents":
+        payload = LatentsPayload.from_bytes(unit.payload)
+        return (
+            f"{line}, QP {payload.qp}, checksum {payload.checksum:08x}, {len(payload.data)} bytes "
+            "of latents"
+        )
     return line
 
 
@@ -145,10 +155,11 @@ reduced channels on the grid of the last layer (msfc; weights_id says how many t
 network restores the layers). Of a sequence (vvc_feature), the payloads one after the other are one
 VVC byte stream: unit n holds its n-th access unit in decoding order. Where unit 1 is an intra
 picture all are, so that unit n is frame n, which is decoded with the parameter sets of unit 0.
-Machine bits are the bytes up to the end of the last machine (vvc_feature, msfc: private) unit;
-total bits are the size of the file. A reader refuses a value that is not in the tables, a length
-beyond the end of the file, a wrong CRC-32, a float that is not finite and a byte after the last
-unit."""
+Profile picture_learned: one latents unit, of a picture; its split point is none, its network input
+has the size of the source.
+Machine bits are the bytes up to the end of the last unit of the first type; total bits are the size
+of the file. A reader refuses a value that is not in the tables, a length beyond the end of the
+file, a wrong CRC-32, a float that is not finite and a byte after the last unit."""
 
 
 def document() -> str:

@@ -22,6 +22,7 @@ from vcm_plugin.cli import (
     info,
     package,
     proposal,
+    published,
     report,
     run,
     tables,
@@ -52,6 +53,7 @@ COMMANDS = (
     decode,
     info,
     train,
+    published,
     doctor,
 )
 

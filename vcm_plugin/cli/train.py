@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from anchors.msfc_config import MsfcConfig
+from anchors.picture_config import PictureConfig
 from vcm_plugin.cli.options import command
 from vcm_plugin.conditions import bundled_weights, model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
@@ -24,6 +25,7 @@ from vcm_plugin.training.options import (
     HvcnInputs,
     Inputs,
     InterInputs,
+    PictureInputs,
     RestorerInputs,
     VfcnInputs,
     add_options,
@@ -34,6 +36,7 @@ from vcm_plugin.training.schedules import (
     HvcnTraining,
     InterTraining,
     MsfcTraining,
+    PictureTraining,
     RestorerTraining,
     Schedule,
     VfcnTraining,
@@ -64,6 +67,8 @@ def add(commands) -> None:
          train_restorer, (RestorerInputs, RestorerConfig, RestorerTraining)),
         ("inter", "the networks that code a frame after others, over a frozen machine layer",
          train_inter, (InterInputs, InterConfig, InterTraining)),
+        ("picture", "a learned picture codec",
+         train_picture, (PictureInputs, PictureConfig, PictureTraining)),
     ):  # fmt: skip
         one = networks.add_parser(name, help=summary, description=f"Trains {summary}.")
         add_options(one, *kinds)
@@ -204,6 +209,28 @@ def train_inter(options: Namespace) -> None:
         path = options.output / "inter.safetensors"
         export(networks, config.over(machine.config), machine.sha256, asdict(schedule), path)
         print(f"inter weights: {path}")
+
+
+def train_picture(options: Namespace) -> None:
+    """Draw training pictures, train a learned picture codec, export: OUT/picture.safetensors."""
+    inputs, config, schedule = read_recipe(options, PictureInputs, PictureConfig, PictureTraining)
+    from anchors.picture_networks import export
+    from vcm_plugin.training.picture import train
+    from vcm_plugin.training.picture_samples import PictureStore, prepare
+
+    schedule = _settled(schedule, inputs)
+    detector = _detector(inputs) if schedule.feature_weight else None
+    drawn: list[Path] = []
+    for drawn in prepare(inputs.cache or options.output / "pictures", inputs.drawn):
+        if len(drawn) % 200 == 0:
+            _say(f"{len(drawn)} of {inputs.drawn} pictures")
+    store = PictureStore(drawn, _folders(inputs), inputs.found_share, detector)
+    model = train(config, store, schedule, options.output, inputs.init, _say)
+    if _is_first_process():
+        path = options.output / "picture.safetensors"
+        used = {"drawn": inputs.drawn, "pictures": list(inputs.pictures)}
+        export(model, detector and detector.weights_sha256, asdict(schedule) | used, path)
+        print(f"picture weights: {path}")
 
 
 def _settled(schedule: Schedule, inputs: Inputs) -> Schedule:

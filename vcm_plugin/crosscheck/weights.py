@@ -12,7 +12,7 @@ from vcm_plugin.conditions import TestCondition, with_values
 from vcm_plugin.crosscheck.claims import Claims
 from vcm_plugin.crosscheck.findings import FAILED, SKIPPED, Finding
 from vcm_plugin.crosscheck.package import weights_of
-from vcm_plugin.ctc.codecs import settings_class
+from vcm_plugin.ctc.codecs import settings_class, split_simulcast
 from vcm_plugin.ctc.run_folder import bitstream_path
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
@@ -93,6 +93,9 @@ def _weights_ids(data: bytes, codec: str) -> Mapping[str, str | None]:
         return {}
     weights_id = bitstream.read_header(data)[0].weights_id
     ids = {"codec_sha256": None if weights_id is None else f"{weights_id:08x}"}
+    if codec == "simulcast_learned":
+        picture = bitstream.read_header(split_simulcast(data)[1])[0].weights_id
+        return ids | {"picture_sha256": f"{picture:08x}"}
     if codec not in ("diff_fchm_human", "diff_fchm_picture"):
         return ids
     for unit in bitstream.read(data).units:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from anchors.msfc import MsfcSettings
-from anchors.simulcast import SimulcastSettings, is_simulcast
+from anchors.picture_learned import PictureLearnedSettings
+from anchors.simulcast import SimulcastLearnedSettings, SimulcastSettings, is_fcm, is_simulcast
 from anchors.simulcast import split as split_simulcast
 from anchors.vvc_feature import VtmFeatureSettings, VvcFeatureSettings
 from anchors.vvc_remote import VtmRemoteSettings, VvcRemoteSettings, source_size
@@ -79,6 +80,8 @@ CODECS: dict[str, type[Settings]] = {
     "diff_fchm_human": HumanSettings,
     "simulcast": SimulcastSettings,
     "msfc": MsfcSettings,
+    "picture_learned": PictureLearnedSettings,
+    "simulcast_learned": SimulcastLearnedSettings,
     "vtm_feature": VtmFeatureSettings,
     "vtm_remote": VtmRemoteSettings,
 }
@@ -258,7 +261,9 @@ def codec_of(data: bytes) -> str:
     """The name of the codec that decodes a bitstream: as its .fcm header says, or a raw stream."""
     if not _is_fcm(data):
         return "vvc_remote"
-    return "simulcast" if is_simulcast(data) else bitstream.read(data).header.profile
+    if not is_simulcast(data):
+        return bitstream.read(data).header.profile
+    return "simulcast_learned" if is_fcm(split_simulcast(data)[1]) else "simulcast"
 
 
 def human_codec_of(data: bytes, condition: TestCondition) -> str:
@@ -284,8 +289,9 @@ def describe_bitstream(data: bytes) -> list[str]:
     length = _length(data, header.source_size, header.frames)
     if header.frames == 1 and is_simulcast(data):
         machine, picture = split_simulcast(data)
-        layers = [*bitstream.describe(machine), *_describe_raw(picture)[:2]]
-        return ["two streams, one after the other (simulcast)", *layers, *length]
+        of_picture = bitstream.describe(picture) if is_fcm(picture) else _describe_raw(picture)[:2]
+        layers = [*bitstream.describe(machine), *of_picture]
+        return [f"two streams, one after the other ({codec_of(data)})", *layers, *length]
     return [*bitstream.describe(data), *length]
 
 

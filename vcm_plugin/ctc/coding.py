@@ -3,6 +3,7 @@
 
     feature   features -> file -> features             split inference
     picture   picture  -> file -> picture              remote inference: the whole network follows
+    learned_picture    the same; its files are .fcm, not raw VVC streams
     human     both     -> file -> features, picture    one for the detector, one for a person
 
 The only place that knows what a kind means; runner, command line, cross-check, CompressAI-Vision
@@ -77,17 +78,19 @@ def _decode_human(codec: Any, data: bytes) -> Decoded:
     return Decoded(features, picture, codec.machine_bits(data))
 
 
+_PICTURE = Kind(
+    "vvc", False, True,
+    lambda codec, source, point: codec.encode(source.picture, point),
+    lambda codec, data: Decoded(picture=codec.decode(data)),
+)  # fmt: skip
 KINDS = {
     "feature": Kind(
         "fcm", True, False,
         _encode_feature,
         lambda codec, data: Decoded(features=codec.decode(data)),
     ),
-    "picture": Kind(
-        "vvc", False, True,
-        lambda codec, source, point: codec.encode(source.picture, point),
-        lambda codec, data: Decoded(picture=codec.decode(data)),
-    ),
+    "picture": _PICTURE,
+    "learned_picture": replace(_PICTURE, suffix="fcm"),
     "human": Kind(
         "fcm", True, True,
         lambda codec, source, point: codec.encode(

@@ -28,7 +28,7 @@ from vcm_plugin.ctc.run_folder import Journal, bitstream_path, decoded_path, rea
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import sha256_of, sha256_of_file, write_bytes, writing
-from vcm_plugin.metrics import coco_ap
+from vcm_plugin.metrics import classification, coco_ap
 from vcm_plugin.metrics.accuracy import judge
 from vcm_plugin.metrics.pictures import embeddings, pair_metrics, picture_measures
 from vcm_plugin.split import Detections
@@ -94,6 +94,7 @@ class Worker:
         self.codec = make_codec(plan.codec_name, condition)
         self.kind = coding.kind_of(self.codec)
         self.versions = environment.describe(plan.device)
+        self.objects = classification.Objects(plan.dataset)
         self.cache = None
         if plan.feature_cache_bytes:
             folder = environment.cache_folder() / "features"
@@ -137,6 +138,7 @@ class Worker:
             picture_sha256=_sha256(picture),
             seconds=watch.seconds,
             predictions=self._predictions(detections, entry),
+            classes=self._classes(features, entry),
             embeddings=embeddings(picture, features) if human_vision else None,
         )
 
@@ -208,6 +210,8 @@ class Worker:
         predictions = read_predictions(folder, image_ids)
         write_bytes(folder / "predictions.json", json.dumps(predictions).encode())
         accuracy, matches = judge(condition, dataset, predictions)
+        records = Journal(folder).records
+        accuracy |= classification.of_records(dataset, [records[i] for i in image_ids])
         if matches:
             coco_ap.write_matches(folder / "matches.npz", matches)
         human_vision = None
@@ -260,6 +264,7 @@ class Worker:
             entry.image_id,
             features=features.statistics(),
             predictions=self._predictions(detections, entry),
+            classes=self._classes(features, entry),
         )
         if not self.plan.condition.human_vision or inferred.picture is None or source is None:
             return record
@@ -292,6 +297,16 @@ class Worker:
         watch.add("nn_part1", once.seconds["nn_part1"])
         self.cache.put(key, features, once.seconds["nn_part1"])
         return features
+
+    def _classes(self, features: FeaturePyramid, entry: PictureEntry) -> tuple[int, ...] | None:
+        """The category ids that the box head tells of the objects of a picture, given their boxes;
+        None where the protocol is not COCO's, or no boxes are judged."""
+        condition = self.plan.condition
+        if condition.protocol != "coco" or "box" not in condition.tasks:
+            return None
+        found = self.model.classify(features, self.objects.boxes(entry.image_id))
+        ids = self.plan.dataset.category_ids
+        return tuple(-1 if ids[k] is None else ids[k] for k in found)
 
     def _predictions(self, detections: Detections, entry: PictureEntry) -> list[dict]:
         """COCO results; detections of classes that the test set does not know are left out."""

@@ -28,7 +28,8 @@ class Record:
     features: layer -> [mean, standard deviation] of what was decoded. painted: predictions in the
     decoded picture; picture: its measures against the source, "n/a: ..." where there is none;
     embeddings: what distances of two sets of pictures need. file_sha256: of the bitstream; it binds
-    the file to its picture, and a raw VVC stream has no checksum of its own.
+    the file to its picture, and a raw VVC stream has no checksum of its own. classes: category ids
+    that the box head tells of the objects of the ground truth, given their boxes.
     """
 
     image_id: int  # of a sequence its number, from 1 on
@@ -43,6 +44,7 @@ class Record:
     painted: list[dict[str, Any]] | None = None
     picture: Mapping[str, float | str] | None = None
     embeddings: dict[str, list[float]] | None = None
+    classes: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

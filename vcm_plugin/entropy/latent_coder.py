@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from vcm_plugin.entropy.networks import (
     EntropyNetworks,
 )
 from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
+from vcm_plugin.entropy.symbols import cheaper, symbol_costs
 from vcm_plugin.errors import BitstreamError, InputError
 
 TAIL = 2.0**-13  # probability beyond the entries of a table, left to the escape
@@ -100,18 +102,34 @@ class LatentCoder:
         self.contexts.to(device)
         return self
 
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """Bits of a symbol of each level by its absolute value."""
+        return symbol_costs(self.tables)
+
     def encode(
-        self, z: torch.Tensor, y: torch.Tensor, conditioning: int | torch.Tensor
+        self,
+        z: torch.Tensor,
+        y: torch.Tensor,
+        conditioning: int | torch.Tensor,
+        error_weight: float = math.inf,
     ) -> tuple[bytes, Latents]:
-        """z and y (C, h, w), floats -> bytes, and the latents that they decode to."""
+        """z and y (C, h, w), floats -> bytes, and the latents that they decode to.
+
+        error_weight: bits that a squared error of 1 of y is worth. Where it is finite, a symbol is
+        the nearest integer or the next one towards 0, whichever is cheaper in bits and error.
+        """
         encoder = Encoder(self.tables)
         z, y = (x.double().cpu() for x in (z, y))
         order = checkerboard(tuple(y.shape[-2:]), self.device).order
         given = z.flatten(1).numpy(), y.flatten(1).numpy()[:, order]
 
         def write(which: int, own, cells, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
-            q = np.rint(given[which][own, cells] - mean / LATENT_STEPS)
-            q = np.where(level > 0, q, 0).clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+            residual = given[which][own, cells] - mean / LATENT_STEPS
+            q = np.where(level > 0, np.rint(residual), 0)
+            q = q.clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+            if which and error_weight < math.inf:
+                q = cheaper(q, residual, level, error_weight, self.costs)
             encoder.add(q, level)
             return q
 

@@ -25,7 +25,8 @@ from vcm_plugin.entropy.integer import (
 )
 from vcm_plugin.entropy.latent_coder import Latents, activations, rounded_outputs
 from vcm_plugin.entropy.networks import SCALE_LEVELS
-from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
+from vcm_plugin.entropy.rans import SYMBOL_LIMIT, Decoder, Encoder, Tables
+from vcm_plugin.entropy.symbols import cheaper, symbol_costs
 from vcm_plugin.entropy.temporal import TemporalNetworks
 from vcm_plugin.errors import BitstreamError
 
@@ -85,7 +86,7 @@ class TemporalCoder:
             if which:
                 levels = shifted(level, shift)
                 if error_weight < math.inf:
-                    q = self._cheaper(q, residual, levels, error_weight)
+                    q = cheaper(q, residual, levels, error_weight, self.costs)
                 entries = self.costs.shape[1]
                 kinds = level * entries + np.minimum(np.abs(q), entries - 1)
                 spent[:] += np.bincount(kinds.ravel(), minlength=spent.size)
@@ -115,20 +116,6 @@ class TemporalCoder:
     def _best_shift(self, spent: np.ndarray) -> int:
         """The shift at which symbols, counted by level and absolute value, take the least bits."""
         return SHIFTS[int(np.argmin(self.shifted_costs.reshape(len(SHIFTS), -1) @ spent))]
-
-    def _cheaper(
-        self, q: np.ndarray, residual: np.ndarray, level: np.ndarray, error_weight: float
-    ) -> np.ndarray:
-        """q, or the next integer towards 0 where that costs less."""
-        some = np.nonzero(q)
-        near, residual, costs = q[some], residual[some], self.costs[level[some]]
-        lower = near - np.sign(near)
-        rows, most = np.arange(len(near)), costs.shape[1] - 1
-        spent = [costs[rows, np.minimum(np.abs(x), most)] for x in (near, lower)]
-        error = [error_weight * np.square(residual - x) for x in (near, lower)]
-        q = q.copy()
-        q[some] = np.where(spent[1] + error[1] < spent[0] + error[0], lower, near)
-        return q
 
     @torch.inference_mode()
     def _walk(self, octaves: int, last: Latents, before: Latents, transfer: Callable) -> Latents:
@@ -207,19 +194,6 @@ def shifted(level: np.ndarray, shift: int) -> np.ndarray:
     ([0, 1, 15], [0, 47])
     """
     return np.where(level > 0, np.clip(level - shift, 1, SCALE_LEVELS - 1), 0)
-
-
-def symbol_costs(tables: Tables) -> np.ndarray:
-    """Bits of a symbol of each level by its absolute value, float64 (levels, values); the last
-    column is that of an escape with the 16 bits after it."""
-    entries = max(len(row) for row in tables.rows) // 2
-    costs = np.zeros((len(tables.rows), entries + 1))
-    for level, row in enumerate(tables.rows):
-        bits = PRECISION - np.log2(np.diff(row))  # of -K .. K, then of the escape
-        half = (len(bits) - 2) // 2
-        costs[level] = bits[-1] + 16
-        costs[level, : half + 1] = bits[half:-1]
-    return costs
 
 
 def gated(mean: np.ndarray, gate: np.ndarray, predicted: np.ndarray) -> np.ndarray:

@@ -10,10 +10,16 @@ import numpy as np
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics import coco_ap, point_miou
+from vcm_plugin.metrics.class_maps import pixel_measures
 from vcm_plugin.metrics.coco_ap import Matches
 from vcm_plugin.metrics.open_images_ap import evaluate
 from vcm_plugin.testsets.coco import CocoDataset, SequenceEntry
 
+# Measures that results of earlier versions do not state; a report of both kinds leaves them out.
+LATER = (
+    "box_classification", "mask_union_iou", "mask_union_dice", "mask_pixel_accuracy",
+    "mask_object_pixel_accuracy",
+)  # fmt: skip
 Judgement = tuple[dict[str, float], dict[str, Matches]]
 
 
@@ -65,6 +71,9 @@ def _coco(condition: TestCondition, dataset: CocoDataset, predictions: Sequence[
     accuracy: dict[str, float] = {}
     for found in matches.values():
         accuracy |= coco_ap.accuracy(found, condition.score_threshold)
+    if "mask" in condition.tasks:
+        measured = pixel_measures(dataset.coco, predictions, condition.score_threshold)
+        accuracy |= {f"mask_{name}": value for name, value in measured.items()}
     return accuracy, matches
 
 

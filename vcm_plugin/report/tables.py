@@ -135,7 +135,11 @@ def compare_runs(runs: Sequence[Run], anchors: Sequence[str], rules: Rules | Non
             raise InputError(f"anchor {name}: expected one of {', '.join(names)}; run it first")
     first = runs[0].result
     rules = rules or Rules.stated_by(first)
-    uncompressed = first.uncompressed.accuracy
+    uncompressed = {
+        metric: value
+        for metric, value in first.uncompressed.accuracy.items()
+        if all(metric in run.result.uncompressed.accuracy for run in runs)
+    }
     return Report(
         condition=first.condition,
         dataset=first.dataset,

@@ -11,6 +11,7 @@ from vcm_plugin.report.document import Column, Table
 from vcm_plugin.report.human_tables import human_tables, value_or_reason
 from vcm_plugin.report.layout import bd_rate_cell, near_lossless_cell, point_rows
 from vcm_plugin.report.sequence_tables import sequence_tables
+from vcm_plugin.report.survey import surveyed_for
 from vcm_plugin.report.tables import NearLossless, Report
 from vcm_plugin.report.titles import TASKS, spec_of, task_of, title_of
 
@@ -191,12 +192,28 @@ def published(report: Report) -> Table:
     return Table("Published, not run here", columns, tuple(rows))
 
 
+def surveyed(report: Report) -> Table:
+    """What the survey of the field states of the same data set and tasks, beside the run; nobody
+    ran it here, and no plot shows it."""
+    measured = {task_of(metric) for metric in report.metrics}
+    columns = (
+        Column("codec", "method"),
+        Column("coding_class", "class"),
+        Column("bpp", "bpp", ".4f"),
+        Column("metric", "metric, as stated"),
+        Column("value", "value, as stated"),
+        Column("source", "source"),
+    )
+    rows = (vars(point) for point in surveyed_for(report.dataset.name, measured))
+    return Table("Published in the survey, not run here", columns, tuple(rows))
+
+
 def all_tables(report: Report) -> list[Table]:
     """Every table that has rows, in the order of the documents."""
     tables = [
         points(report), bd_rates(report), *sequence_tables(report), near_lossless(report),
         *human_tables(report.human_vision), complexity(report), published(report),
-        environment(report),
+        surveyed(report), environment(report),
     ]  # fmt: skip
     return [table for table in tables if table.rows]
 

@@ -50,7 +50,8 @@ def write_xlsx(report: Report, path: Path) -> None:
     _write_summary(summary, report, formulas)
     for table in (
         *sequence_tables(report), views.near_lossless(report), *human_tables(report.human_vision),
-        views.complexity(report), views.published(report), views.environment(report),
+        views.complexity(report), views.published(report), views.surveyed(report),
+        views.environment(report),
     ):  # fmt: skip
         if table.rows:
             _write_table(book.create_sheet(table.title.replace(":", ",")[:31]), table)

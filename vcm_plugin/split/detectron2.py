@@ -33,7 +33,7 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.file_io import PathManager
 from torch.nn import functional as F
 
@@ -47,6 +47,7 @@ from vcm_plugin.split.geometry import (
     check_picture,
     check_split_point,
     network_input_size,
+    to_input,
 )
 
 # Advice to Detectron2's authors, not to the user.
@@ -108,17 +109,8 @@ class Detectron2Detector:
     @torch.no_grad()
     def nn_part2(self, features: FeaturePyramid) -> Detections:
         """The features of the split point, decoded or not -> detections in the source picture."""
-        backbone = self.model.backbone
-        channels = backbone.output_shape()["p2"].channels
-        if self.split_point == "r2":
-            channels = backbone.bottom_up.output_shape()["res2"].channels
-        check_features(features, self.split_point, channels)
-        layers = {n: layer[None].to(self.model.device) for n, layer in features.layers.items()}
-        if self.split_point == "r2":
-            layers = self._laterals_of_r2(layers["r2"])
-        if self.split_point != "fpn":
-            layers = self._top_down(layers)
-        layers["p6"] = backbone.top_block(layers["p5"])[0]
+        layers = self._pyramid(features)
+        layers["p6"] = self.model.backbone.top_block(layers["p5"])[0]
         images = ImageList(layers["p2"], [features.input_size])
         proposals, _ = self.model.proposal_generator(images, layers, None)
         (found,), _ = self.model.roi_heads(images, layers, proposals, None)
@@ -134,6 +126,30 @@ class Detectron2Detector:
             found.pred_masks.numpy() if found.has("pred_masks") else None,
             segments,
         )
+
+    @torch.no_grad()
+    def classify(self, features: FeaturePyramid, boxes: np.ndarray) -> list[int]:
+        """Boxes (n, 4), x0 y0 x1 y1 in the source, as proposals -> the class of each, which the box
+        head finds the most likely; background is none."""
+        if not len(boxes):
+            return []
+        layers, heads = self._pyramid(features), self.model.roi_heads
+        given = torch.from_numpy(to_input(boxes, features)).to(self.model.device)
+        pooled = heads.box_pooler([layers[name] for name in heads.box_in_features], [Boxes(given)])
+        logits, _ = heads.box_predictor(heads.box_head(pooled))
+        return logits[:, :-1].argmax(dim=1).tolist()  # background comes last
+
+    def _pyramid(self, features: FeaturePyramid) -> dict[str, torch.Tensor]:
+        """The features of the split point -> p2..p5 as a batch of one, on the device."""
+        backbone = self.model.backbone
+        channels = backbone.output_shape()["p2"].channels
+        if self.split_point == "r2":
+            channels = backbone.bottom_up.output_shape()["res2"].channels
+        check_features(features, self.split_point, channels)
+        layers = {n: layer[None].to(self.model.device) for n, layer in features.layers.items()}
+        if self.split_point == "r2":
+            layers = self._laterals_of_r2(layers["r2"])
+        return layers if self.split_point == "fpn" else self._top_down(layers)
 
     def _segments(
         self, layers: dict[str, torch.Tensor], found: Instances, features: FeaturePyramid

@@ -79,3 +79,9 @@ def check_features(features: FeaturePyramid, split_point: str, channels: int) ->
                 f"layer {name}: this detector makes {expected} of a network input of "
                 f"{features.input_size}, found {found}; were the features made by another detector?"
             )
+
+
+def to_input(boxes: np.ndarray, features: FeaturePyramid) -> np.ndarray:
+    """Boxes (n, 4), x0 y0 x1 y1 in the source picture -> in the network input, float32."""
+    (height, width), (in_height, in_width) = features.source_size, features.input_size
+    return (boxes * np.array([in_width / width, in_height / height] * 2)).astype(np.float32)

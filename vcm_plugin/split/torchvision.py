@@ -22,6 +22,7 @@ from vcm_plugin.split.geometry import (
     check_picture,
     check_split_point,
     network_input_size,
+    to_input,
 )
 from vcm_plugin.split.names import (
     detectron2_name,
@@ -82,20 +83,34 @@ class TorchvisionDetector:
     @torch.no_grad()
     def nn_part2(self, features: FeaturePyramid) -> Detections:
         """The features of the split point, decoded or not -> detections in the source picture."""
+        layers, sizes = self._pyramid(features), [features.input_size]
+        proposals, _ = self.model.rpn(ImageList(layers["p2"], sizes), with_p6(layers))
+        (found,), _ = self.model.roi_heads(layers, proposals, sizes)
+        return _to_source(found, features)
+
+    @torch.no_grad()
+    def classify(self, features: FeaturePyramid, boxes: np.ndarray) -> list[int]:
+        """Boxes (n, 4), x0 y0 x1 y1 in the source, as proposals -> the class of each, which the box
+        head finds the most likely; background is none."""
+        if not len(boxes):
+            return []
+        layers, heads = self._pyramid(features), self.model.roi_heads
+        given = torch.from_numpy(to_input(boxes, features)).to(self.device)
+        pooled = heads.box_roi_pool(layers, [given], [features.input_size])
+        logits, _ = heads.box_predictor(heads.box_head(pooled))
+        return logits[:, 1:].argmax(dim=1).tolist()
+
+    def _pyramid(self, features: FeaturePyramid) -> dict[str, torch.Tensor]:
+        """The features of the split point -> p2..p5 as a batch of one, on the device."""
         channels = self.config.fpn_channels
         if self.split_point == "r2":
             channels = self.config.res2_out_channels
         check_features(features, self.split_point, channels)
-        backbone, heads = self.model.backbone, self.model.roi_heads
+        backbone = self.model.backbone
         layers = {name: layer[None].to(self.device) for name, layer in features.layers.items()}
         if self.split_point == "r2":
             layers = backbone.laterals(backbone.stages_above_r2(layers["r2"]))
-        if self.split_point != "fpn":
-            layers = backbone.top_down(layers)
-        sizes = [features.input_size]
-        proposals, _ = self.model.rpn(ImageList(layers["p2"], sizes), with_p6(layers))
-        (found,), _ = heads(layers, proposals, sizes)
-        return _to_source(found, features)
+        return layers if self.split_point == "fpn" else backbone.top_down(layers)
 
 
 def network_input(picture: np.ndarray, config: DetectorConfig) -> torch.Tensor:

@@ -90,6 +90,16 @@ class InterInputs(FeatureInputs):
 
 
 @dataclass(frozen=True)
+class PictureInputs(FeatureInputs):
+    """What the training of a learned picture codec works on; cache: folder for drawn pictures."""
+
+    init: Path | None = _key("picture_state.pth to start from")
+    drawn: int = _key("pictures of the mini-CTC's train split", 2000)
+    pictures: tuple[str, ...] = _key("folders of more pictures, from $VCM_DATA on", ())
+    found_share: float = _key("of the crops that come from these folders", 0.15)
+
+
+@dataclass(frozen=True)
 class DetectorInputs(Inputs):
     """What the training of a detector works on."""
 

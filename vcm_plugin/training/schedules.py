@@ -142,6 +142,34 @@ class RestorerTraining(Schedule):
 
 
 @dataclass(frozen=True)
+class PictureTraining(Schedule):
+    """Schedule and loss of a learned picture codec; the seed fixes pictures, crops, steps, noise.
+
+    crop: pixels a side. rate_weight: of bits per pixel, in squares of the quantiser's step.
+    feature_weight: of the error of each of p2..p5, in shares of its variance.
+    """
+
+    crop: int = 128
+    rate_weight: float = 0.04
+    distortion_weight: float = 1.0
+    feature_weight: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.crop < 64 or self.crop % 64:
+            raise InputError(f"crop: expected a multiple of 64 pixels, found {self.crop}")
+        if min(self.distortion_weight, self.feature_weight) < 0.0 or self.rate_weight <= 0.0:
+            raise InputError(
+                "expected a rate_weight above 0, a distortion_weight and a feature_weight of 0 or "
+                f"more, found {self.rate_weight}, {self.distortion_weight}, {self.feature_weight}"
+            )
+        if not self.distortion_weight and not self.feature_weight:
+            raise InputError(
+                "distortion_weight and feature_weight are both 0: expected one above 0"
+            )
+
+
+@dataclass(frozen=True)
 class InterTraining(Schedule):
     """Schedule and loss of the inter networks; the seed fixes clips and scales.
 

@@ -67,7 +67,7 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     blocks += [Heading("Test conditions"), _conditions(report), views.environment(report)]
     blocks += [Heading("Results"), *figures(report), views.main_points(report)]
     blocks += [views.bd_rates(report), *sequence_tables(report), views.near_lossless(report)]
-    blocks += [table for table in (views.published(report),) if table.rows]
+    blocks += [table for table in (views.published(report), views.surveyed(report)) if table.rows]
     blocks += [Heading("Complexity"), views.complexity(report)]
     blocks += [Heading("Training"), *_training(config, trained)]
     blocks += [Heading("Cross-check"), Paragraph(_crosscheck(config, report))]

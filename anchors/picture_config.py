@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How large are the networks of the learned picture codecs? Without torch, for options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vcm_plugin.errors import InputError
+from vcm_plugin.rate_points import parse_qp
+
+MIDDLE_QP = 32  # where the entropy networks are told of 0 octaves
+
+
+@dataclass(frozen=True)
+class PictureConfig:
+    """Sizes of the networks; y has sum(slices) channels at stride 16.
+
+    qps: lowest and highest QP that the networks were trained for.
+    """
+
+    width4: int = 48  # of the networks at stride 4
+    width8: int = 64
+    width16: int = 96
+    slices: tuple[int, ...] = (16, 32, 48, 160)
+    hyper_width: int = 48
+    hyper_latents: int = 16
+    context_width: int = 48
+    qps: tuple[int, int] = (30, 60)
+
+    def __post_init__(self):
+        if len(self.qps) != 2 or not 0 <= self.qps[0] <= self.qps[1] <= 63:
+            raise ValueError(f"qps must be two, 0 <= low <= high <= 63: {self}")
+        if min(self.slices, default=0) < 1:
+            raise ValueError(f"slices must be channel counts of at least 1: {self}")
+
+    @property
+    def latents(self) -> int:
+        """Channels of y."""
+        return sum(self.slices)
+
+    def parse(self, rate_point: str) -> int:
+        """The QP that a rate point names; raises InputError where the networks do not know it."""
+        qp, (low, high) = parse_qp(rate_point), self.qps
+        if not low <= qp <= high:
+            raise InputError(
+                f"rate point {rate_point}: these weights were trained for the QPs {low} to {high}; "
+                "choose one of these"
+            )
+        return qp
+
+
+def step_of(qp: int) -> float:
+    """The step of the quantiser at a QP, in levels of 8 bits: VVC's.
+
+    >>> step_of(4), step_of(34)
+    (1.0, 32.0)
+    """
+    return 2.0 ** ((qp - 4) / 6)
+
+
+def octaves_of(qp: int) -> int:
+    """What the entropy networks are told of a QP: octaves of its step, in 1/256, an integer.
+
+    >>> octaves_of(32), octaves_of(38), octaves_of(33), octaves_of(31)
+    (0, 256, 43, -43)
+    """
+    return (512 * (qp - MIDDLE_QP) + 6) // 12

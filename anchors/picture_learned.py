@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The learned picture codec: what does a network send in the place of a VVC picture (SBAR)?
+
+    picture -> padded to multiples of 16 -> g_a -> / step -> entropy coding -> latents unit
+    latents unit -> latents, checked -> * step -> g_s -> cropped -> picture, then the detector
+
+A rate point is a QP: the step of the quantiser is VVC's at that QP, one model serves all. Class
+SBAR (analysis after reconstruction) in remote inference; the picture of others' human side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from anchors.picture_config import PictureConfig, octaves_of, step_of
+from vcm_plugin import bitstream
+from vcm_plugin.bitstream import NO_SPLIT, Header, LatentsPayload, Unit
+from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.rate_points import QP, Grammar
+
+if TYPE_CHECKING:
+    import torch
+
+    from vcm_plugin.entropy.latent_coder import Latents
+
+# Bits that a squared error of one step is worth: 1 / (3 rate_weight) of the training, whose squared
+# error is a mean over three colours.
+ERROR_WEIGHT = 8.0
+
+
+@dataclass(frozen=True)
+class PictureLearnedSettings:
+    """What a test condition says of picture_learned."""
+
+    name: ClassVar[str] = "picture_learned"
+    kind: ClassVar[str] = "learned_picture"
+    grammar: ClassVar[Grammar] = QP
+    points_key: ClassVar[str] = "picture_learned_qps"
+    weights_keys: ClassVar[dict[str, str]] = {"picture_learned_weights": "codec_sha256"}
+
+    picture_learned_weights: str | None = None
+    picture_learned_qps: tuple[int, ...] = ()
+
+    def make(self, context) -> PictureLearnedCodec:
+        """The codec of a condition (ctc.codecs.Context)."""
+        if self.picture_learned_weights is None:
+            raise InputError(
+                f"test condition {context.name}: picture_learned needs weights, and it names none; "
+                "train them with scripts/train_picture.py and name them in the key "
+                "picture_learned_weights"
+            )
+        codec = PictureLearnedCodec(context.path(self.picture_learned_weights), context.device)
+        if codec.detector_sha256 is not None:
+            context.require_detector(self.picture_learned_weights, codec.detector_sha256)
+        return codec
+
+
+class PictureLearnedCodec:
+    """Picture codec picture_learned with one weights file; a rate point is a QP.
+
+    detector_sha256: of the detector whose features its training looked at, None where it did not.
+    """
+
+    name: ClassVar[str] = "picture_learned"
+    kind: ClassVar[str] = "learned_picture"
+
+    def __init__(self, weights: Path, device: str = "cpu"):
+        import torch  # which settings do without
+
+        from vcm_plugin.weights_file import read_weights
+
+        data, tensors, metadata = read_weights(weights, "picture")
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.weights_id = int(self.sha256[:8], 16)
+        self.parameters = sum(x.numel() for name, x in tensors.items() if name != "tables")
+        self.device = torch.device(device)
+        try:
+            sizes, self.detector_sha256 = metadata["config"], metadata["detector_sha256"]
+            lists = {name: tuple(sizes[name]) for name in ("slices", "qps")}
+            self.config = PictureConfig(**sizes | lists)
+            self.model, self.coder = _networks(self.config, tensors)
+        except (InputError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{weights}: the picture weights are damaged: {reason}") from error
+        self.to(device)
+
+    def to(self, device: str) -> PictureLearnedCodec:
+        """Return self with its networks on another device; the latents of a file stay the same."""
+        import torch
+
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self.coder.to(self.device)
+        return self
+
+    def identity(self) -> dict:
+        """What affects the result."""
+        return {"weights_sha256": self.sha256, "loss_detector_sha256": self.detector_sha256}
+
+    def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
+        """The .fcm file of an RGB picture, uint8 (H, W, 3).
+
+        Raises InputError for what is no such picture, and for a QP without training.
+        """
+        qp = self.config.parse(rate_point)
+        header = self._header(picture)
+        z, y = self._analysis(picture, qp)
+        data, latents = self.coder.encode(z, y, octaves_of(qp), ERROR_WEIGHT)
+        payload = LatentsPayload(qp, latents.checksum(), data)
+        return bitstream.write(header, [Unit("latents", 0, payload.to_bytes())])
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """The RGB picture of a file, uint8 (H, W, 3). Raises BitstreamError."""
+        header, payload, latents = self.decode_latents(data)
+        return self._synthesis(latents, payload.qp, header.source_size)
+
+    def decode_latents(self, data: bytes) -> tuple[Header, LatentsPayload, Latents]:
+        """A file -> its latents. Raises BitstreamError unless they match their checksum."""
+        stream = bitstream.read(data)
+        header = stream.header
+        stride = self.stride
+        header.require_picture_weights(self.name, self.weights_id, stride)
+        payload = LatentsPayload.from_bytes(stream.units[0].payload)
+        low, high = self.config.qps
+        if not low <= payload.qp <= high:
+            raise BitstreamError(
+                f"expected a QP from {low} to {high}, which these weights know, found "
+                f"{payload.qp}; the file is damaged"
+            )
+        grid = tuple(-(-n // stride) for n in header.source_size)
+        latents = self.coder.decode(payload.data, grid, octaves_of(payload.qp))
+        latents.require(payload.checksum, "latents")
+        return header, payload, latents
+
+    @property
+    def stride(self) -> int:
+        """Of the latents, in pixels."""
+        from anchors.picture_networks import STRIDE
+
+        return STRIDE
+
+    def _header(self, picture: np.ndarray) -> Header:
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+            raise InputError(
+                f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}"
+            )
+        size = picture.shape[:2]
+        header = Header(self.name, NO_SPLIT, size, size, weights_id=self.weights_id)
+        header.require_picture_weights(self.name, self.weights_id, self.stride)
+        return header
+
+    def _analysis(self, picture: np.ndarray, qp: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """z and y (C, h, w) in steps of the quantiser."""
+        import torch
+
+        from anchors.picture_networks import LEVELS
+
+        margins = [(0, -n % self.stride) for n in picture.shape[:2]]
+        padded = np.pad(picture, [*margins, (0, 0)], mode="edge").transpose(2, 0, 1)
+        x = torch.from_numpy(padded[None].astype(np.float32)).to(self.device)
+        x = (x / LEVELS - 1.0).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            y = self.model.g_a(x) / (step_of(qp) / LEVELS)
+            return self.model.h_a(y)[0], y[0]
+
+    def _synthesis(self, latents: Latents, qp: int, size: tuple[int, int]) -> np.ndarray:
+        import torch
+
+        from anchors.picture_networks import LEVELS
+        from vcm_plugin.entropy.latent_coder import LATENT_STEPS
+
+        y_hat = torch.from_numpy(latents.y)[None].to(self.device, torch.float32)
+        octaves = torch.full((1, 1, 1, 1), octaves_of(qp) / 256, device=self.device)
+        with torch.inference_mode():
+            x_hat = self.model.g_s(y_hat * (step_of(qp) / LEVELS / LATENT_STEPS), octaves)[0]
+        levels = ((x_hat + 1.0) * LEVELS).round().clamp(0, 255).to(torch.uint8)
+        return levels[:, : size[0], : size[1]].permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _networks(config: PictureConfig, tensors: dict[str, torch.Tensor]):
+    """The networks and the coder of a weights file; raises InputError where they do not fit."""
+    import torch
+
+    from anchors.picture_networks import PictureNetworks
+    from vcm_plugin.entropy.integer import integer_networks
+    from vcm_plugin.entropy.latent_coder import LatentCoder
+    from vcm_plugin.entropy.rans import Tables
+
+    prefix = "integer."
+    integers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    floats = {k: v.float() for k, v in tensors.items() if not k.startswith(prefix)}
+    tables = Tables.from_array(floats.pop("tables").to(torch.int32).numpy())
+    if not all(x.isfinite().all() for x in floats.values()):
+        raise InputError("a weight is NaN or infinite")
+    model = PictureNetworks(config)
+    wanted = {k for k in model.state_dict() if not k.startswith("entropy.")}
+    if set(floats) != wanted:
+        odd = sorted(set(floats) ^ wanted)[0]
+        raise InputError(f"{odd} is missing or unknown")
+    model.load_state_dict(floats, strict=False)
+    coder = LatentCoder(integer_networks(model.entropy, integers), tables)
+    return model.requires_grad_(False).eval().to(memory_format=torch.channels_last), coder

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What does a symbol cost in bits, and is the next one towards 0 worth its error?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vcm_plugin.entropy.rans import PRECISION, Tables
+
+
+def symbol_costs(tables: Tables) -> np.ndarray:
+    """Bits of a symbol of each level by its absolute value, float64 (levels, values); the last
+    column is that of an escape with the 16 bits after it."""
+    entries = max(len(row) for row in tables.rows) // 2
+    costs = np.zeros((len(tables.rows), entries + 1))
+    for level, row in enumerate(tables.rows):
+        bits = PRECISION - np.log2(np.diff(row))  # of -K .. K, then of the escape
+        half = (len(bits) - 2) // 2
+        costs[level] = bits[-1] + 16
+        costs[level, : half + 1] = bits[half:-1]
+    return costs
+
+
+def cheaper(
+    q: np.ndarray, residual: np.ndarray, level: np.ndarray, error_weight: float, costs: np.ndarray
+) -> np.ndarray:
+    """q, or the next integer towards 0 where that costs less.
+
+    residual: what q is rounded from. level: of the tables. error_weight: bits that a squared error
+    of 1 is worth. costs: as symbol_costs makes them.
+
+    >>> costs = np.array([[0.0, 99.0, 99.0], [0.1, 5.0, 9.0]])
+    >>> cheaper(np.array([1, 1]), np.array([0.55, 0.9]), np.array([1, 1]), 6.0, costs).tolist()
+    [0, 1]
+    """
+    some = np.nonzero(q)
+    near, residual, costs = q[some], residual[some], costs[level[some]]
+    lower = near - np.sign(near)
+    rows, most = np.arange(len(near)), costs.shape[1] - 1
+    spent = [costs[rows, np.minimum(np.abs(x), most)] for x in (near, lower)]
+    error = [error_weight * np.square(residual - x) for x in (near, lower)]
+    q = q.copy()
+    q[some] = np.where(spent[1] + error[1] < spent[0] + error[0], lower, near)
+    return q
