@@ -102,9 +102,13 @@ class Header:
         """Layer name -> stride to the padded network input, in bitstream order."""
         return SPLIT_POINTS[self.split_point]
 
-    def shapes(self, channels: int | None = None) -> dict[str, tuple[int, int, int]]:
-        """Layer name -> (channels, height, width); `channels` where the weights id says them."""
-        counts = self.channels or (channels,)
+    def shapes(
+        self, channels: int | tuple[int, ...] | None = None
+    ) -> dict[str, tuple[int, int, int]]:
+        """Layer name -> (channels, height, width); `channels`, one or one per layer, where the
+        weights id says them."""
+        told = channels if isinstance(channels, tuple) else (channels,)
+        counts = self.channels or told
         if counts == (None,):
             raise BitstreamError("the header leaves the channel count to its weights id: pass it")
         counts = counts * (len(self.strides) // len(counts))
@@ -123,14 +127,20 @@ class Header:
                 "by frame, or with --frame N"
             )
 
-    def require_weights(self, profile: str, weights_id: int, channels: int) -> None:
-        """Raise BitstreamError unless a learned codec of split point fpn can decode the file.
+    def require_weights(
+        self,
+        profile: str,
+        weights_id: int,
+        channels: int | tuple[int, ...],
+        split_point: str = "fpn",
+    ) -> None:
+        """Raise BitstreamError unless a learned codec of this split point can decode the file.
 
         weights_id, channels: of the weights that the codec has, and of the layers they are for.
         """
-        if (self.profile, self.split_point) != (profile, "fpn"):
+        if (self.profile, self.split_point) != (profile, split_point):
             raise BitstreamError(
-                f"expected a file of profile {profile}, split point fpn; found profile "
+                f"expected a file of profile {profile}, split point {split_point}; found profile "
                 f"{self.profile}, split point {self.split_point}: decode it with the codec that "
                 "wrote it"
             )
@@ -144,8 +154,8 @@ class Header:
                 "expected channels and detector to follow from the weights id, found them in the "
                 "header"
             )
-        _, height, width = self.shapes(channels)["p2"]
-        pixels = 16 * height * width
+        name, (_, height, width) = next(iter(self.shapes(channels).items()))
+        pixels = self.strides[name] ** 2 * height * width
         if pixels > MAX_INPUT_PIXELS:
             raise BitstreamError(
                 f"expected a network input of at most {MAX_INPUT_PIXELS} pixels, found {pixels}"

@@ -90,6 +90,15 @@ class InterInputs(FeatureInputs):
 
 
 @dataclass(frozen=True)
+class TrackerInputs(Inputs):
+    """What the training of a tracker works on; cache: folder for the drawn frames."""
+
+    cache: Path | None = _key("folder for the drawn frames")
+    sequences: int = _key("of the mini-CTC tracking set's train split", 400)
+    sequence_frames: int = _key("frames of each sequence that are used", 6)
+
+
+@dataclass(frozen=True)
 class DetectorInputs(Inputs):
     """What the training of a detector works on."""
 
