@@ -469,12 +469,18 @@ def test_bad_settings_end_in_one_line(codec, config, line):
 
 
 def test_a_vision_model_split_elsewhere_is_refused_before_any_frame():
-    for layers in (["c2", "c3", "c4", "c5"], ["r2"]):
-        with pytest.raises(SystemExit, match=f"split at {', '.join(layers)}: expected splits fpn"):
+    for layers in (["c2", "c3", "c4", "c5"], ["r2"], [36, 61, 74], [105, 90, 75]):
+        found = ", ".join(map(str, layers))
+        with pytest.raises(SystemExit, match=rf"split point fpn\), found {found}; set split_point"):
             adapter(
                 "diff_fchm", layers=layers, rate_point=1, diff_fchm_weights=VFCN,
                 diff_fchm_other_detector=True,
             )  # fmt: skip
+
+
+def test_layers_of_no_known_network_are_refused_before_any_frame():
+    with pytest.raises(SystemExit, match="expected the layers of one split point.* found fpn0, fp"):
+        adapter("vvc_feature", layers=["fpn0", "fpn1", "fpn_pool"], qp=32)
 
 
 def test_a_file_of_another_split_point_is_refused_by_name(r50, tmp_path):
