@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from vfcn_tiny import CONFIG, tiny_model, tiny_weights
 
 from anchors.packing import dequantise, layout, pack, quantise, unpack
 from anchors.vvc_feature import picture_range
-from tests.vfcn_tiny import CONFIG, tiny_model, tiny_weights
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream.syntax import SPLIT_CODES
 from vcm_plugin.diff_fchm.machine import ivn

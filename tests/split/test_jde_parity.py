@@ -8,11 +8,11 @@ where both are importable.
 import importlib.util
 import logging
 
+import jde_tiny
 import numpy as np
 import pytest
 import torch
 
-from tests import jde_tiny
 from vcm_plugin.split.jde import JdeDetector
 from vcm_plugin.split.letterbox import letterbox
 from vcm_plugin.split_points import SPLIT_POINTS
@@ -29,7 +29,7 @@ FRAMES = 24
 def made(tmp_path_factory):
     """(folder, frames): a cfg file, a checkpoint and frames, for both."""
     folder = tmp_path_factory.mktemp("jde")
-    frames = jde_tiny.moving_frames(FRAMES)
+    frames = jde_tiny.moving_frames(FRAMES, (608, 1088))  # the network's input: both see the same
     jde_tiny.write_cfg(jde_tiny.NARROW, folder / "narrow.cfg")
     network = jde_tiny.random_network(jde_tiny.NARROW, frames)
     jde_tiny.write_checkpoint(network, folder / "narrow.pt")

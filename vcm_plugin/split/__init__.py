@@ -38,9 +38,10 @@ def load_split_model(
 ) -> TorchvisionDetector | Detectron2Detector | JdeDetector:
     """A detector with nn_part1(picture) -> FeaturePyramid and nn_part2(features) -> Detections.
 
-    detector: a Detectron2 YAML file, one of a JDE network, a DetectorConfig, or, where Detectron2 is installed, a name of
-    its model zoo. weights: a checkpoint file or, where Detectron2 is installed, a URL that it can
-    fetch; without weights, MODEL.WEIGHTS of the file or the model zoo's own.
+    detector: a Detectron2 YAML file, one of a JDE network, a DetectorConfig, or, where Detectron2
+    is installed, a name of its model zoo. weights: a checkpoint file or, where Detectron2 is
+    installed, a URL that it can fetch; without weights, MODEL.WEIGHTS of the file or the model
+    zoo's own.
     runtime: "auto" takes Detectron2 where it is installed. Raises InputError for bad input.
     """
     if runtime not in ("auto", "detectron2", "torchvision"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How JDE runs, split into NN-Part1 and NN-Part2; its tracker goes over the frames of a sequence."""
+"""How JDE runs, split into NN-Part1 and NN-Part2, with a tracker over the frames of a sequence."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ def load_jde_weights(network: JdeNetwork, path: str | Path) -> str:
     checkpoint = read_checkpoint(path)
     if not any(name.startswith("module_list.") for name in checkpoint.weights):
         raise InputError(
-            f"{checkpoint.name}: expected the weights of a JDE network (module_list.0.conv_0.weight "
-            f"...), found {next(iter(checkpoint.weights))[:60]}; is it another detector's?"
+            f"{checkpoint.name}: expected the weights of a JDE network (module_list.0.conv_0.weight"
+            f" ...), found {next(iter(checkpoint.weights))[:60]}; is it another detector's?"
         )
     own = {name: w for name, w in checkpoint.weights.items() if not _OF_TRAINING.match(name)}
     names = {jde_name(name): name for name in _weights_of(network)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What a model file says of a JDE network and its tracker; a line `network: jde` marks such files."""
+"""What does a model file say of a JDE network and its tracker? `network: jde` marks such files."""
 
 from __future__ import annotations
 

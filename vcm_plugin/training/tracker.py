@@ -102,7 +102,7 @@ class TrackingLosses(nn.Module):
         self.network = JdeNetwork(config.sizes()).to(memory_format=torch.channels_last)
         self.classifier = nn.Linear(config.embedding, identities)
         self.scale = math.sqrt(2.0) * math.log(max(identities - 1, 2))
-        for name, layer in self.network.layers.items():
+        for layer in self.network.layers.values():
             if isinstance(layer, nn.Conv2d) and layer.out_channels != config.embedding:
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
@@ -180,7 +180,7 @@ def train(
     folder: Path,
     report=lambda line: None,
 ) -> JdeNetwork:
-    """Train, or go on with the checkpoint in `folder`; returns the network with averaged weights."""
+    """Train, or go on with the checkpoint in `folder`; the network has averaged weights."""
     accelerator = loop.start(schedule, folder, report)
     torch.manual_seed(schedule.seed)
     model = TrackingLosses(config, store.count)

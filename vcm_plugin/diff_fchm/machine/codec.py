@@ -261,7 +261,8 @@ class MachineCodec:
         """The latents of one machine unit."""
         self._require_header(header)
         payload = MachinePayload.from_bytes(unit)
-        latents = self.coder.decode(payload.data, self._grid(header), self.octaves(payload.value_range))
+        octaves = self.octaves(payload.value_range)
+        latents = self.coder.decode(payload.data, self._grid(header), octaves)
         latents.require(payload.checksum, "latents")
         return MachineLayer(header, payload, latents)
 
@@ -301,9 +302,9 @@ class MachineCodec:
         header.require_weights(self.name, self.weights_id, counts, split_point)
 
     def _grid(self, header: Header) -> tuple[int, int]:
-        """(height, width) of the latents: a quarter of the finest layer, rounded up twice."""
+        """(height, width) of the latents: a quarter of the finest layer, rounded up."""
         _, height, width = next(iter(header.shapes(self.config.each_channels).values()))
-        return -(-(-(-height // 2)) // 2), -(-(-(-width // 2)) // 2)
+        return (height + 3) // 4, (width + 3) // 4
 
     def _ranges(self, value_range: tuple[float, float]) -> torch.Tensor:
         return torch.tensor([value_range], device=self.device)

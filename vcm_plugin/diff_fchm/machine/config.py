@@ -23,9 +23,9 @@ class VfcnConfig:
     split_point: an entry of SPLIT_POINTS with up to four layers, each at half the size of the one
     before. layer_channels: of each of its layers; none where each has `channels`. The networks call
     the layers p2, p3, p4, p5 from the finest on, whatever their names are.
-    fuse: the analysis takes all layers, otherwise the finest alone. variant: "robust" trains over all s and
-    lets the synthesis depend on the range; "plain" trains at s = 1 only, as published; "gain" is a
-    rival of IVN, trained gain and inverse-gain vectors at eight levels as in L-MSFC v2.
+    fuse: the analysis takes all layers, otherwise the finest alone. variant: "robust" trains over
+    all s and lets the synthesis depend on the range; "plain" trains at s = 1 only, as published;
+    "gain" is a rival of IVN, trained gain and inverse-gain vectors at eight levels as in L-MSFC v2.
     """
 
     channels: int = 64  # of each layer
