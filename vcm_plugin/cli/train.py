@@ -149,7 +149,7 @@ def train_tracker(options: Namespace) -> None:
         if done % 20 == 0:
             _say(f"drew {done} of {inputs.sequences} sequences")
     store.open()
-    network = train(config, store, schedule, options.output, _say)
+    network = train(config, store, schedule, options.output, inputs.init, _say)
     if _is_first_process():
         path = options.output / "model.pth"
         with writing(path) as file:

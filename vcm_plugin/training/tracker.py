@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from vcm_plugin.files import claim_note, sha256_of
+from vcm_plugin.errors import InputError
+from vcm_plugin.files import claim_note, sha256_of, sha256_of_file
 from vcm_plugin.split.jde_config import JdeConfig
 from vcm_plugin.split.jde_network import STRIDES, JdeNetwork, by_anchor
 from vcm_plugin.testsets import minictc_tracking
@@ -39,7 +40,8 @@ class TrackingStore:
 
     def __init__(self, folder: Path, sequences: int, frames: int):
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = {"set": "mini-CTC tracking train", "sequences": sequences, "frames": frames}
+        source = sha256_of_file(Path(minictc_tracking.__file__))
+        wanted = {"set": source, "sequences": sequences, "frames": frames}
         claim_note(folder / "tracking.json", wanted, "the frames of these sequences")
         self.digest = sha256_of(wanted)
         self.sequences, self.frames, self.folder = sequences, frames, folder
@@ -178,15 +180,33 @@ def train(
     store: TrackingStore,
     schedule: TrackerTraining,
     folder: Path,
+    init: Path | None = None,
     report=lambda line: None,
 ) -> JdeNetwork:
-    """Train, or go on with the checkpoint in `folder`; the network has averaged weights."""
+    """Train, or go on with the checkpoint in `folder`; the network has averaged weights.
+
+    init: a checkpoint whose averaged weights the network starts from, its classifier aside.
+    """
     accelerator = loop.start(schedule, folder, report)
     torch.manual_seed(schedule.seed)
     model = TrackingLosses(config, store.count)
+    if init is not None:
+        _start_from(model.network, init)
     path, made_from = folder / "tracker_state.pth", {"frames": store.digest}
+    made_from["init"] = sha256_of_file(init) if init else None
     trained = loop.fit(accelerator, model, store, schedule, path, loss_terms, report, made_from)
     return trained.network
+
+
+def _start_from(network: JdeNetwork, path: Path) -> None:
+    weights = loop.read_average(path)[1]
+    own = {k.removeprefix("network."): w for k, w in weights.items() if k.startswith("network.")}
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:
+        raise InputError(
+            "--init: expected a checkpoint of a network of the same sizes, found another"
+        ) from error
 
 
 def _focal(logits: torch.Tensor, label: torch.Tensor, focus: float) -> torch.Tensor:
