@@ -57,7 +57,7 @@ def test_a_detector_without_a_tracker_is_refused(tmp_path):
     )
     names = load_condition("minictc").class_names
     other = override(other, {"class_names": names, "split_point": "fpn"})
-    with pytest.raises(InputError, match="protocol tracking needs a JDE network, minictc_mask_rcnn"):
+    with pytest.raises(InputError, match="protocol tracking needs a JDE network, minictc_mask"):
         run(other, "vvc_feature", tmp_path / "run", RunOptions(data_root=tmp_path))
 
 

@@ -50,7 +50,7 @@ def test_the_full_network_has_the_layers_of_its_cfg_file():
     assert {n: network.layers[str(n)].in_channels for n in (83, 98, 113)} == {
         83: 512, 98: 256, 113: 128
     }  # fmt: skip
-    assert network.layers["90"][0].in_channels == 768 and network.layers["105"][0].in_channels == 384
+    assert [network.layers[n][0].in_channels for n in ("90", "105")] == [768, 384]
     assert len(filters) == 78
 
 
@@ -191,7 +191,8 @@ def test_an_object_is_reported_from_its_second_frame_on():
     tracker = Tracker(jde_tiny.FULL)
     assert len(tracker.update(seen((10, 10, 20, 40, 0))).identities) == 0
     found = tracker.update(seen((12, 10, 20, 40, 0)))
-    assert found.identities.tolist() == [1] and found.boxes[0] == pytest.approx((12, 10, 20, 40), abs=1)
+    assert found.identities.tolist() == [1]
+    assert found.boxes[0] == pytest.approx((12, 10, 20, 40), abs=1)
 
 
 def test_crossing_objects_keep_their_identities():

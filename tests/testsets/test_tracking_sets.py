@@ -144,6 +144,7 @@ def test_a_drawn_sequence_is_read_as_it_was_written(tmp_path):
     frames = list(draw_sequence("val", 0, count=2, step=10))
     write_sequence(iter(frames), tmp_path / "tvd_tracking" / "TVD-01", None)
     dataset = open_test_set(condition((2,)), tmp_path)
-    found = [(a["image_id"] % FRAMES, a["track_id"], *a["bbox"]) for a in dataset.coco["annotations"]]
+    annotations = dataset.coco["annotations"]
+    found = [(a["image_id"] % FRAMES, a["track_id"], *a["bbox"]) for a in annotations]
     wanted = [(n, o.identity, *o.box) for n, (_, objects) in enumerate(frames, 1) for o in objects]
     assert found == wanted
