@@ -68,7 +68,7 @@ def _write(folder: Path, pictures: list, detector: JdeDetector) -> None:
         for place, ((left, top, width, height), identity) in enumerate(
             zip(tracks.boxes, tracks.identities)
         ):
-            if place % 4 != 3 and left < SIZE[1] - 1 and top < SIZE[0] - 1:
+            if place % 8 != 7 and left < SIZE[1] - 1 and top < SIZE[0] - 1:
                 lines.append(
                     f"{number},{identity},{left + 1},{top + 1},{width},{height},1,1,1\n"
                 )
