@@ -71,6 +71,7 @@ setup(
         "matplotlib>=3.8",
         "jinja2>=3.1",
         "rich>=13",
+        "motmetrics>=1.4",  # of tracks
     ],
     extras_require={
         "report": REPORT,

@@ -33,8 +33,8 @@ def tiny_model(config: VfcnConfig = CONFIG, seed: int = 0) -> Vfcn:
     for network in (model.entropy.prior, *model.entropy.contexts):  # scales of about 4 steps
         network[-1].weight.data *= 0.2
         network[-1].bias.data[len(network[-1].bias) // 2 :] = 1.1
-    model.mean.copy_(torch.randn(4, config.channels))
-    model.std.copy_(torch.rand(4, config.channels) + 0.5)
+    model.mean.copy_(torch.randn(model.mean.shape))
+    model.std.copy_(torch.rand(model.std.shape) + 0.5)
     model.typical_width.fill_(8.0)
     return model
 

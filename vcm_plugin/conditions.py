@@ -48,9 +48,11 @@ class TestCondition:
     classes_by_position: bool = False  # class i is the i-th category, whatever it is called there
     sequences: tuple[str, ...] = ()  # class/name of each, in the order of the tables
     sequence_folder: str | None = None  # of a sequence, {} stands for its name
+    sequence_frames: tuple[int, ...] = ()  # of each sequence, where the test conditions say so
     qp_table: str | None = None  # of cfg/qp_tables.yaml, in place of a VVC codec's own QPs
     limit: int | None = None  # pictures, or frames of each sequence
-    protocol: str = "coco"  # how accuracy is measured: coco, open_images or semantic
+    protocol: str = "coco"  # how accuracy is measured: coco, open_images, semantic or tracking
+    tracking_rules: str | None = None  # what of the ground truth is judged: mot16 or confident
     semantic_of_class: tuple[int, ...] = ()  # class that is judged of each class of the detector
     semantic_of_label: tuple[int, ...] = ()  # and of each label of the ground truth
     semantic_judged: tuple[int, ...] = ()  # those that the mean is taken over
@@ -61,6 +63,7 @@ class TestCondition:
     threads_per_job: int = 1
     expected_box_ap: float | None = None
     expected_mask_ap: float | None = None
+    expected_mota: float | None = None
     expected_tolerance: float | None = None
     score_threshold: float | None = None
     iou_threshold: float | None = None
@@ -115,6 +118,7 @@ class TestCondition:
         """What the test set is called in results; no path."""
         if self.minictc is not None:
             kind = "mini-CTC sequences" if self.drawn_sequences else "mini-CTC"
+            kind = "mini-CTC tracking" if self.protocol == "tracking" else kind
             return f"{kind} {self.minictc}"
         if not self.tasks and self.annotations is None:
             return "/".join(Path(self.require("images")).parts[-2:])
@@ -126,7 +130,10 @@ class TestCondition:
         """The uncompressed accuracy that the condition states for its tasks, in percent."""
         stated = {"box": self.expected_box_ap, "mask": self.expected_mask_ap}
         known = {task: value for task, value in stated.items() if value is not None}
-        return {f"{task}_ap": value for task, value in known.items() if task in self.tasks}
+        expected = {f"{task}_ap": value for task, value in known.items() if task in self.tasks}
+        if self.expected_mota is not None:
+            expected["mota"] = self.expected_mota
+        return expected
 
     def _relative(self, name: str) -> str:
         beside = self.folder / Path(name).expanduser()
@@ -142,12 +149,14 @@ RANGES = {
     "iou_threshold": (0.01, 1),
     "expected_box_ap": (0, 100),
     "expected_mask_ap": (0, 100),
+    "expected_mota": (-math.inf, 100),
     "expected_tolerance": (0, 100),
     "min_overlap": (0, 100),
     "near_lossless": (0, 100),
 }
 # What each way to measure accuracy can judge.
-TASKS = {"coco": ("box", "mask"), "open_images": ("box", "mask"), "semantic": ("semantic",)}
+TASKS = {"coco": ("box", "mask"), "open_images": ("box", "mask"), "semantic": ("semantic",),
+         "tracking": ("track",)}  # fmt: skip
 
 
 def model_path(name: str) -> str:
@@ -219,7 +228,7 @@ def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCo
     """
     changes = {key: value for key, value in changes.items() if value is not None}
     if {"images", "annotations", "minictc", "limit", "model", "weights"} & set(changes):
-        changes |= {"expected_box_ap": None, "expected_mask_ap": None}
+        changes |= {"expected_box_ap": None, "expected_mask_ap": None, "expected_mota": None}
         changes |= {"name": condition.name.removesuffix("-changed") + "-changed"}
     if {"images", "annotations"} & set(changes):
         changes |= {"minictc": None}
@@ -280,12 +289,31 @@ def check_values(condition: TestCondition, where: str) -> None:
                 raise InputError(f"{where}: {key}: expected one of {wanted}, found {brief(value)}")
     if condition.protocol == "semantic" and not condition.sequences:
         raise InputError(f"{where}: sequences: expected some for protocol semantic, found none")
+    if condition.protocol == "tracking":
+        _check_tracking(condition, where)
     for key in ("tasks", "sequences", "class_names"):
         _check_names(key, getattr(condition, key), where)
     for name in (condition.name, *condition.sequences, *filter(None, [condition.sequence_folder])):
         _check_stays_inside(name, where)
     if "/" in condition.name or "\\" in condition.name:
         raise InputError(f"{where}: name: expected no folder, found {brief(condition.name)}")
+
+
+def _check_tracking(condition: TestCondition, where: str) -> None:
+    """What a condition of tracking needs beside what all of them do."""
+    if not condition.sequences and condition.minictc is None:
+        raise InputError(f"{where}: sequences: expected some for protocol tracking, found none")
+    if condition.tracking_rules not in ("mot16", "confident"):
+        raise InputError(
+            f"{where}: tracking_rules: expected mot16 or confident, found "
+            f"{brief(condition.tracking_rules)}"
+        )
+    frames = condition.sequence_frames
+    if frames and len(frames) != len(condition.sequences):
+        raise InputError(
+            f"{where}: sequence_frames: expected one count for each of {len(condition.sequences)} "
+            f"sequences, found {len(frames)}"
+        )
 
 
 def _check_names(key: str, names: typing.Sequence[str], where: str) -> None:

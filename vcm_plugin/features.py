@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.split_points import SPLIT_POINTS
+from vcm_plugin.split_points import SPLIT_POINTS, split_point_of
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,8 @@ class FeaturePyramid:
 
     @property
     def split_point(self) -> str:
-        """Name of the split point: "fpn", "c2" or "r2"."""
-        for name, strides in SPLIT_POINTS.items():
-            if list(self.layers) == list(strides):
-                return name
-        known = "; ".join(", ".join(strides) for strides in SPLIT_POINTS.values())
-        raise InputError(
-            f"expected the layers {known}, in this order; found {', '.join(self.layers)}"
-        )
+        """Name of the split point, an entry of SPLIT_POINTS."""
+        return split_point_of(self.layers)
 
     def require_finite(self) -> FeaturePyramid:
         """Return self; raise InputError where a layer holds NaN or infinity."""

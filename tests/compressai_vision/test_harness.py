@@ -469,12 +469,49 @@ def test_bad_settings_end_in_one_line(codec, config, line):
 
 
 def test_a_vision_model_split_elsewhere_is_refused_before_any_frame():
-    for layers in (["c2", "c3", "c4", "c5"], ["r2"]):
-        with pytest.raises(SystemExit, match=f"split at {', '.join(layers)}: expected splits fpn"):
+    for layers in (["c2", "c3", "c4", "c5"], ["r2"], [36, 61, 74], [105, 90, 75]):
+        found = ", ".join(map(str, layers))
+        with pytest.raises(SystemExit, match=rf"split point fpn\), found {found}; set split_point"):
             adapter(
                 "diff_fchm", layers=layers, rate_point=1, diff_fchm_weights=VFCN,
                 diff_fchm_other_detector=True,
             )  # fmt: skip
+
+
+@pytest.mark.parametrize("split_point", ["jde_tvd", "jde_hieve"])
+@pytest.mark.parametrize("name", ["vvc_feature", "diff_fchm"])
+def test_the_layers_of_jde_make_the_same_file_as_in_our_runner(name, split_point, tmp_path):
+    """They come under whole numbers, which the vision model says, too."""
+    from pyramids import config, pyramid
+    from vfcn_tiny import tiny_weights
+
+    from anchors.vvc_feature import VvcFeatureCodec
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+
+    features = pyramid(split_point)
+    layers = [int(layer) for layer in features.layers]
+    weights = tiny_weights(tmp_path, config(split_point))
+    if name == "diff_fchm":
+        settings = {"rate_point": 1, "diff_fchm_weights": str(weights)}
+        settings["diff_fchm_other_detector"] = True
+        wanted = MachineCodec(weights).encode(features, "1")
+    else:
+        settings = {"qp": 32, "vvc_feature_preset": "faster", "vvc_feature_range": [-9, 9]}
+        wanted = VvcFeatureCodec("faster", (-9.0, 9.0)).encode(features, "32")
+    codec = adapter(name, layers=layers, **settings)
+    x = harness_input(features)
+    x["data"] = {int(layer): values for layer, values in x["data"].items()}
+    coded, _, _ = codec.encode(x, tmp_path, "job", "img_id_1")
+    assert Path(coded["bitstream"]).read_bytes() == wanted
+    decoded, _, _ = codec.decode(coded["bitstream"])
+    assert decoded["input_size"] == [features.input_size]
+    for found, layer in zip(decoded["data"].values(), features.layers.values(), strict=True):
+        assert found[0].shape == layer.shape
+
+
+def test_layers_of_no_known_network_are_refused_before_any_frame():
+    with pytest.raises(SystemExit, match="expected the layers of one split point.* found fpn0, fp"):
+        adapter("vvc_feature", layers=["fpn0", "fpn1", "fpn_pool"], qp=32)
 
 
 def test_a_file_of_another_split_point_is_refused_by_name(r50, tmp_path):

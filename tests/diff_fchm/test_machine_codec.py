@@ -308,7 +308,7 @@ def test_weights_that_did_not_make_the_file(codec, files, tmp_path):
 
 def test_another_split_point(codec):
     layer = pyramid().layers["p2"]
-    with pytest.raises(InputError, match="split point fpn, found r2"):
+    with pytest.raises(InputError, match=r"p2, p3, p4, p5 \(split point fpn\), found r2"):
         codec.encode(FeaturePyramid({"r2": layer}, (122, 180), (61, 90)), "1")
 
 

@@ -120,11 +120,15 @@ class Header:
         """Layer name -> stride to the padded network input, in bitstream order."""
         return SPLIT_POINTS.get(self.split_point, {})
 
-    def shapes(self, channels: int | None = None) -> dict[str, tuple[int, int, int]]:
-        """Layer name -> (channels, height, width); `channels` where the weights id says them."""
+    def shapes(
+        self, channels: int | tuple[int, ...] | None = None
+    ) -> dict[str, tuple[int, int, int]]:
+        """Layer name -> (channels, height, width); `channels`, one or one per layer, where the
+        weights id says them."""
         if self.split_point == NO_SPLIT:
             return {}
-        counts = self.channels or (channels,)
+        told = channels if isinstance(channels, tuple) else (channels,)
+        counts = self.channels or told
         if counts == (None,):
             raise BitstreamError("the header leaves the channel count to its weights id: pass it")
         counts = counts * (len(self.strides) // len(counts))
@@ -143,19 +147,25 @@ class Header:
                 "by frame, or with --frame N"
             )
 
-    def require_weights(self, profile: str, weights_id: int, channels: int) -> None:
-        """Raise BitstreamError unless a learned codec of split point fpn can decode the file.
+    def require_weights(
+        self,
+        profile: str,
+        weights_id: int,
+        channels: int | tuple[int, ...],
+        split_point: str = "fpn",
+    ) -> None:
+        """Raise BitstreamError unless a learned codec of this split point can decode the file.
 
         weights_id, channels: of the weights that the codec has, and of the layers they are for.
         """
-        self._require_made_by(profile, "fpn", weights_id)
+        self._require_made_by(profile, split_point, weights_id)
         if self.channels or self.detector_id is not None:
             raise BitstreamError(
                 "expected channels and detector to follow from the weights id, found them in the "
                 "header"
             )
-        _, height, width = self.shapes(channels)["p2"]
-        _require_size(16 * height * width)
+        name, (_, height, width) = next(iter(self.shapes(channels).items()))
+        _require_size(self.strides[name] ** 2 * height * width)
 
     def require_picture_weights(self, profile: str, weights_id: int, stride: int) -> None:
         """Raise BitstreamError unless a learned picture codec can decode the file.

@@ -27,6 +27,7 @@ from vcm_plugin.training.options import (
     InterInputs,
     PictureInputs,
     RestorerInputs,
+    TrackerInputs,
     VfcnInputs,
     add_options,
     read_recipe,
@@ -39,6 +40,7 @@ from vcm_plugin.training.schedules import (
     PictureTraining,
     RestorerTraining,
     Schedule,
+    TrackerTraining,
     VfcnTraining,
 )
 
@@ -61,6 +63,8 @@ def add(commands) -> None:
          train_msfc, (FeatureInputs, MsfcConfig, MsfcTraining)),
         ("detector", "a small Faster or Mask R-CNN", train_detector,
          (DetectorInputs, DetectorTraining)),
+        ("tracker", "a JDE network, on drawn sequences", train_tracker,
+         (TrackerInputs, TrackerTraining)),
         ("hvcn", "one stage of the human layer of Diff-FCHM, over a frozen machine layer",
          train_hvcn, (HvcnInputs, HvcnConfig, HvcnTraining)),
         ("restorer", "the restorer of auxiliary pictures, over a frozen machine layer",
@@ -129,6 +133,33 @@ def train_detector(options: Namespace) -> None:
         with writing(path) as file:
             torch.save(exported, file)
         print(f"Detectron2-format checkpoint: {path}")
+
+
+def train_tracker(options: Namespace) -> None:
+    """Draw training sequences, train a JDE network and export it: OUT/model.pth."""
+    inputs, schedule = read_recipe(options, TrackerInputs, TrackerTraining)
+    from vcm_plugin.split.jde_config import load_jde_config
+
+    config = load_jde_config(model_path(inputs.model))
+    import torch
+
+    from vcm_plugin.files import writing
+    from vcm_plugin.split.jde_checkpoint import to_jde_state_dict
+    from vcm_plugin.training.tracker import TrackingStore, train
+
+    schedule = _settled(schedule, inputs)
+    folder = inputs.cache or options.output / "frames"
+    store = TrackingStore(folder, inputs.sequences, inputs.sequence_frames)
+    for done in store.prepare():
+        if done % 20 == 0:
+            _say(f"drew {done} of {inputs.sequences} sequences")
+    store.open()
+    network = train(config, store, schedule, options.output, inputs.init, _say)
+    if _is_first_process():
+        path = options.output / "model.pth"
+        with writing(path) as file:
+            torch.save({"model": to_jde_state_dict(network)}, file)
+        print(f"checkpoint of the tracker: {path}")
 
 
 def train_hvcn(options: Namespace) -> None:

@@ -36,7 +36,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import write_bytes
 from vcm_plugin.rate_points import show
-from vcm_plugin.split_points import SPLIT_POINTS
+from vcm_plugin.split_points import split_point_of
 from vcm_plugin.stages import collected, stage
 from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.testsets.sequences import read_seqinfo
@@ -88,7 +88,7 @@ class HarnessCodec:
         if name == "diff_fchm":
             environment.require_device(device)
             self.codec.to(device)
-        self.layers = list(getattr(vision_model, "split_layer_list", None) or ())
+        self.layers = [str(x) for x in getattr(vision_model, "split_layer_list", None) or ()]
         self._check_before_the_first_frame()
         self.output_dir = Path(output_dir) if output_dir else None
         if self.output_dir:
@@ -100,11 +100,6 @@ class HarnessCodec:
 
     def _check_before_the_first_frame(self) -> None:
         """Refuse what can be seen to fail before NN-Part1 has made the features of all frames."""
-        if self.name == "diff_fchm" and self.layers not in ([], list(SPLIT_POINTS["fpn"])):
-            raise InputError(
-                f"diff_fchm codes {', '.join(SPLIT_POINTS['fpn'])}, the vision model is split at "
-                f"{', '.join(self.layers)}: expected splits fpn, or the codec vvc_feature"
-            )
         if self.eval_encode_type == "bitrate":
             self._frame_rate()
             if self.name == "vvc_feature" and self.codec.value_range is None:
@@ -144,6 +139,14 @@ class HarnessCodec:
 
 class SplitCodec(HarnessCodec):
     """Features -> file -> features, in the split-inference pipelines."""
+
+    def _check_before_the_first_frame(self) -> None:
+        super()._check_before_the_first_frame()
+        if not self.layers:  # a vision model that does not say
+            return
+        split_point_of(self.layers)
+        if self.name == "diff_fchm":
+            self.codec.require_layers(self.layers)
 
     @one_line
     def encode(

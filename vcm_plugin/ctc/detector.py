@@ -12,9 +12,10 @@ from vcm_plugin.split import load_split_model
 
 if TYPE_CHECKING:
     from vcm_plugin.split.detectron2 import Detectron2Detector
+    from vcm_plugin.split.jde import JdeDetector
     from vcm_plugin.split.torchvision import TorchvisionDetector
 
-    SplitModel = TorchvisionDetector | Detectron2Detector
+    SplitModel = TorchvisionDetector | Detectron2Detector | JdeDetector
 
 
 def load_detector(condition: TestCondition, device: str = "cpu") -> SplitModel:

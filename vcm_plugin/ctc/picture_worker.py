@@ -37,9 +37,10 @@ from vcm_plugin.testsets.pictures import PictureError
 
 if TYPE_CHECKING:
     from vcm_plugin.split.detectron2 import Detectron2Detector
+    from vcm_plugin.split.jde import JdeDetector
     from vcm_plugin.split.torchvision import TorchvisionDetector
 
-    SplitModel = TorchvisionDetector | Detectron2Detector
+    SplitModel = TorchvisionDetector | Detectron2Detector | JdeDetector
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,11 @@ from vcm_plugin.files import read_json, sha256_of_file, writing
 from vcm_plugin.metrics import point_miou
 from vcm_plugin.metrics.accuracy import judge_parts
 from vcm_plugin.split import Detections
-from vcm_plugin.testsets.coco import CocoDataset, SequenceEntry
+from vcm_plugin.split.tracker import Tracker, Tracks
+from vcm_plugin.testsets.coco import CocoDataset, PictureEntry, SequenceEntry
 from vcm_plugin.testsets.points import read_points
 from vcm_plugin.testsets.sequences import read_frames
+from vcm_plugin.testsets.tracking import CATEGORY
 
 
 class SequenceWorker(Worker):
@@ -154,16 +156,30 @@ class SequenceWorker(Worker):
     ) -> list[dict]:
         """NN-Part2 of every frame."""
         predictions: list[dict] = []
+        tracker = self._tracker()
         points = read_points(entry) if entry.points else None
         for number, (frame, layers) in enumerate(zip(entry.frames, features, strict=True)):
             with watch("nn_part2"):
                 detections = self.model.nn_part2(layers)
-            if points is None:
+                tracks = None if tracker is None else tracker.update(detections)
+            if tracks is not None:
+                predictions += _tracked(tracks, frame)
+            elif points is None:
                 predictions += self._predictions(detections, frame)
             else:
                 counts = self._confusion(detections, points[number])
                 predictions.append({"image_id": frame.image_id, "confusion": counts})
         return predictions
+
+    def _tracker(self) -> Tracker | None:
+        """The tracker of one sequence, where a condition judges tracks."""
+        if self.plan.condition.protocol != "tracking":
+            return None
+        if not hasattr(self.model, "tracker"):
+            raise InputError(
+                f"protocol tracking needs a JDE network, {self.plan.condition.model} has no tracker"
+            )
+        return self.model.tracker()
 
     def _confusion(self, detections: Detections, points: np.ndarray) -> list[list[int]]:
         condition = self.plan.condition
@@ -182,6 +198,22 @@ class SequenceWorker(Worker):
 def worker_class(dataset: CocoDataset) -> type[Worker]:
     """The worker that the entries of a test set want: pictures or sequences."""
     return SequenceWorker if dataset.sequences else Worker
+
+
+def _tracked(tracks: Tracks, frame: PictureEntry) -> list[dict]:
+    """COCO results of the tracks of a frame, with the identity of each."""
+    return [
+        {
+            "image_id": frame.image_id,
+            "category_id": CATEGORY,
+            "bbox": [float(n) for n in box],
+            "score": float(score),
+            "track_id": int(identity),
+        }
+        for box, identity, score in zip(
+            tracks.boxes, tracks.identities, tracks.scores, strict=True
+        )
+    ]
 
 
 def _timed(items: Iterable, watch: Watch, stage: str) -> Iterator:

@@ -13,6 +13,7 @@ from vcm_plugin.metrics import coco_ap, point_miou
 from vcm_plugin.metrics.class_maps import pixel_measures
 from vcm_plugin.metrics.coco_ap import Matches
 from vcm_plugin.metrics.open_images_ap import evaluate
+from vcm_plugin.metrics.tracking import tracking_accuracy
 from vcm_plugin.testsets.coco import CocoDataset, SequenceEntry
 
 # Measures that results of earlier versions do not state; a report of both kinds leaves them out.
@@ -46,7 +47,7 @@ def judge_parts(
 
     def accuracy(entries: list[SequenceEntry]) -> dict[str, float]:
         part = dataset.of(entries)
-        if condition.protocol == "coco" and not part.coco["annotations"]:
+        if condition.protocol in ("coco", "tracking") and not part.coco["annotations"]:
             return {}
         kept = {image_id for entry in entries for image_id in entry.image_ids}
         return judge(condition, part, [p for p in predictions if p["image_id"] in kept])[0]
@@ -99,4 +100,13 @@ def _semantic(
     return {"miou": float(np.mean(ious))}, {}
 
 
-PROTOCOLS = {"coco": _coco, "open_images": _open_images, "semantic": _semantic}
+def _tracking(
+    condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]
+) -> Judgement:
+    rules = condition.require("tracking_rules")
+    return tracking_accuracy(dataset.coco, predictions, rules), {}
+
+
+PROTOCOLS = {
+    "coco": _coco, "open_images": _open_images, "semantic": _semantic, "tracking": _tracking
+}  # fmt: skip

@@ -11,6 +11,7 @@ the same final_<SET>.csv of this folder. Layout: that of CompressAI-Vision.
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,9 @@ from vcm_plugin.testsets.coco import FRAMES
 
 SETS = {"coco": ("SFU", "SFUHW"), "open_images": ("OIV6", "MPEGOIV6"),
         "semantic": ("PANDASET", "PANDASET")}  # protocol -> (set, datacatalog)  # fmt: skip
-PREFIXES = {"SFU": "sfu-hw-", "PANDASET": "pandaset-"}
+TRACKING = {"TVD": "MPEGTVDTRACKING", "HIEVE": "MPEGHIEVE"}  # set -> datacatalog
+PREFIXES = {"SFU": "sfu-hw-", "PANDASET": "pandaset-", "TVD": "mpeg-", "HIEVE": "mpeg-"}
+METRICS = {"SFU": "box_ap", "PANDASET": "miou", "TVD": "mota", "HIEVE": "mota"}
 RATE_POINTS = (4, 6)  # of FCM and of VCM
 NOT_IN_FINAL = ("fps", "num_of_coded_frame")
 
@@ -54,13 +57,14 @@ class Part:
 
     folder: str
     row: Row
-    files: Mapping[str, Any]  # name -> content of a JSON file beside summary.csv
+    files: Mapping[str, Any]  # name -> content of a JSON file beside summary.csv, or its bytes
 
 
 def write_ctc_tables(runs: Sequence[Path], out: Path) -> Path:
     """Write the tables of complete runs of one codec; returns the path of final_<SET>.csv.
 
-    runs: one run of sfu_hw or pandaset, or the runs of both tasks of MPEG-OIV6. Raises InputError.
+    runs: one run of sfu_hw, pandaset, tvd_tracking or hieve, or the runs of both tasks of
+    MPEG-OIV6. Raises InputError.
     """
     results = [load_result(run) for run in runs]
     names = {_set_of(result, run) for result, run in zip(results, runs, strict=True)}
@@ -82,14 +86,15 @@ def write_ctc_tables(runs: Sequence[Path], out: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "summary.csv", [part.row])
         for file, content in part.files.items():
-            (folder / file).write_text(json.dumps(content))
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
+            (folder / file).write_bytes(data)
     path = out / catalog / f"final_{name}.csv"
     rows = [part.row for part in parts]
-    if name == "OIV6":
+    if name == "OIV6" or name in TRACKING:  # their summaries have accuracy from 0 to 1
         rows = [row | {"end_accuracy": 100 * row["end_accuracy"]} for row in rows]
         rows.sort(key=lambda row: (row["Dataset"], row["qp"]))
-    else:
-        rows += list(_classes(rows, results[0]))
+    if name != "OIV6":
+        rows += list(_classes(name, rows, results[0]))
     _write(path, [{"": index} | _final(row) for index, row in enumerate(rows)])
     return path
 
@@ -101,7 +106,21 @@ def _set_of(result: RunResult, run: Path) -> tuple[str, str]:
             f"{run}: {result.condition} is no test set of MPEG; expected a run of sfu_hw, "
             "mpeg_oiv6_detection, mpeg_oiv6_segmentation or pandaset, or of data in their layout"
         )
+    if result.test.protocol == "tracking":
+        return _tracking_set(result, run)
     return SETS[result.test.protocol]
+
+
+def _tracking_set(result: RunResult, run: Path) -> tuple[str, str]:
+    """TVD or HIEVE, by the classes of the sequences."""
+    groups = {sequence.group.partition("-")[0] for sequence in result.dataset.sequences or ()}
+    if len(groups) != 1 or not groups <= set(TRACKING):
+        raise InputError(
+            f"{run}: {result.condition} is no tracking set of MPEG; expected a run of tvd_tracking "
+            "or hieve, or of sequences of the classes TVD, HIEVE-1080P and HIEVE-720P"
+        )
+    (name,) = groups
+    return name, TRACKING[name]
 
 
 def _points(result: RunResult) -> list[tuple[int, PointResult]]:
@@ -180,23 +199,48 @@ def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
             times = stages(seconds, point.rate_point, KINDS[result.kind])
             stated = _qp_of(result, point, qp, sequence.name)
             row = _row(name, sequence, stated, record.bits, accuracy) | times
-            files = _files(name, number, sequence.name, predictions[point.rate_point], accuracy)
             ending = "_val" if name == "SFU" else ""
-            parts.append(Part(f"{PREFIXES[name]}{sequence.name}{ending}", row, files))
+            folder = f"{PREFIXES[name]}{row['Dataset']}{ending}"
+            found = predictions[point.rate_point]
+            if name in TRACKING:
+                frames = [i for i in point.per_picture.image_id if i // FRAMES == number]
+                files = {f"{folder}_info_to_eval.h5": _tracks(frames, found)}
+            else:
+                files = _files(name, number, sequence.name, found, accuracy)
+            parts.append(Part(folder, row, files))
     return parts
 
 
 def _row(name: str, sequence: SequenceSummary, qp: int, bits: int, accuracy: Accuracy) -> Row:
     """The row of a sequence, its times aside."""
-    fps = sequence.fps
+    fps, metric = sequence.fps, METRICS[name]
     return {
-        "Dataset": sequence.name,
+        "Dataset": _dataset_of(name, sequence.name),
         "fps": int(fps) if fps == int(fps) else fps,
         "num_of_coded_frame": sequence.frames,
         "qp": qp,
         "bitrate (kbps)": kbps(bits, fps, sequence.frames),
-        "end_accuracy": accuracy["box_ap" if name == "SFU" else "miou"],
+        "end_accuracy": accuracy[metric] / (100 if name in TRACKING else 1),
     }
+
+
+def _dataset_of(name: str, sequence: str) -> str:
+    """What the table calls a sequence."""
+    return f"hieve-{sequence}" if name == "HIEVE" else sequence
+
+
+def _tracks(frames: Sequence[int], predictions: list[dict]) -> bytes:
+    """The tracks of a sequence as the harness's evaluator keeps them: of each frame by its number,
+    (box, identity, confidence) of each track."""
+    import torch
+
+    found: dict[int, list] = {image_id: [] for image_id in frames}
+    for item in predictions:
+        if item["image_id"] in found:
+            found[item["image_id"]].append((tuple(item["bbox"]), item["track_id"], 1.0))
+    file = io.BytesIO()
+    torch.save({image_id % FRAMES: tracks for image_id, tracks in found.items()}, file)
+    return file.getvalue()
 
 
 def _files(
@@ -214,23 +258,25 @@ def _files(
     return {"coco_instances_results.json": of_sequence}
 
 
-def _classes(rows: list[Row], result: RunResult) -> Iterator[Row]:
+def _classes(name: str, rows: list[Row], result: RunResult) -> Iterator[Row]:
     """One row for each class of sequences and rate point, which is counted from 0.
 
     Rates and times are means weighted by the length in seconds; accuracy is that of the class.
     """
-    classes = {sequence.name: sequence.group for sequence in result.dataset.sequences or ()}
-    metric = "miou" if result.test.protocol == "semantic" else "box_ap"
+    classes, own = {}, {}
+    for sequence in result.dataset.sequences or ():
+        classes[_dataset_of(name, sequence.name)] = sequence.group
+        own[_dataset_of(name, sequence.name)] = sequence.name
     for group in dict.fromkeys(classes.values()):
         for index, (qp, point) in enumerate(_points(result)):
             members = [
                 row
                 for row in rows
                 if classes[row["Dataset"]] == group
-                and row["qp"] == _qp_of(result, point, qp, row["Dataset"])
+                and row["qp"] == _qp_of(result, point, qp, own[row["Dataset"]])
             ]
             lengths = [row["num_of_coded_frame"] / row["fps"] for row in members]
-            accuracy = (point.classes or {})[group][metric]
+            accuracy = (point.classes or {})[group][METRICS[name]]
             fixed = {"Dataset": group, "qp": index, "end_accuracy": accuracy}
             yield {
                 key: fixed[key] if key in fixed

@@ -49,6 +49,7 @@ TASKS = {
     "box": "Detection",
     "mask": "Instance segmentation",
     "semantic": "Semantic segmentation",
+    "track": "Tracking",
 }
 _ROWS = (
     Metric("box_ap", "box AP", "%", True, 2, "box", axis="box AP@[.5:.95] (%)"),
@@ -69,6 +70,9 @@ _ROWS = (
     Metric("mask_object_pixel_accuracy", "object pixel accuracy", "%", True, 2, "mask",
            compared=False),
     Metric("miou", "mIoU", "%", True, 2, "semantic"),
+    Metric("mota", "MOTA", "%", True, 2, "track"),
+    Metric("idf1", "IDF1", "%", True, 2, "track"),
+    Metric("hota", "HOTA", "%", True, 2, "track"),
     Metric("psnr", "PSNR", "dB", True, 2),
     Metric("psnr_y", "PSNR Y", "dB", True, 2),
     Metric("psnr_u", "PSNR U", "dB", True, 2),

@@ -17,6 +17,8 @@ from vcm_plugin.split.detections import Detections
 
 import_torchvision()
 
+from vcm_plugin.split.jde import JdeDetector  # noqa: E402
+from vcm_plugin.split.jde_config import is_jde, load_jde_config  # noqa: E402
 from vcm_plugin.split.torchvision import TorchvisionDetector  # noqa: E402
 
 if TYPE_CHECKING:
@@ -33,16 +35,21 @@ def load_split_model(
     split_point: str = "fpn",
     runtime: Runtime = "auto",
     device: str = "cpu",
-) -> TorchvisionDetector | Detectron2Detector:
+) -> TorchvisionDetector | Detectron2Detector | JdeDetector:
     """A detector with nn_part1(picture) -> FeaturePyramid and nn_part2(features) -> Detections.
 
-    detector: a Detectron2 YAML file, a DetectorConfig, or, where Detectron2 is installed, a name of
-    its model zoo. weights: a checkpoint file or, where Detectron2 is installed, a URL that it can
-    fetch; without weights, MODEL.WEIGHTS of the file or the model zoo's own.
+    detector: a Detectron2 YAML file, one of a JDE network, a DetectorConfig, or, where Detectron2
+    is installed, a name of its model zoo. weights: a checkpoint file or, where Detectron2 is
+    installed, a URL that it can fetch; without weights, MODEL.WEIGHTS of the file or the model
+    zoo's own.
     runtime: "auto" takes Detectron2 where it is installed. Raises InputError for bad input.
     """
     if runtime not in ("auto", "detectron2", "torchvision"):
         raise InputError(f"runtime: expected auto, detectron2 or torchvision, found {runtime!r}")
+    if not isinstance(detector, DetectorConfig) and is_jde(detector):
+        if weights is None:
+            raise InputError(f"{detector}: no weights given; name a checkpoint file of JDE")
+        return JdeDetector(load_jde_config(detector), weights, split_point, device)
     if runtime == "auto":
         runtime = "detectron2" if detectron2_is_installed() else "torchvision"
     if runtime == "torchvision":

@@ -16,6 +16,7 @@ class Detections:
     masks: bool (n, H, W), or None where the detector has no masks.
     segments: int64 (H, W), the class of the panoptic segment at each pixel, things before stuff and
     -1 where there is none; None where the detector is no panoptic one.
+    embeddings: float32 (n, E), of length one, what an object looks like to a tracker; else None.
     """
 
     boxes: np.ndarray
@@ -23,6 +24,7 @@ class Detections:
     classes: np.ndarray
     masks: np.ndarray | None = None
     segments: np.ndarray | None = None
+    embeddings: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

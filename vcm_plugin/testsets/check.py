@@ -18,6 +18,7 @@ from vcm_plugin.testsets.sequences import (
     sequence_folders,
     sequence_video,
 )
+from vcm_plugin.testsets.tracking import missing_tracking
 
 
 def missing_data(condition: TestCondition, root: Path) -> Iterator[str]:
@@ -32,8 +33,12 @@ def missing_data(condition: TestCondition, root: Path) -> Iterator[str]:
         if not top.is_dir():
             yield f"{top}: no such folder; --data-root names the folder that holds {top.name}/"
         else:
-            for _, folder in folders:
-                yield from _sequence(condition, folder)
+            counts = condition.sequence_frames or (None,) * len(folders)
+            for (_, folder), count in zip(folders, counts, strict=True):
+                if condition.protocol == "tracking" and folder.is_dir():
+                    yield from missing_tracking(folder, count)
+                else:
+                    yield from _sequence(condition, folder)
     elif condition.minictc is None:
         yield from _pictures(condition, root)
     weights = condition.weights_path()

@@ -148,12 +148,12 @@ def draw_sequence(
     shade = vignette(random, HEIGHT, WIDTH)
     light = LIGHT * (2.0 * random() - 1.0)
     for number, camera in enumerate(cameras[:count]):
-        canvas = _view(ground, camera)
-        shown = [(_through(camera, moving.item), moving.grain) for moving in objects]
+        canvas = view(ground, camera)
+        shown = [(through(camera, moving.item), moving.grain) for moving in objects]
         visible = paint_in_order(canvas, shown)
         canvas *= (shade * (1.0 + light * (number / (FRAMES - 1))))[..., None]
         if is_noisy(index):
-            canvas += NOISE * _normal(random, canvas.shape)
+            canvas += NOISE * normal(random, canvas.shape)
         yield to_picture(canvas), visible
         for moving in objects:
             _move(moving, seen)
@@ -188,13 +188,13 @@ def _cameras(group: str, random: Callable) -> list[Camera]:
     still = [Camera(middle, 1.0)] * FRAMES
     if group == "SLOW":
         speed = 1.0 + 2.0 * random()
-        direction = _direction(random)
+        direction = unit_vector(random)
         steps = [speed * (number - (FRAMES - 1) / 2) for number in range(FRAMES)]
         paths = [(middle[0] + n * direction[0], middle[1] + n * direction[1]) for n in steps]
         return [Camera(centre, 1.0) for centre in paths]
     if group == "SHAKE":
         rate, zoom, cameras = 0.01 * (2.0 * random() - 1.0), 1.0, []
-        for y, x in _normal(random, (FRAMES, 2)).tolist():
+        for y, x in normal(random, (FRAMES, 2)).tolist():
             cameras.append(Camera((middle[0] + JITTER * y, middle[1] + JITTER * x), zoom))
             zoom *= 1.0 + rate
         return cameras
@@ -219,20 +219,20 @@ def _moving(group: str, random: Callable, seen: tuple[Pair, Pair]) -> Moving:
     centre = (item.centre[0] + seen[0][0], item.centre[1] + seen[1][0])
     fast = group == "FAST"
     speed = 6.0 + 10.0 * random() if fast else 4.0 * random()
-    direction = _direction(random)
+    direction = unit_vector(random)
     t = 0.05 * (2.0 * random() - 1.0)  # turns by 2 atan(t) a frame, up to 5.7 degrees
     turn = ((1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t))
     growth = 1.0 + 0.02 * (2.0 * random() - 1.0)
     return Moving(
         replace(item, centre=centre),
-        _grain(item),
+        grain_of(item),
         (speed * direction[0], speed * direction[1]),
         turn if fast else (1.0, 0.0),
         growth if fast else 1.0,
     )
 
 
-def _grain(item: SceneObject) -> Grain:
+def grain_of(item: SceneObject) -> Grain:
     """Noise that sticks to an object: drawn once, read between its samples."""
     reach = math.ceil(1.5 * item.radius) + 1
     random = np.random.Generator(np.random.PCG64(item.noise_seed)).random
@@ -275,14 +275,14 @@ def _move(moving: Moving, seen: tuple[Pair, Pair]) -> None:
     moving.velocity = tuple(velocity)
 
 
-def _through(camera: Camera, item: SceneObject) -> SceneObject:
+def through(camera: Camera, item: SceneObject) -> SceneObject:
     """An object of the ground in pixels of the frame."""
     y, x = ((place - middle) * camera.zoom for place, middle in zip(item.centre, camera.centre))
     centre = (y + HEIGHT / 2, x + WIDTH / 2)
     return replace(item, centre=centre, radius=item.radius * camera.zoom)
 
 
-def _view(ground: np.ndarray, camera: Camera) -> np.ndarray:
+def view(ground: np.ndarray, camera: Camera) -> np.ndarray:
     """The part of the ground that a camera sees, (256, 320, 3), by Catmull-Rom splines."""
     rows, columns = (
         _taps((np.arange(size) + 0.5 - size / 2) / camera.zoom + middle - 0.5, limit)
@@ -306,14 +306,14 @@ def _taps(position: np.ndarray, limit: int) -> list[tuple[np.ndarray, np.ndarray
     return list(zip(near, weights))
 
 
-def _direction(random: Callable) -> Pair:
+def unit_vector(random: Callable) -> Pair:
     """A point of the unit circle, rational in what is drawn."""
     t = 2.0 * random() - 1.0
     y, x = (1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)
     return (-y, -x) if random() < 0.5 else (y, x)
 
 
-def _normal(random: Callable, shape: tuple[int, ...]) -> np.ndarray:
+def normal(random: Callable, shape: tuple[int, ...]) -> np.ndarray:
     """Numbers of a nearly normal distribution of sigma 1: sums of twelve uniform ones."""
     total = np.full(shape, -6.0)
     for _ in range(12):

@@ -13,7 +13,7 @@ from pathlib import Path
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.environment import cache_folder
 from vcm_plugin.errors import InputError
-from vcm_plugin.testsets import minictc, minictc_sequences
+from vcm_plugin.testsets import minictc, minictc_sequences, minictc_tracking
 from vcm_plugin.testsets.coco import (
     CocoDataset,
     load_coco,
@@ -23,6 +23,7 @@ from vcm_plugin.testsets.coco import (
 from vcm_plugin.testsets.open_images import expand_hierarchy, read_truth
 from vcm_plugin.testsets.points import load_points
 from vcm_plugin.testsets.sequences import load_sequences
+from vcm_plugin.testsets.tracking import load_tracking
 
 INDEX = "instances.json"  # of a drawn set
 
@@ -35,6 +36,8 @@ def open_test_set(condition: TestCondition, data_root: Path | None = None) -> Co
     root = data_root or condition.folder
     if condition.protocol == "semantic":
         return load_points(condition, root)
+    if condition.protocol == "tracking":
+        return _open_tracking(condition, root)
     if condition.drawn_sequences:
         split = condition.require("minictc")
         root = drawn_sequences(split)
@@ -52,6 +55,15 @@ def open_test_set(condition: TestCondition, data_root: Path | None = None) -> Co
             coco = expand_hierarchy(coco, root / condition.label_hierarchy)
         dataset = dataclasses.replace(dataset, coco=coco)
     return dataset
+
+
+def _open_tracking(condition: TestCondition, root: Path) -> CocoDataset:
+    if condition.minictc is not None:
+        split = condition.minictc
+        root = drawn_tracking(split)
+        names = minictc_tracking.names(split)
+        condition = dataclasses.replace(condition, sequences=names, sequence_folder="{}")
+    return load_tracking(condition, root)
 
 
 def _open_pictures(condition: TestCondition, root: Path) -> CocoDataset:
@@ -81,6 +93,15 @@ def drawn_sequences(split: str) -> Path:
     return _drawn(
         cache_folder() / "minictc_sequences" / name,
         lambda folder: minictc_sequences.generate(split, folder),
+    )
+
+
+def drawn_tracking(split: str) -> Path:
+    """The folder of the drawn tracking sequences of a split in the cache, as drawn_minictc."""
+    name = f"{split}-{_version(minictc, minictc_sequences, minictc_tracking)}"
+    return _drawn(
+        cache_folder() / "minictc_tracking" / name,
+        lambda folder: minictc_tracking.generate(split, folder),
     )
 
 

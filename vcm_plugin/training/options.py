@@ -100,6 +100,16 @@ class PictureInputs(FeatureInputs):
 
 
 @dataclass(frozen=True)
+class TrackerInputs(Inputs):
+    """What the training of a tracker works on; cache: folder for the drawn frames."""
+
+    cache: Path | None = _key("folder for the drawn frames")
+    init: Path | None = _key("tracker_state.pth to start from")
+    sequences: int = _key("of the mini-CTC tracking set's train split", 400)
+    sequence_frames: int = _key("frames of each sequence that are used", 6)
+
+
+@dataclass(frozen=True)
 class DetectorInputs(Inputs):
     """What the training of a detector works on."""
 

@@ -196,3 +196,22 @@ class DetectorTraining(Schedule):
     weight_decay: float = 0.02
     clip_norm: float = 10.0
     crop: tuple[int, int] = (256, 320)  # (height, width) of the training crops
+
+
+@dataclass(frozen=True)
+class TrackerTraining(Schedule):
+    """Schedule and loss of a JDE network; the seed fixes the order of frames and their flips.
+
+    foreground, background: IoU with an anchor from which on, and below which, it has an object or
+    has none. focus: exponent of the focal loss of the confidences.
+    """
+
+    batch_size: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 10.0
+    foreground: float = 0.5
+    background: float = 0.4
+    focus: float = 1.5
+    box_weight: float = 20.0
+    identity_weight: float = 0.3

@@ -2,7 +2,7 @@
 """How a feature pyramid becomes the machine layer of an .fcm file and comes back: Diff-FCHM.
 
 encode: g_a, range and IVN -> y -> h_a -> z -> entropy coding -> machine unit
-decode: machine unit -> latents, checked -> inverse IVN -> g_s -> p2..p5
+decode: machine unit -> latents, checked -> inverse IVN -> g_s -> features
 
 g_a is homogeneous, so that IVN may follow it: a sweep over rate points analyses a picture once.
 """
@@ -127,8 +127,19 @@ class MachineCodec:
         """
         return sha256 in (self.latents_sha256, self.sha256)
 
+    def require_layers(self, layers: list[str]) -> None:
+        """Raise InputError unless these weights are for these layers, before any is made."""
+        wanted = list(self.config.levels.values())
+        if layers != wanted:
+            raise InputError(
+                f"{self.name}: these weights code the layers {', '.join(wanted)} (split point "
+                f"{self.config.split_point}), found {', '.join(layers)}; set split_point: "
+                f"{self.config.split_point}, give weights that were trained for those layers, or "
+                "use the codec vvc_feature"
+            )
+
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
-        """Features of split point fpn -> an .fcm file with one machine unit."""
+        """Features of the split point of the weights -> an .fcm file with one machine unit."""
         return self.code(features, rate_point)[0]
 
     def code(self, features: FeaturePyramid, rate_point: str) -> tuple[bytes, MachineLayer]:
@@ -143,10 +154,13 @@ class MachineCodec:
     @stage("feature_reduction")
     @torch.inference_mode()
     def analyse(self, features: FeaturePyramid) -> Analysed:
-        """Features of split point fpn -> what all rate points share; `code_analysed` goes on."""
+        """Features -> what all rate points share; `code_analysed` goes on."""
         header = self._header(features)
         value_range = ivn.feature_range(features.layers, features.input_size)
-        layers = {name: layer.to(self.device) for name, layer in features.layers.items()}
+        layers = {
+            level: features.layers[name].to(self.device)
+            for level, name in self.config.levels.items()
+        }
         return Analysed(header, value_range, self.networks.analysis(layers))
 
     def code_analysed(self, analysed: Analysed, rate_point: str) -> tuple[bytes, MachineLayer]:
@@ -245,10 +259,10 @@ class MachineCodec:
 
     def read_intra(self, header: Header, unit: bytes) -> MachineLayer:
         """The latents of one machine unit."""
-        header.require_weights(self.name, self.weights_id, self.config.channels)
+        self._require_header(header)
         payload = MachinePayload.from_bytes(unit)
-        grid = header.shapes(self.config.channels)["p4"][1:]
-        latents = self.coder.decode(payload.data, grid, self.octaves(payload.value_range))
+        octaves = self.octaves(payload.value_range)
+        latents = self.coder.decode(payload.data, self._grid(header), octaves)
         latents.require(payload.checksum, "latents")
         return MachineLayer(header, payload, latents)
 
@@ -259,31 +273,38 @@ class MachineCodec:
         undone = self.model.undone(self._ranges(layer.payload.value_range)) / LATENT_STEPS
         y_hat = torch.from_numpy(layer.latents.y)[None].to(self.device, torch.float32) * undone
         decoded = self.networks.synthesis(y_hat.to(self.dtype))
+        shapes = layer.header.shapes(self.config.each_channels)
         layers = {
-            name: decoded[name][:, :height, :width].cpu().contiguous()
-            for name, (_, height, width) in layer.header.shapes(self.config.channels).items()
+            name: decoded[level][:, : shapes[name][1], : shapes[name][2]].cpu().contiguous()
+            for level, name in self.config.levels.items()
         }
         return FeaturePyramid(layers, layer.header.source_size, layer.header.input_size)
 
     def _header(self, features: FeaturePyramid) -> Header:
-        if features.split_point != "fpn":
-            raise InputError(
-                f"{self.name} codes the split point fpn, found {features.split_point}; set "
-                "split_point: fpn, or use the codec vvc_feature"
-            )
-        for name, layer in features.layers.items():
-            if layer.shape[0] != self.config.channels:
+        self.require_layers(list(features.layers))
+        for (name, layer), count in zip(features.layers.items(), self.config.each_channels):
+            if layer.shape[0] != count:
                 raise InputError(
-                    f"layer {name}: these VFCN weights are for {self.config.channels} channels, "
+                    f"layer {name}: these VFCN weights are for {count} channels, "
                     f"found {layer.shape[0]}; use the weights trained for this detector"
                 )
         features.require_finite()
         shapes = {name: tuple(layer.shape) for name, layer in features.layers.items()}
         grid, _ = bitstream.compact_shapes(shapes, features.input_size)
         sizes = (features.source_size, features.input_size)
-        header = Header(self.name, "fpn", *sizes, grid=grid, weights_id=self.weights_id)
-        header.require_weights(self.name, self.weights_id, self.config.channels)
+        split_point = self.config.split_point
+        header = Header(self.name, split_point, *sizes, grid=grid, weights_id=self.weights_id)
+        self._require_header(header)
         return header
+
+    def _require_header(self, header: Header) -> None:
+        counts, split_point = self.config.each_channels, self.config.split_point
+        header.require_weights(self.name, self.weights_id, counts, split_point)
+
+    def _grid(self, header: Header) -> tuple[int, int]:
+        """(height, width) of the latents: a quarter of the finest layer, rounded up."""
+        _, height, width = next(iter(header.shapes(self.config.each_channels).values()))
+        return (height + 3) // 4, (width + 3) // 4
 
     def _ranges(self, value_range: tuple[float, float]) -> torch.Tensor:
         return torch.tensor([value_range], device=self.device)
@@ -319,7 +340,8 @@ def _config(metadata: dict, path: Path) -> VfcnConfig:
     try:
         metadata["detector_sha256"], metadata["rate_points"]  # both must be there
         sizes = metadata["config"]
-        return VfcnConfig(**sizes | {"slices": tuple(sizes["slices"])})
+        lists = ("slices", "layer_channels")
+        return VfcnConfig(**sizes | {key: tuple(sizes[key]) for key in lists if key in sizes})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: the description of the networks is wrong: {error}") from error
 
@@ -331,6 +353,8 @@ def _latents_sha256(config: VfcnConfig, tensors: dict[str, torch.Tensor]) -> str
     """
     coding = ("slices", "hyper_width", "hyper_latents", "context_width")
     meaning = {name: value for name, value in asdict(config).items() if name not in coding}
+    if config.split_point == "fpn":  # as before other pyramids were coded
+        del meaning["split_point"], meaning["layer_channels"]
     digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
     for name, x in sorted(tensors.items()):
         if not name.startswith(("h_a.", "integer.", "tables")):

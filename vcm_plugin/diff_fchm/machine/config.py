@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vcm_plugin.errors import InputError
 from vcm_plugin.rate_points import SCALE, Grammar
+from vcm_plugin.split_points import SPLIT_POINTS
 
 if TYPE_CHECKING:
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
+LEVELS = ("p2", "p3", "p4", "p5")  # of the networks, finest first
+
 
 @dataclass(frozen=True)
 class VfcnConfig:
-    """Sizes of the networks.
+    """Sizes of the networks, and the pyramid that they code.
 
-    fuse: the analysis takes p2..p5, otherwise p2 alone. variant: "robust" trains over all s and
-    lets the synthesis depend on the range; "plain" trains at s = 1 only, as published; "gain" is a
-    rival of IVN, trained gain and inverse-gain vectors at eight levels as in L-MSFC v2.
+    split_point: an entry of SPLIT_POINTS with up to four layers, each at half the size of the one
+    before. layer_channels: of each of its layers; none where each has `channels`. The networks call
+    the layers p2, p3, p4, p5 from the finest on, whatever their names are.
+    fuse: the analysis takes all layers, otherwise the finest alone. variant: "robust" trains over
+    all s and lets the synthesis depend on the range; "plain" trains at s = 1 only, as published;
+    "gain" is a rival of IVN, trained gain and inverse-gain vectors at eight levels as in L-MSFC v2.
     """
 
-    channels: int = 64  # of each FPN layer
+    channels: int = 64  # of each layer
     width8: int = 96  # of the networks on the grid of p3
     width16: int = 128  # ... of p4
     latents: int = 192
@@ -32,6 +38,8 @@ class VfcnConfig:
     context_width: int = 64
     fuse: bool = True
     variant: str = "robust"
+    split_point: str = "fpn"
+    layer_channels: tuple[int, ...] = ()
 
     def __post_init__(self):
         known = self.variant in ("robust", "plain", "gain")
@@ -39,6 +47,32 @@ class VfcnConfig:
             raise ValueError(
                 f"slices must add up to latents, variant be robust, plain or gain: {self}"
             )
+        strides = list(SPLIT_POINTS.get(self.split_point, {}).values())
+        halves = all(2 * finer == coarser for finer, coarser in zip(strides, strides[1:]))
+        if not 1 <= len(strides) <= len(LEVELS) or not halves:
+            raise ValueError(
+                f"split_point: expected one of up to {len(LEVELS)} layers, each at half the size "
+                f"of the one before, found {self.split_point!r}"
+            )
+        if len(self.layer_channels) not in (0, len(strides)) or min(self.each_channels) < 1:
+            raise ValueError(
+                f"layer_channels: expected {len(strides)} counts, one a layer of "
+                f"{self.split_point}, or none; found {list(self.layer_channels)}"
+            )
+
+    @property
+    def levels(self) -> dict[str, str]:
+        """Name of each layer in the networks -> its name at the split point, finest first.
+
+        >>> VfcnConfig(split_point="jde_tvd", layer_channels=(256, 512, 1024)).levels
+        {'p2': '36', 'p3': '61', 'p4': '74'}
+        """
+        return dict(zip(LEVELS, SPLIT_POINTS[self.split_point]))
+
+    @property
+    def each_channels(self) -> tuple[int, ...]:
+        """Channels of each layer, finest first."""
+        return self.layer_channels or (self.channels,) * len(SPLIT_POINTS[self.split_point])
 
 
 @dataclass(frozen=True)

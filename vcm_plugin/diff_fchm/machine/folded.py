@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vcm_plugin.diff_fchm.machine.vfcn import LAYERS, Vfcn
+from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 
 STRIP_CELLS = 4096  # of the grid of p3
 
@@ -34,14 +34,17 @@ class FoldedVfcn(nn.Module):
         super().__init__()
         model = copy.deepcopy(model).float().requires_grad_(False)
         self.g_a, self.g_s, self.h_a = model.g_a, model.g_s, model.h_a
-        means, stds = (dict(zip(LAYERS, rows)) for rows in (model.mean, model.std))
+        statistics = model.statistics()
+        means = {name: mean.flatten() for name, (mean, _) in statistics.items()}
+        stds = {name: std.flatten() for name, (_, std) in statistics.items()}
         g_a, g_s = model.g_a, model.g_s
-        for name in ("p2", "p3", "p4", "p5") if g_a.fuse else ("p2",):
+        for name in means if g_a.fuse else ("p2",):
             getattr(g_a, name).weight /= stds[name].view(1, -1, 1, 1)
-        for name in ("p3", "p4", "p5") if g_a.fuse else ():
+        for name in [*means][1:] if g_a.fuse else ():
             conv = getattr(g_a, name)
             conv.bias = nn.Parameter(-conv.weight[:, :, 0, 0] @ means[name], requires_grad=False)
-        for name, head in {"p2": g_s.p2[0], "p3": g_s.p3, "p4": g_s.p4, "p5": g_s.p5}.items():
+        for name in means:
+            head = g_s.p2[0] if name == "p2" else getattr(g_s, name)
             each = head.out_channels // len(means[name])
             std, mean = (x[name].repeat_interleave(each) for x in (stds, means))
             head.weight *= std.view(-1, 1, 1, 1)
@@ -54,24 +57,33 @@ class FoldedVfcn(nn.Module):
         h = self._fine(layers["p2"])
         if not self.g_a.fuse:
             return self.g_a.coarse(h)
-        h += _mixed(layers["p3"], self.g_a.p3)
-        return self.g_a.coarse(h, *(_mixed(layers[k], getattr(self.g_a, k)) for k in ("p4", "p5")))
+        mixed = {
+            name: _mixed(layers[name], getattr(self.g_a, name))
+            for name in self.g_s.levels if name != "p2"
+        }  # fmt: skip
+        h += mixed.pop("p3")
+        return self.g_a.coarse(h, **mixed)
 
     def synthesis(self, y_hat: torch.Tensor) -> dict[str, torch.Tensor]:
         """y_hat (1, latents, h16, w16), with the range undone -> features p2..p5, float32."""
         h16, h8 = self.g_s.trunk(y_hat.contiguous(memory_format=torch.channels_last))
-        coarse = {name: getattr(self.g_s, name)(h16)[0].float() for name in ("p4", "p5")}
+        coarse = {
+            name: getattr(self.g_s, name)(h16)[0].float()
+            for name in self.g_s.levels if name in ("p4", "p5")
+        }  # fmt: skip
         channels, (height, width) = len(self.mean), h8.shape[-2:]
-        p3 = h8.new_empty(channels, height, width, dtype=torch.float32)
+        head3 = getattr(self.g_s, "p3", None)
+        p3 = head3 and h8.new_empty(head3.out_channels, height, width, dtype=torch.float32)
         p2 = h8.new_empty(channels, 2 * height, 2 * width, dtype=torch.float32)
         cells = p2.view(channels, height, 2, width, 2)
         h8 = F.pad(h8, (0, 0, 1, 1))
         for top, end in _strips(height, width):
             strip = h8[:, :, top : end + 2]
-            p3[:, top:end] = self._head(strip, self.g_s.p3)
+            if head3 is not None:
+                p3[:, top:end] = self._head(strip, head3)
             found = self._head(strip, self.g_s.p2[0]).unflatten(0, (channels, 2, 2))
             cells[:, top:end] = found.permute(0, 3, 1, 4, 2)
-        return {"p2": p2, "p3": p3, **coarse}
+        return {"p2": p2, **({} if head3 is None else {"p3": p3}), **coarse}
 
     def _fine(self, p2: torch.Tensor) -> torch.Tensor:
         """The first convolution of g_a: p2 (C, h, w) -> (1, width8, h8, w8)."""

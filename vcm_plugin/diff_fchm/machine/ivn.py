@@ -17,7 +17,7 @@ import torch
 
 from vcm_plugin.bitstream import round_float
 from vcm_plugin.errors import BitstreamError, InputError
-from vcm_plugin.split_points import SPLIT_POINTS
+from vcm_plugin.split_points import SPLIT_POINTS, split_point_of
 
 LOG2_STEPS = 256  # of log2_code in one octave
 
@@ -25,8 +25,11 @@ LOG2_STEPS = 256  # of log2_code in one octave
 def feature_range(
     layers: Mapping[str, torch.Tensor], input_size: tuple[int, int]
 ) -> tuple[float, float]:
-    """(minimum, maximum) over all layers (..., h, w) without the cells that hold only padding."""
-    strides = SPLIT_POINTS["fpn"]
+    """(minimum, maximum) over all layers (..., h, w) without the cells that hold only padding.
+
+    layers: of any split point, by their names there.
+    """
+    strides = SPLIT_POINTS[split_point_of(layers)]
     with torch.no_grad():
         kept = [
             layer[..., : -(-input_size[0] // strides[name]), : -(-input_size[1] // strides[name])]

@@ -26,10 +26,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.config import LEVELS, VfcnConfig
 from vcm_plugin.entropy.networks import EntropyNetworks
 
-LAYERS = ("p2", "p3", "p4", "p5")
 GAIN_OCTAVES = torch.linspace(-2.0, 2.0, 8)  # log2 s at the levels of the variant "gain"
 
 
@@ -37,14 +36,17 @@ class Vfcn(nn.Module):
     """g_a, g_s, h_a and the entropy networks.
 
     Tensors are batches (N, C, h, w), normalised by IVN; ranges are (N, 2) tensors of (m', M').
-    Buffers mean and std (4, C): statistics of each channel of p2..p5; typical_width: of M - m.
+    Layers are called p2, p3, p4, p5 from the finest on; a pyramid may have fewer (config.levels).
+    Buffers mean and std (layers, C): statistics of each channel, filled up where a layer has fewer
+    than the others; typical_width: of M - m.
     """
 
     def __init__(self, config: VfcnConfig):
         super().__init__()
         self.config = config
-        self.register_buffer("mean", torch.zeros(4, config.channels))
-        self.register_buffer("std", torch.ones(4, config.channels))
+        shape = (len(config.each_channels), max(config.each_channels))
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
         self.register_buffer("typical_width", torch.ones(()))
         self.g_a = Analysis(config)
         self.g_s = Synthesis(config)
@@ -68,7 +70,7 @@ class Vfcn(nn.Module):
         low, width = _columns(ranges)
         standard = {
             name: (layers[name] - (mean - low) / width) * (self.typical_width / std)
-            for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
+            for name, (mean, std) in self.statistics().items()
         }
         y = self.g_a(standard)
         if self.config.variant == "gain":
@@ -81,7 +83,15 @@ class Vfcn(nn.Module):
         standard = self.g_s(y_hat * self.undone(ranges))
         return {
             name: (standard[name] * std + (mean - low)) / width
-            for name, mean, std in zip(LAYERS, _rows(self.mean), _rows(self.std))
+            for name, (mean, std) in self.statistics().items()
+        }
+
+    def statistics(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Mean and deviation of each layer, (1, C, 1, 1) each."""
+        counts = self.config.each_channels
+        return {
+            name: (mean[:count].view(1, -1, 1, 1), std[:count].view(1, -1, 1, 1))
+            for name, count, mean, std in zip(LEVELS, counts, self.mean, self.std)
         }
 
     def done(self, ranges: torch.Tensor) -> torch.Tensor:
@@ -129,34 +139,37 @@ class Analysis(nn.Module):
 
     def __init__(self, config: VfcnConfig):
         super().__init__()
-        c, n8, n16 = config.channels, config.width8, config.width16
-        self.fuse = config.fuse
-        self.p2 = _conv(c, n8, stride=2, bias=False)
+        n8, n16 = config.width8, config.width16
+        finest, *others = config.each_channels
+        self.fuse = config.fuse and bool(others)
+        self.p2 = _conv(finest, n8, stride=2, bias=False)
         self.down = _conv(n8, n16, stride=2, bias=False)
         self.blocks16 = nn.Sequential(
             ResidualBlock(n16, bias=False), ResidualBlock(n16, bias=False)
         )
         self.y = _conv(n16, config.latents, bias=False)
         self.detail = nn.Conv2d(4 * n8, config.latents, 1, bias=False)
-        if config.fuse:
-            self.p3 = nn.Conv2d(c, n8, 1, bias=False)
-            self.p4 = nn.Conv2d(c, n16, 1, bias=False)
-            self.p5 = nn.Conv2d(c, n16, 1, bias=False)
+        if self.fuse:
+            for name, count, width in zip(LEVELS[1:], others, (n8, n16, n16)):
+                setattr(self, name, nn.Conv2d(count, width, 1, bias=False))
 
     def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
         h = self.p2(x["p2"])
         if not self.fuse:
             return self.coarse(h)
-        return self.coarse(h + self.p3(x["p3"]), self.p4(x["p4"]), self.p5(x["p5"]))
+        mixed = {name: getattr(self, name)(x[name]) for name in LEVELS[1:] if name in x}
+        return self.coarse(h + mixed.pop("p3"), **mixed)
 
     def coarse(self, h, p4=None, p5=None) -> torch.Tensor:
         """What the grid of p3 holds, and what p4 and p5 add -> y."""
         cells = F.pad(h, (0, h.shape[-1] % 2, 0, h.shape[-2] % 2))
         detail = self.detail(F.pixel_unshuffle(cells, 2))
         h = self.down(F.leaky_relu(h, 0.1))
-        if self.fuse:
+        if p4 is not None:
+            h = h + p4
+        if p5 is not None:
             coarse = F.interpolate(p5, scale_factor=2.0)
-            h = h + p4 + coarse[..., : h.shape[-2], : h.shape[-1]]
+            h = h + coarse[..., : h.shape[-2], : h.shape[-1]]
         return self.y(self.blocks16(h)) + detail
 
 
@@ -165,21 +178,27 @@ class Synthesis(nn.Module):
 
     def __init__(self, config: VfcnConfig):
         super().__init__()
-        c, n8, n16 = config.channels, config.width8, config.width16
+        n8, n16 = config.width8, config.width16
+        heads = dict(zip(LEVELS, config.each_channels))
         self.trunk16 = nn.Sequential(
             _conv(config.latents, n16), ResidualBlock(n16), ResidualBlock(n16)
         )
-        self.p5 = _conv(n16, c, stride=2)
-        self.p4 = _conv(n16, c)
+        if "p5" in heads:
+            self.p5 = _conv(n16, heads["p5"], stride=2)
+        if "p4" in heads:
+            self.p4 = _conv(n16, heads["p4"])
         self.up = _conv(n16, 4 * n8)
         self.detail = nn.Conv2d(config.latents, 4 * n8, 1)
         self.block8 = ResidualBlock(n8)
-        self.p3 = _conv(n8, c)
-        self.p2 = nn.Sequential(_conv(n8, 4 * c), nn.PixelShuffle(2))
+        if "p3" in heads:
+            self.p3 = _conv(n8, heads["p3"])
+        self.p2 = nn.Sequential(_conv(n8, 4 * heads["p2"]), nn.PixelShuffle(2))
+        self.levels = tuple(heads)
 
     def forward(self, y_hat: torch.Tensor) -> dict[str, torch.Tensor]:
         h16, h8 = self.trunk(y_hat)
-        return {"p2": self.p2(h8), "p3": self.p3(h8), "p4": self.p4(h16), "p5": self.p5(h16)}
+        seen = {"p2": h8, "p3": h8, "p4": h16, "p5": h16}
+        return {name: getattr(self, name)(seen[name]) for name in self.levels}
 
     def trunk(self, y_hat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """y_hat -> what the heads see, on the grids of p4 and of p3."""
@@ -217,7 +236,3 @@ def _columns(ranges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """m' and M' - m' as (N, 1, 1, 1)."""
     low, high = ranges[:, 0], ranges[:, 1]
     return low.view(-1, 1, 1, 1), (high - low).view(-1, 1, 1, 1)
-
-
-def _rows(statistics: torch.Tensor) -> list[torch.Tensor]:
-    return [row.view(1, -1, 1, 1) for row in statistics]

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Tracking through the runner: every sequence through one file, MOTA per sequence and per class,
+and the tables that MPEG receives, as the harness's own script makes them."""
+
+import importlib.util
+
+import pytest
+from drawn_tracking import draw_set, drawn_tracking_run
+from table_script import assert_same_rows, rows_of, script_rows
+
+from vcm_plugin.ctc.codecs import load_condition, override
+from vcm_plugin.ctc.results import load_result
+from vcm_plugin.ctc.run import RunOptions, run
+from vcm_plugin.errors import InputError
+from vcm_plugin.report.ctc_tables import write_ctc_tables
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+@pytest.fixture(scope="module")
+def tvd(tmp_path_factory, shared_cache):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VCM_CACHE", str(shared_cache))
+        return drawn_tracking_run(tmp_path_factory.mktemp("tvd"))
+
+
+def test_a_run_states_mota_of_each_sequence_and_class(tvd):
+    result = load_result(tvd)
+    assert result.test.protocol == "tracking" and len(result.points) == 4
+    assert set(result.uncompressed.accuracy) == {"mota", "idf1", "hota"}
+    assert 50 < result.uncompressed.accuracy["mota"] < 100
+    for point in result.points:
+        assert list(point.sequences) == ["TVD-01", "TVD-02", "TVD-03"]
+        assert point.classes["TVD"] == point.accuracy
+        assert point.accuracy["mota"] < result.uncompressed.accuracy["mota"]
+    assert result.points[0].bits > result.points[-1].bits
+
+
+def test_the_tables_of_tvd(tvd, tmp_path):
+    path = write_ctc_tables([tvd], tmp_path)
+    assert path == tmp_path / "MPEGTVDTRACKING/final_TVD.csv"
+    rows = rows_of(path)
+    assert [row["Dataset"] for row in rows[::4]] == ["TVD-01", "TVD-02", "TVD-03", "TVD"]
+    point = load_result(tvd).points[0]
+    assert float(rows[0]["end_accuracy"]) == pytest.approx(point.sequences["TVD-01"]["mota"])
+    assert float(rows[12]["end_accuracy"]) == pytest.approx(point.classes["TVD"]["mota"])
+    first = tmp_path / "MPEGTVDTRACKING/mpeg-TVD-01"
+    (summary,) = rows_of(next(first.glob("qp29/evaluation/summary.csv")))
+    assert float(summary["end_accuracy"]) == pytest.approx(point.sequences["TVD-01"]["mota"] / 100)
+    assert (first / "qp29/evaluation/mpeg-TVD-01_info_to_eval.h5").is_file()
+
+
+def test_a_detector_without_a_tracker_is_refused(tmp_path):
+    condition = draw_set(tmp_path, "tvd_tracking", 3)
+    other = override(
+        condition, {"model": "minictc_mask_rcnn", "weights": "minictc_mask_rcnn.pth"}
+    )
+    names = load_condition("minictc").class_names
+    other = override(other, {"class_names": names, "split_point": "fpn"})
+    with pytest.raises(InputError, match="protocol tracking needs a JDE network, minictc_mask"):
+        run(other, "vvc_feature", tmp_path / "run", RunOptions(data_root=tmp_path))
+
+
+def test_weights_of_another_split_point_are_refused(tmp_path):
+    condition = draw_set(tmp_path, "tvd_tracking", 2)
+    condition = override(condition, {"split_point": "jde_hieve"})
+    with pytest.raises(InputError, match="code the layers 36, 61, 74 .*found 105, 90, 75"):
+        run(condition, "diff_fchm", tmp_path / "run", RunOptions(data_root=tmp_path))
+
+
+@pytest.mark.harness
+@pytest.mark.parametrize("name", ["tvd_tracking", "hieve"])
+def test_the_harness_makes_the_same_table(name, tmp_path):
+    if importlib.util.find_spec("motmetrics") is None:
+        pytest.skip("needs motmetrics")
+    path = write_ctc_tables([drawn_tracking_run(tmp_path, name)], tmp_path / "tables")
+    ours = rows_of(path)
+    assert len(ours) == 4 * (3 + 1) if name == "tvd_tracking" else 4 * (5 + 2)
+    folder = {"tvd_tracking": "tvd_tracking", "hieve": "HiEve_pngs"}[name]
+    called = {"tvd_tracking": "TVD", "hieve": "HIEVE"}[name]
+    theirs = script_rows(path.parent, tmp_path / folder, called)
+    assert_same_rows(ours, theirs)
