@@ -40,7 +40,7 @@ SHOWN = ("psnr", "psnr_yuv", "ms_ssim", "vmaf", "vmaf_neg", "haarpsi", "kid_dete
          "painted_box_ap")  # fmt: skip
 BOTH = ("vvc_remote", "perceptual")  # one picture for the person and the detector
 SAMPLES = 400  # of a measure's range, for the mean over it
-RESAMPLES = 300  # of the pictures, for the intervals
+RESAMPLES = 100  # of the pictures, for the intervals
 
 
 class Bench:
