@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from vcm_plugin.entropy.latent_coder import Latents
 
-# Bits that a squared error of one step is worth: 1 / (3 rate_weight) of the training, whose squared
-# error is a mean over three colours.
-ERROR_WEIGHT = 8.0
+# Bits that a squared error of one step is worth to the encoder. The training's objective says 8.3;
+# chosen on 8 pictures of the val split, where 16 takes 16 % fewer bits at equal PSNR than rounding.
+ERROR_WEIGHT = 16.0
 
 
 @dataclass(frozen=True)
