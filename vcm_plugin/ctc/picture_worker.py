@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,6 @@ class Worker:
         self.codec = make_codec(plan.codec_name, condition)
         self.kind = coding.kind_of(self.codec)
         self.versions = environment.describe(plan.device)
-        self.objects = classification.Objects(plan.dataset)
         self.cache = None
         if plan.feature_cache_bytes:
             folder = environment.cache_folder() / "features"
@@ -299,13 +299,18 @@ class Worker:
         self.cache.put(key, features, once.seconds["nn_part1"])
         return features
 
+    @cached_property
+    def _objects(self) -> classification.Objects:
+        """Those of the ground truth, by picture."""
+        return classification.Objects(self.plan.dataset)
+
     def _classes(self, features: FeaturePyramid, entry: PictureEntry) -> tuple[int, ...] | None:
         """The category ids that the box head tells of the objects of a picture, given their boxes;
         None where the protocol is not COCO's, or no boxes are judged."""
         condition = self.plan.condition
         if condition.protocol != "coco" or "box" not in condition.tasks:
             return None
-        found = self.model.classify(features, self.objects.boxes(entry.image_id))
+        found = self.model.classify(features, self._objects.boxes(entry.image_id))
         ids = self.plan.dataset.category_ids
         return tuple(-1 if ids[k] is None else ids[k] for k in found)
 
