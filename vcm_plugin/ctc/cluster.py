@@ -38,6 +38,8 @@ except ImportError as error:
         "'vcm-plugin[cluster]', here and on every worker"
     ) from error
 
+# Each has a level of its own; what goes wrong is said by an error, in one line.
+LOGGERS = ("distributed", "distributed.client", "tornado.application")
 ANSWER_SECONDS = 10  # within which a scheduler must answer
 JOIN_SECONDS = 3600  # within which the first worker must join; a batch system may let it wait
 LOOK_SECONDS = 5  # after which it is seen whether a worker that has not spoken is still there
@@ -51,7 +53,8 @@ class Cluster:
     """
 
     def __init__(self, where: str, make_worker: Callable[[Any], Any], plan: Any):
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        for logger in LOGGERS:
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         self.where, self._local = where, None
         self._client = self._connected()
         self.dashboard = self._client.dashboard_link
@@ -109,11 +112,7 @@ class Cluster:
             if not count.isdigit() or int(count) < 1:
                 raise InputError(f"--cluster: expected local:N, N from 1 on, found {self.where!r}")
             dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1})
-            with interrupts_ignored():
-                self._local = LocalCluster(
-                    n_workers=int(count), threads_per_worker=1, memory_limit=None,
-                    dashboard_address=":0", silence_logs=logging.CRITICAL,
-                )  # fmt: skip
+            self._local = self._started(int(count))
             return Client(self._local)
         file = None if "://" in self.where else self.where
         if file and not Path(file).is_file():
@@ -127,6 +126,24 @@ class Cluster:
                 f"--cluster {self.where}: no scheduler answers within {ANSWER_SECONDS} s "
                 f"({one_line(error, 100)}); start one with `dask scheduler`, or give its address"
             ) from error
+
+    def _started(self, count: int) -> LocalCluster:
+        """A scheduler and workers of this machine, again where one dies before it has begun."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with interrupts_ignored():
+                    return LocalCluster(
+                        n_workers=count, threads_per_worker=1, memory_limit=None,
+                        dashboard_address=":0", silence_logs=logging.CRITICAL,
+                    )  # fmt: skip
+            except RuntimeError as error:
+                if attempt == ATTEMPTS:
+                    raise InputError(
+                        f"--cluster {self.where}: expected workers, found that one of them could "
+                        f"not be started, {ATTEMPTS} times: {one_line(error, 100)}; this machine "
+                        "may lack memory or processes"
+                    ) from error
+        raise AssertionError
 
     def _tell(self, plugin: _Planned) -> None:
         """Tell the workers of the run, again where one dies meanwhile."""
