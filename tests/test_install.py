@@ -25,6 +25,7 @@ def test_the_wheel_holds_all_that_is_not_code(wheel):
     for path in (ROOT / "anchors" / "reference").rglob("*.json"):
         assert str(path.relative_to(ROOT)) in names
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
+    assert "vcm_plugin/bitstream/decoding.md" in names  # a proposal states it
     assert "hydra_plugins/vcm_plugin/__init__.py" in names  # where Hydra looks
     assert not any(name.startswith("vcm_plugin/hydra_plugins") for name in names)
 

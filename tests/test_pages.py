@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vcm_plugin.cli.main import _parser
+from vcm_plugin.ctc.codecs import CODECS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -58,6 +59,15 @@ def test_links_and_files_are_there(page):
 def test_the_readme_stays_short():
     lines = (ROOT / "README.md").read_text("utf-8").splitlines()
     assert len(lines) <= 140
+
+
+def test_every_codec_and_every_condition_is_in_its_table():
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == set(CODECS)
+    text = (ROOT / "docs/test_sets.md").read_text("utf-8")
+    named = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    conditions = {path.stem for path in (ROOT / "cfg/ctc").glob("*.yaml")}
+    assert set(re.findall(r"`(\w+)`", " ".join(named))) == conditions
 
 
 def test_results_have_machine_and_command_in_every_row():

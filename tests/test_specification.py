@@ -144,5 +144,8 @@ def test_a_proposal_says_what_the_pages_say():
     own = ("Bitstream syntax", "Decoding process")
     assert len(texts) > 300
     assert not [text for text in texts if text not in own and plain(text) not in pages]
-    assert clauses("diff_fchm_picture") == blocks and clauses("vvc_remote") == []
+    assert clauses("diff_fchm_picture") == clauses("picture_learned") == blocks
+    assert clauses("vvc_remote") == []
+    for item in ("1. z, (hyper_latents", "2. psi = ReLU", "3. y, in its slices"):
+        assert any(text.startswith(item) for text in texts)
     assert 0 < len(clauses("vvc_feature")) < len(blocks)

@@ -10,8 +10,9 @@ from vcm_plugin import bitstream
 from vcm_plugin.report.document import Block, Bullets, Column, Heading, Paragraph, Table
 
 PROFILES = tuple(bitstream.PROFILES.values())
+LEARNED = ("diff_fchm", "picture_learned")  # profiles whose units hold latents
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
-_ITEM = re.compile(r"(?:\d+\.|-) (.*)", re.DOTALL)
+_ITEM = re.compile(r"\d+\. |- ")
 
 
 def clauses(codec: str) -> list[Block]:
@@ -21,7 +22,7 @@ def clauses(codec: str) -> list[Block]:
     if name not in PROFILES:
         return []
     pages = [("Bitstream syntax", f"\n{bitstream.RULES}\n\n{bitstream.syntax()}")]
-    if name == "diff_fchm":
+    if name in LEARNED:
         pages.append(("Decoding process", bitstream.decoding()))
     blocks: list[Block] = []
     for title, page in pages:
@@ -45,10 +46,18 @@ def from_markdown(page: str) -> Iterator[Block]:
         elif part.startswith("    "):
             yield from (Paragraph(line.strip()) for line in part.splitlines())
         elif _ITEM.match(part):
-            items = re.split(r"\n(?=\d+\. |- )", part)
-            yield Bullets(tuple(_plain(_ITEM.fullmatch(item)[1]) for item in items))
+            items = [_plain(item) for item in re.split(r"\n(?=\d+\. |- )", part)]
+            yield from _list(items)
         else:
             yield Paragraph(_plain(part))
+
+
+def _list(items: list[str]) -> Iterator[Block]:
+    """Paragraphs that keep their numbers, since their order counts; else bullets."""
+    if items[0].startswith("- "):
+        yield Bullets(tuple(item.removeprefix("- ") for item in items))
+    else:
+        yield from map(Paragraph, items)
 
 
 def _table(title: str, lines: list[str]) -> Table:
