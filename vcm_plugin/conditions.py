@@ -141,6 +141,7 @@ class TestCondition:
         return str(beside) if beside.exists() else name
 
 
+CHANGED = "-changed"  # ends the name of a condition that a command made another test of
 KEYS = tuple(settings.types_of(TestCondition))
 # Lowest and highest value of each number, both allowed.
 RANGES = {
@@ -235,7 +236,7 @@ def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCo
     )
     if {"images", "annotations", "minictc", "limit", "model", "weights"} & set(changes):
         changes |= {"expected_box_ap": None, "expected_mask_ap": None, "expected_mota": None}
-        changes |= {"name": condition.name.removesuffix("-changed") + "-changed"}
+        changes |= {"name": condition.name.removesuffix(CHANGED) + CHANGED}
     if {"images", "annotations"} & set(changes):
         changes |= {"minictc": None}
     return with_values(condition, changes | {"overrides": condition.overrides + words})
