@@ -36,9 +36,9 @@ from vcm_plugin.conditions import model_path
 from vcm_plugin.ctc import complexity
 from vcm_plugin.ctc.codecs import codec_rate_points, load_condition, make_codec, override
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, export
-from vcm_plugin.diff_fchm.machine.config import VfcnConfig
+from vcm_plugin.diff_fchm.machine.config import LEVELS, VfcnConfig
 from vcm_plugin.diff_fchm.machine.folded import FoldedVfcn
-from vcm_plugin.diff_fchm.machine.vfcn import LAYERS, Vfcn
+from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 from vcm_plugin.entropy import rans
 from vcm_plugin.entropy.contexts import IntegerContexts, Sums
 from vcm_plugin.entropy.networks import EntropyNetworks
@@ -243,7 +243,7 @@ def random_vfcn(features: FeaturePyramid, detector_sha256: str, path: Path) -> P
     recipe = yaml.safe_load((cfg_folder() / "training/vfcn_R_50_FPN_coco.yaml").read_text())
     sizes = {f.name: recipe[f.name] for f in fields(VfcnConfig) if f.name in recipe}
     model = Vfcn(VfcnConfig(**sizes | {"slices": tuple(sizes["slices"])}))
-    layers = [features.layers[name] for name in LAYERS]
+    layers = [features.layers[name] for name in LEVELS]
     model.mean.copy_(torch.stack([x.mean((1, 2)) for x in layers]))
     model.std.copy_(torch.stack([x.std((1, 2)) for x in layers]))
     low, high = (f(torch.stack([f(x) for x in layers])) for f in (torch.amin, torch.amax))

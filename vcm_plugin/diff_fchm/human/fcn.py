@@ -18,11 +18,12 @@ from torch import nn
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, MachineFit
 from vcm_plugin.diff_fchm.human.geometry import Geometry, resample
 from vcm_plugin.diff_fchm.machine import ivn
-from vcm_plugin.diff_fchm.machine.vfcn import LAYERS, ResidualBlock
+from vcm_plugin.diff_fchm.machine.config import LEVELS
+from vcm_plugin.diff_fchm.machine.vfcn import ResidualBlock
 from vcm_plugin.split_points import SPLIT_POINTS
 
 STRIDES = SPLIT_POINTS["fpn"]
-COARSE_TO_FINE = tuple(reversed(LAYERS))
+COARSE_TO_FINE = tuple(reversed(LEVELS))
 
 
 class FusionControl(nn.Module):
@@ -32,9 +33,9 @@ class FusionControl(nn.Module):
         super().__init__()
         width = config.width
         self.heads = nn.ModuleDict(
-            {name: nn.Conv2d(machine.channels + 1, width, 1) for name in LAYERS}
+            {name: nn.Conv2d(machine.channels + 1, width, 1) for name in LEVELS}
         )
-        self.norms = nn.ModuleDict({name: nn.GroupNorm(4, width) for name in LAYERS})
+        self.norms = nn.ModuleDict({name: nn.GroupNorm(4, width) for name in LEVELS})
         self.predict, self.refine = nn.ModuleDict(), nn.ModuleDict()
         for coarser, name in enumerate(COARSE_TO_FINE[1:], start=1):
             self.predict[name] = nn.Sequential(
