@@ -18,7 +18,7 @@ def cfg_packages() -> list[str]:
     return ["vcm_plugin.cfg", *(f"vcm_plugin.{name}" for name in names if "__" not in name)]
 
 
-REPORT = ["openpyxl>=3.1", "python-docx>=1.1", "plotly>=6"]  # XLSX, DOCX and HTML
+REPORT = ["xlsxwriter>=3.1", "python-docx>=1.1"]  # XLSX and DOCX
 CLUSTER = ["distributed>=2024.1"]  # runs over the workers of Dask
 DOCS = ["furo", "myst-parser>=4", "sphinx>=8.1"]  # the site below docs/
 
@@ -84,6 +84,7 @@ setup(
             "bjontegaard",
             "formulas",
             "hypothesis",
+            "openpyxl>=3.1",  # reads what XlsxWriter wrote
             "playwright",
             "pytest",
             "pytest-xdist",

@@ -70,6 +70,7 @@ class TestCondition:
     min_overlap: float = 0.0  # accuracy points that two curves share, for a BD-rate
     near_lossless: float | None = None  # accuracy points below uncompressed
     human_vision: bool = False  # also measure the decoded pictures
+    overrides: tuple[str, ...] = ()  # what a command has changed in it, in words
     codec_keys: Mapping[str, typing.Any] = dataclasses.field(
         default_factory=dict, metadata={"key": False}
     )
@@ -140,6 +141,7 @@ class TestCondition:
         return str(beside) if beside.exists() else name
 
 
+CHANGED = "-changed"  # ends the name of a condition that a command made another test of
 KEYS = tuple(settings.types_of(TestCondition))
 # Lowest and highest value of each number, both allowed.
 RANGES = {
@@ -222,17 +224,22 @@ def _relative_paths(paths: dict[str, str]) -> dict[str, str]:
 
 
 def override(condition: TestCondition, changes: dict[str, typing.Any]) -> TestCondition:
-    """The condition with other values, None aside.
+    """The condition with other values, None aside, and `overrides` that say what was changed.
 
     Where that makes it another test, its name says so and its expected accuracy goes.
     """
     changes = {key: value for key, value in changes.items() if value is not None}
+    words = tuple(
+        f"{key}: {_in_words(value)} in place of {_in_words(condition.value(key))}"
+        for key, value in changes.items()
+        if value != condition.value(key)
+    )
     if {"images", "annotations", "minictc", "limit", "model", "weights"} & set(changes):
         changes |= {"expected_box_ap": None, "expected_mask_ap": None, "expected_mota": None}
-        changes |= {"name": condition.name.removesuffix("-changed") + "-changed"}
+        changes |= {"name": condition.name.removesuffix(CHANGED) + CHANGED}
     if {"images", "annotations"} & set(changes):
         changes |= {"minictc": None}
-    return with_values(condition, changes)
+    return with_values(condition, changes | {"overrides": condition.overrides + words})
 
 
 def with_values(condition: TestCondition, values: Mapping[str, typing.Any]) -> TestCondition:
@@ -243,6 +250,17 @@ def with_values(condition: TestCondition, values: Mapping[str, typing.Any]) -> T
     changed = dataclasses.replace(condition, **own, codec_keys=condition.codec_keys | codec_keys)
     check_values(changed, f"test condition {condition.name}")
     return changed
+
+
+def _in_words(value: typing.Any) -> str:
+    """A value of a key for a reader; of a path its last part, which names no machine."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(_in_words, value))
+    if isinstance(value, str) and "/" in value and "://" not in value:
+        return Path(value).name
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _find(name: str | Path) -> Path:

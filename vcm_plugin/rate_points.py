@@ -159,6 +159,22 @@ def show(value: float | str, percent: int = 100) -> str:
     return text if percent == 100 else f"{text}@{percent}"
 
 
+def sort_value(text: str) -> float | None:
+    """A number by which rate points of one codec sort: by their first value, then by that of the
+    person, then by size, the largest first; None for a label of a table of QPs.
+
+    >>> sorted(["32@50", "4", "32", "27"], key=sort_value)
+    ['4', '27', '32', '32@50']
+    """
+    machine, _, human = text.partition("+")
+    parts = [part.partition("@")[0].removeprefix(AUTO) for part in (machine, human or "0")]
+    try:
+        first, second = map(float, parts)
+        return first + 1e-4 * second + 1e-7 * (100 - percent_of(text))
+    except ValueError:
+        return None
+
+
 def percent_of(text: str) -> int:
     """The size in percent at which a rate point codes a picture; 100 where it says none.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vcm_plugin import conditions
 from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.ctc.feature_cache import FeatureCache
 from vcm_plugin.ctc.results import Record, load_result
@@ -24,6 +25,7 @@ from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import locked, read_json, write_bytes, write_json
+from vcm_plugin.testsets.open import open_test_set
 
 # --- the run folder -------------------------------------------------------------------------
 
@@ -222,6 +224,24 @@ def test_another_test_has_no_expected_accuracy(tmp_path):
     assert override(condition, {"limit": 3}).expected() == {}
     assert override(condition, {"limit": 3}).name == "x-changed"
     assert override(condition, {"images": "a", "annotations": "b"}).minictc is None
+
+
+def test_what_was_changed_stands_in_words_and_names_no_folder(tmp_path):
+    condition = load_condition(write_condition(tmp_path, MINIMAL + "minictc: test\n"))
+    once = override(condition, {"limit": 3, "minictc": "test", "vvc_remote_qps": (22, 27)})
+    assert once.overrides == (
+        "limit: 3 in place of none", "vvc_remote_qps: 22, 27 in place of none",
+    )  # fmt: skip
+    twice = override(once, {"weights": "/home/someone/detector.pth"})
+    assert twice.overrides[2] == "weights: detector.pth in place of none"
+    conditions.write_condition(twice, tmp_path)
+    assert load_condition(tmp_path / "condition.yaml").overrides == twice.overrides
+
+
+@pytest.mark.parametrize("limit, cut_from", ((None, None), (2, 64), (64, None)))
+def test_a_test_set_knows_of_how_many_pictures_it_was_cut(own_cache, limit, cut_from):
+    condition = override(load_condition("minictc"), {"limit": limit})
+    assert open_test_set(condition).cut_from() == cut_from
 
 
 # --- feature cache --------------------------------------------------------------------------

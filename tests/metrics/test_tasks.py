@@ -100,6 +100,46 @@ def test_average_precision_equals_cocoeval(task, seed):
     assert 5 < found[0] < 95  # neither trivially perfect nor empty
 
 
+@pytest.mark.parametrize("task", coco_ap.TASKS)
+@pytest.mark.parametrize("seed", range(4))
+def test_sizes_and_recall_equal_cocoeval(task, seed):
+    """Annotated areas, up to a hundred times those of the boxes, decide about the size."""
+    coco, predictions = drawn_set(seed=seed, pictures=30)
+    rng = np.random.default_rng(seed)
+    for item in coco["annotations"]:
+        item["area"] *= rng.choice([1, 30, 200])
+    stock = predictions
+    if task == "mask":  # else COCO takes the area of the box for that of the detection
+        stock = [{k: v for k, v in p.items() if k != "bbox"} for p in predictions]
+    expected = 100 * stock_cocoeval(coco, stock, task).stats
+    sizes = coco_ap.size_precisions(coco, predictions, task)
+    found = [sizes[f"{task}_ap_{size}"] for size in coco_ap.SIZES]
+    np.testing.assert_allclose(found, expected[3:6], atol=1e-9, rtol=0)
+    measured = coco_ap.evaluate(coco, predictions, [task])
+    assert measured[f"{task}_ar"] == pytest.approx(expected[8], abs=1e-9)
+
+
+@pytest.mark.parametrize("task", coco_ap.TASKS)
+def test_a_category_has_the_accuracy_of_a_set_of_it_alone(task):
+    coco, predictions = drawn_set(seed=3)
+    found = coco_ap.category_accuracy(coco_ap.match_pictures(coco, predictions, task))
+    assert found[3] == {}  # never drawn
+    for category, values in zip(coco["categories"][:3], found, strict=False):
+        of = [
+            [item for item in items if item["category_id"] == category["id"]]
+            for items in (coco["annotations"], predictions)
+        ]
+        alone = coco_ap.evaluate(coco | {"annotations": of[0]}, of[1], [task])
+        assert set(values) == {f"{task}_{name}" for name in ("ap", "ap50", "ar")}
+        for key, value in values.items():
+            assert value == pytest.approx(alone[key], abs=1e-9)
+
+
+def test_a_size_without_objects_has_no_accuracy():
+    coco, predictions = drawn_set(seed=3)
+    assert list(coco_ap.size_precisions(coco, predictions, "box")) == ["box_ap_small"]
+
+
 def iou_of_boxes(a, b):
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])

@@ -98,8 +98,9 @@ def test_latex_compiles_and_nothing_leaves_the_page(written, tmp_path):
 
 def test_what_is_not_filled_in_is_listed(written, runs, tmp_path):  # noqa: F811
     folder, document, _, unfilled = written
-    assert {"authors", "contact", "status", "crosscheck", "references"} <= set(unfilled)
-    assert not {"number", "title", "date", "source"} & set(unfilled)
+    assert {"authors", "contact", "status", "crosscheck", "training"} <= set(unfilled)
+    assert {"conclusion", "recommendation", "place"} <= set(unfilled)
+    assert not {"number", "title", "date", "source", "references"} & set(unfilled)
     text = "\n".join(p.text for p in docx.Document(folder / "proposal.docx").paragraphs)
     for key in unfilled:
         assert f"{key}: not filled in" in text
@@ -142,7 +143,7 @@ def test_a_cross_check_is_quoted_only_where_it_is_of_this_run(runs, tmp_path):  
         ({"references": [1]}, r"references: expected list\[str\], found \[1\]"),
         ({"titel": "x"}, "unknown key titel; did you mean title?"),
         ({"run": None}, "expected the key run, found none"),
-        ({"run": "nowhere"}, "run: looked for .*nowhere, found nothing there; paths start"),
+        ({"run": "nowhere"}, "run: looked for .*nowhere, found nothing there; paths start at "),
         ({"anchors": ["."]}, "expected a run folder with result.json"),
     ),
 )
@@ -153,6 +154,83 @@ def test_bad_templates_end_in_one_line(runs, tmp_path, capsys, changes, message)
     assert error.count("\n") == 1 and not (tmp_path / "p.docx").exists()
 
     assert re.search(message.replace("?", r"\?"), error), error
+
+
+def test_the_front_page_and_the_properties_are_those_of_mpeg(runs, tmp_path):  # noqa: F811
+    changes = {
+        "committee": ["ISO/IEC JTC 1", "SC 29/WG 4"],
+        "place": "Geneva",
+        "authors": ["A. B."],
+    }
+    path = config(tmp_path, runs, **changes)
+    write_proposal(path, tmp_path / "p.docx")
+    file = docx.Document(tmp_path / "p.docx")
+    lines = [p.text for p in file.paragraphs[:5]]
+    assert lines == [
+        "ISO/IEC JTC 1", "SC 29/WG 4", "SC 29/WG 4 m1", "Geneva, 2026-01-31", "A codec",
+    ]  # fmt: skip
+    section = file.sections[0]
+    assert section.header.paragraphs[0].text == "SC 29/WG 4  m1"
+    assert "PAGE" in section.footer._element.xml and "NUMPAGES" in section.footer._element.xml
+    assert file.core_properties.author == "A. B." and file.core_properties.title == "A codec"
+    xml = file._element.xml
+    captions = [p for p in file.paragraphs if p.text.startswith("Table : ")]
+    assert xml.count("SEQ Table") == len(captions) > 5
+    assert xml.count("SEQ Figure") == len(file.inline_shapes)
+    assert all(shape._inline.docPr.get("descr") for shape in file.inline_shapes)
+
+
+def test_a_conclusion_of_the_author_stands_in_place_of_the_numbers(runs, tmp_path):  # noqa: F811
+    path = config(tmp_path, runs, conclusion="It is good.", recommendation="Take it.")
+    assert not {"conclusion", "recommendation"} & set(write_proposal(path, tmp_path / "p.md"))
+    text = (tmp_path / "p.md").read_text()
+    assert "## Conclusion\n\nIt is good.\n\n## Recommendation\n\nTake it." in text
+
+
+def test_references_are_those_of_what_was_used(runs, tmp_path):  # noqa: F811
+    write_proposal(config(tmp_path, runs, references=["Mine."]), tmp_path / "p.md")
+    text = (tmp_path / "p.md").read_text()
+    assert "[1] Mine." in text and "Bjontegaard" in text and "Microsoft COCO" in text
+    assert "Machines Serve Human" not in text and "VVenC" not in text  # nobody ran them
+
+    def learned(result):
+        result["codec"] = "diff_fchm"
+        result["codec_identity"]["inner_codec"] = {"encoder": "VVenC 1.15"}
+
+    run = edited(runs[0], tmp_path / "learned", learned)
+    write_proposal(config(tmp_path, (run, runs[1])), tmp_path / "q.md")
+    text = (tmp_path / "q.md").read_text()
+    assert "Machines Serve Human" in text and "VVenC: an open" in text
+
+
+def test_keys_of_codecs_that_nobody_ran_are_left_out(runs, tmp_path):  # noqa: F811
+    run = edited(runs[0], tmp_path / "kept", lambda result: None)
+    shutil.copy(cfg_folder() / "ctc" / "minictc.yaml", run / "condition.yaml")
+    write_proposal(config(tmp_path, (run, runs[1])), tmp_path / "p.md")
+    text = (tmp_path / "p.md").read_text()
+    assert "| vvc_feature_qps |" in text and "| vvc_remote_sizes |" in text
+    assert "vtm_feature" not in text and "diff_fchm_scales" not in text
+
+
+def test_a_proposal_that_was_copied_elsewhere_says_where_it_looked(runs, tmp_path):  # noqa: F811
+    path = config(tmp_path, runs, run="runs/mine")
+    (tmp_path / "other").mkdir()
+    moved = shutil.copy(path, tmp_path / "other" / "proposal.yaml")
+    with pytest.raises(InputError) as caught:
+        load_config(moved)
+    text = str(caught.value)
+    assert str(tmp_path / "other" / "runs" / "mine") in text
+    assert f"name it from {tmp_path / 'other'}, or put the YAML where that path begins" in text
+
+
+@pytest.mark.skipif(shutil.which("xelatex") is None, reason="no xelatex here")
+def test_xelatex_sets_other_scripts(runs, tmp_path):  # noqa: F811
+    write_proposal(config(tmp_path, runs, title="Bäume, Ελλάδα, Мир"), tmp_path / "p.tex")
+    command = ["xelatex", "-interaction=nonstopmode", "p.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "p.pdf").stat().st_size > 10_000
+    assert "Missing character" not in (tmp_path / "p.log").read_text(errors="replace")
 
 
 def test_another_suffix_is_refused(runs, tmp_path):  # noqa: F811

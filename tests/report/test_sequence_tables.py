@@ -71,8 +71,8 @@ def test_every_format_shows_kbps(pair, tmp_path):
     assert len(rows) == 2 * 4 * (3 + 2 + 1)
     book = load_workbook(tmp_path / "report.xlsx")
     titles = book.sheetnames
-    assert "BD-rate per class" in titles and "Sequences, rate and accuracy" in titles
-    sheet = book["Sequences, rate and accuracy"]
+    assert "BD-rate per class" in titles and "Sequences" in titles
+    sheet = book["Sequences"]
     heads = [cell.value for cell in sheet[2]]
     assert heads[:5] == ["codec", "rate point", "class", "sequence", "kbps"]
     assert sheet.cell(3, 5).value == pytest.approx(rows[0]["kbps"])

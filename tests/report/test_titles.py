@@ -77,6 +77,12 @@ def test_the_command_prints_the_metrics_by_their_titles(runs, capsys):  # noqa: 
     assert f"{point.accuracy['box_ap']:.2f}" in lines[2] and lines[-1].startswith("uncompressed")
 
 
+def test_the_command_says_where_fewer_pictures_were_tested(runs, tmp_path, capsys):  # noqa: F811
+    run = edited(runs[0], tmp_path / "part", lambda r: r["dataset"].update(cut_from=64))
+    print_points(load_result(run))
+    assert "only 10 of 64 pictures: accuracy in percent" in capsys.readouterr().out
+
+
 def test_a_report_of_one_task_names_no_other(runs, tmp_path):  # noqa: F811
     run = edited(runs[0], tmp_path / "masks", only(["mask_ap", "mask_ap50", "mask_iou"]))
     report = tables.build_report([run], [], QUICK)

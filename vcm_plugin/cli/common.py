@@ -117,16 +117,14 @@ def print_report(
     formats: list[str] | None = None,
     viewer: ViewerOptions | None = None,
 ) -> None:
-    """Write a report and show its tables; without formats, all that nothing is missing for."""
-    from vcm_plugin.report import default_formats, rd_table_text, write_report
+    """Write a report and show its tables; without formats, those that need no further package."""
+    from vcm_plugin.report import FORMATS, rd_table_text, write_report
 
-    formats, left_out = (formats, None) if formats else default_formats()
+    formats = formats or FORMATS
     print(rd_table_text(write_report(runs, anchors, output, formats, viewer=viewer)))
     print(f"report: {output}")
     if "html" in formats:
         print(f"page:   {output / 'report.html'}")
-    if left_out:
-        print(f"no page: {left_out}")
     for plot in sorted(output.glob("*.png")) if "png" in formats else []:
         print(f"plot:   {plot}")
 
@@ -145,7 +143,9 @@ def print_points(result: RunResult) -> None:
         rows.append((point.rate_point, f"{bpp(point.bits, point.pixels):.4f}", *cells))
     values = result.uncompressed.accuracy
     rows.append(("uncompressed", "", *(_cell(values[name], spec_of(name)) for name in names)))
-    print(f"{result.condition}, {result.codec}: accuracy in percent")
+    data = result.dataset
+    part = f"only {data.pictures} of {data.cut_from} pictures: " if data.cut_from else ""
+    print(f"{result.condition}, {result.codec}: {part}accuracy in percent")
     for row in rows:
         print(f"{row[0]:<12}" + "".join(f"{cell:>11}" for cell in row[1:]))
 

@@ -175,14 +175,14 @@ def _vtm() -> Iterator[str]:
 
 
 def _documents() -> Iterator[str]:
-    names = ("openpyxl", "python-docx", "plotly")
+    names = ("xlsxwriter", "python-docx")
     versions = {name: version(name) for name in names}
     absent = [name for name in names if versions[name] == "not installed"]
     if absent:
         yield from _missing(
             "documents",
             f"{', '.join(absent)} not installed",
-            "reports as xlsx, html and docx, proposals and cross-checks",
+            "reports as xlsx and docx, proposals and cross-checks",
             "pip install '.[report]'",
         )
         return

@@ -28,8 +28,8 @@ def add(commands) -> None:
         "--format",
         nargs="+",
         choices=["csv", "json", "png", "svg", "pdf", "xlsx", "html", "docx", "md", "tex"],
-        help="(csv json png svg, and html where plotly is installed); xlsx, html and docx need the "
-        "extra `report`: pip install '.[report]'",
+        help="(csv json png svg html); xlsx and docx need the extra `report`: pip install "
+        "'.[report]'",
     )
     parser.add_argument(
         "--viewer-pictures",

@@ -30,7 +30,7 @@ from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json, sha256_of, sha256_of_file
 from vcm_plugin.metrics import classification
-from vcm_plugin.metrics.accuracy import LATER, judge, judge_parts
+from vcm_plugin.metrics.accuracy import LATER, judge, judge_categories, judge_parts
 from vcm_plugin.testsets.annotations import check_annotations
 from vcm_plugin.testsets.coco import (
     FRAMES,
@@ -43,6 +43,7 @@ from vcm_plugin.testsets.coco import (
 STATED_BY_RESULT = ("protocol", "score_threshold", "iou_threshold", "threads_per_job",
                     "min_overlap", "near_lossless")  # fmt: skip
 EXACT = 1e-9  # accuracy from the same predictions, and BD-rate from the same points
+PARTS = ("sequences", "classes", "categories")  # whose accuracy results state, too
 Lines = Mapping[int, Record]  # id of a picture or sequence -> its line
 
 
@@ -178,18 +179,27 @@ def check_accuracy(claims: Claims, points: Sequence[str]) -> Iterator[Finding]:
     """The claimed accuracy is that of the claimed predictions, to the last digits."""
     for point in points:
         evaluation = claims.evaluation(point)
-        accuracy = accuracy_of(claims, claims.records[point])
-        parts = judge_parts(
-            claims.condition, claims.dataset, _all(claims, claims.records[point], "predictions")
-        )
-        claimed = {**evaluation.accuracy, **{key: getattr(evaluation, key) for key in parts}}
+        found = _judged(claims, point)
+        claimed = {**evaluation.accuracy}
+        claimed |= {key: part for key in PARTS if (part := getattr(evaluation, key)) is not None}
         problems = [
             f"claimed {key} is {value}, that of the claimed predictions is {computed}"
-            for key, value, computed in differences(claimed, _stated(accuracy | parts, claimed))
+            for key, value, computed in differences(claimed, _stated(found, claimed))
             if value is None or computed is None or abs(value - computed) > EXACT
         ]
         text = "the claimed accuracy is that of the claimed predictions"
         yield finding("accuracy", problems, text, claims.name, shown(point))
+
+
+def _judged(claims: Claims, point: str) -> dict[str, Any]:
+    """What is measured of the claimed predictions of a point, and of each of PARTS alone."""
+    condition, dataset = claims.condition, claims.dataset
+    predictions = _all(claims, claims.records[point], "predictions")
+    accuracy, matches = judge(condition, dataset, predictions)
+    accuracy |= classification.of_records(dataset, claims.records[point].values())
+    parts: dict[str, Any] = judge_parts(condition, dataset, predictions)
+    categories = judge_categories(condition, dataset, predictions, matches)
+    return accuracy | parts | ({"categories": categories} if categories else {})
 
 
 def check_digest(claims: Claims) -> Iterator[Finding]:
@@ -221,7 +231,7 @@ def _stated(computed: dict, claimed: dict) -> dict:
     return {
         key: _stated(value, claimed.get(key) or {}) if isinstance(value, dict) else value
         for key, value in computed.items()
-        if key in claimed or key not in LATER
+        if key in claimed or key not in (*LATER, "categories")
     }
 
 
@@ -305,6 +315,7 @@ def _compare_with_bundled(claims: Claims) -> Iterator[Finding]:
         return
     bundled = load_condition(path)
     keys = (*KEYS, *(bundled.codec_keys | claims.condition.codec_keys))
+    keys = tuple(key for key in keys if key != "overrides")  # words about the others
     differing = [k for k in keys if bundled.value(k) != claims.condition.value(k)]
     if differing:
         text = f"condition {bundled.name} says otherwise here: {', '.join(differing)}"

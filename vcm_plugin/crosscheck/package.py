@@ -4,7 +4,8 @@
     manifest.json            format, version, which run is the proposal, weights, files' sha256
     claims.json              the BD-rates that are claimed
     runs/<name>/...          result.json, run.json, condition.yaml (model.yaml where the detector
-                             is not a bundled one), ground_truth.json, timings.json
+                             is not a bundled one), ground_truth.json, timings.json,
+                             environment.json (none in runs of older versions)
     runs/<name>/<point>/...  pictures.jsonl, point.json, bitstreams/
 
 JSON, YAML and bitstreams only: nothing in a package is ever executed or unpickled.
@@ -34,7 +35,10 @@ from vcm_plugin.settings import build, read_yaml, without_sources
 FORMAT, VERSION = "vcm-plugin package", 1
 CLAIMED = ("test", "anchor", "metric", "method", "percent", "reason")
 _NAME = r"(?!\.+/)[\w.@+-]+"
-_RUN_FILES = r"result\.json|run\.json|timings\.json|ground_truth\.json|condition\.yaml|model\.yaml"
+_RUN_FILES = (
+    r"result\.json|run\.json|timings\.json|environment\.json|ground_truth\.json|condition\.yaml"
+    r"|model\.yaml"
+)
 _POINT_FILES = r"point\.json|pictures\.jsonl|bitstreams/[0-9]+\.(?:fcm|vvc)"
 ALLOWED = re.compile(
     rf"manifest\.json|claims\.json|runs/{_NAME}/(?:{_RUN_FILES}|{_NAME}/(?:{_POINT_FILES}))"
@@ -150,8 +154,7 @@ def weights_of(result: RunResult) -> dict[str, str | None]:
 def _files(folder: Path, result: RunResult) -> dict[str, Path]:
     """Name in the run's folder -> file, of all that a package holds of a run."""
     names = ["result.json", "run.json", "condition.yaml", "ground_truth.json", "timings.json"]
-    if (folder / "model.yaml").is_file():
-        names.append("model.yaml")
+    names += [name for name in ("model.yaml", "environment.json") if (folder / name).is_file()]
     for point in (UNCOMPRESSED, *(point.rate_point for point in result.points)):
         names += [f"{point}/point.json", f"{point}/pictures.jsonl"]
         bitstreams = sorted((folder / point / "bitstreams").glob("*"))

@@ -30,7 +30,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import sha256_of, sha256_of_file, write_bytes, writing
 from vcm_plugin.metrics import classification, coco_ap
-from vcm_plugin.metrics.accuracy import judge
+from vcm_plugin.metrics.accuracy import judge, judge_categories
 from vcm_plugin.metrics.pictures import embeddings, pair_metrics, picture_measures
 from vcm_plugin.split import Detections
 from vcm_plugin.testsets.coco import CocoDataset, PictureEntry, read_entry
@@ -215,10 +215,12 @@ class Worker:
         accuracy |= classification.of_records(dataset, [records[i] for i in image_ids])
         if matches:
             coco_ap.write_matches(folder / "matches.npz", matches)
+        categories = judge_categories(condition, dataset, predictions, matches)
         human_vision = None
         if condition.human_vision and point != UNCOMPRESSED and self._shows_pictures():
             human_vision = self._evaluate_pictures(point, dataset, image_ids)
-        yield point, Evaluation(accuracy, human_vision), round(time.perf_counter() - started, 6)
+        evaluation = Evaluation(accuracy, human_vision, categories=categories or None)
+        yield point, evaluation, round(time.perf_counter() - started, 6)
 
     def _shows_pictures(self) -> bool:
         return self.kind.gives_picture

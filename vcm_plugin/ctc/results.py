@@ -52,13 +52,15 @@ class Evaluation:
     """What was measured of all pictures of a point.
 
     human_vision: means over the decoded pictures and distances of the two sets. sequences, classes:
-    the accuracy of each of them alone.
+    the accuracy of each of them alone; a class is one of sequences. categories: the accuracy of
+    each category of objects alone, by its name; None in results of older versions.
     """
 
     accuracy: Accuracy
     human_vision: Mapping[str, float | str] | None = None
     sequences: Mapping[str, Accuracy] | None = None
     classes: Mapping[str, Accuracy] | None = None
+    categories: Mapping[str, Accuracy] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class PointResult:
     human_vision: Mapping[str, float | str] | None = None
     sequences: Mapping[str, Accuracy] | None = None
     classes: Mapping[str, Accuracy] | None = None
+    categories: Mapping[str, Accuracy] | None = None
     per_picture: PictureBits
 
     @property
@@ -123,7 +126,8 @@ class SequenceSummary:
 class DatasetSummary:
     """The pictures that were tested: their number, pixels and a digest of them and their truth.
 
-    passed_over: objects that were left out, whose boxes have no area in their pictures.
+    passed_over: objects that were left out, whose boxes have no area in their pictures. cut_from:
+    pictures or frames of the whole test set, where a limit left some out.
     """
 
     name: str
@@ -132,6 +136,7 @@ class DatasetSummary:
     sha256: str
     sequences: tuple[SequenceSummary, ...] | None = None
     passed_over: int | None = None
+    cut_from: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition, write_condition
 from vcm_plugin.ctc.codecs import codec_rate_points
 from vcm_plugin.ctc.coding import KINDS
+from vcm_plugin.ctc.machine import SessionLog
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
     Complexity,
@@ -91,13 +92,15 @@ def run(
     try:
         dataset = open_test_set(condition, options.data_root)
         worker, plan = _planned(condition, codec_name, folder, dataset, options)
+        threads, elsewhere = condition.threads_per_job, options.cluster is not None
         with (
             locked(folder),
+            SessionLog(folder, options.jobs, threads, elsewhere) as log,
             Workers(options.jobs, worker, plan, options.cluster) as workers,
         ):
             if workers.dashboard:
                 notice(f"dashboard of the cluster: {workers.dashboard}")
-            test = _Test(plan, options, workers, progress)
+            test = _Test(plan, options, workers, progress, log)
             result = test.run()
             if result is None:
                 return None
@@ -139,8 +142,16 @@ def _planned(
 class _Test:
     """One run: identify, measure uncompressed, compare with what is expected, code, evaluate."""
 
-    def __init__(self, plan: Plan, options: RunOptions, workers: Workers, progress: Progress):
+    def __init__(
+        self,
+        plan: Plan,
+        options: RunOptions,
+        workers: Workers,
+        progress: Progress,
+        log: SessionLog,
+    ):
         self.plan, self.options, self.workers, self.progress = plan, options, workers, progress
+        self.log = log
         self.points = codec_rate_points(plan.codec_name, plan.condition)
         self.evaluations: dict[str, float] = {}  # seconds
 
@@ -223,6 +234,8 @@ class _Test:
         self, stage: str, method: str, todo: list[tuple], done: int, total: int
     ) -> Iterator[Any]:
         """What the workers yield, each counted as progress."""
+        if todo:
+            self.log.begin()
         self.progress(stage, done, total)
         for value in self.workers.run(method, todo):
             done += 1
@@ -290,6 +303,7 @@ class _Test:
             digest,
             self._sequences(),
             plan.dataset.passed_over or None,
+            plan.dataset.cut_from(),
         )
         return RunResult(
             key=sha256_of([identity, digest, self.points]),

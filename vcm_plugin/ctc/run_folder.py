@@ -14,6 +14,7 @@
     RUN/result.json                  `RunResult`: deterministic values only, written when all is
                                      there
     RUN/timings.json                 `Timings`: seconds, arithmetic, parameters, peak memory
+    RUN/environment.json             when and on what machine it was measured (ctc/machine.py)
 
 A point is a rate point or `uncompressed`; the dataclasses are those of `vcm_plugin.ctc.results`.
 """

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.metrics import coco_ap, point_miou
 from vcm_plugin.metrics.class_maps import pixel_measures
 from vcm_plugin.metrics.coco_ap import Matches
-from vcm_plugin.metrics.open_images_ap import evaluate
+from vcm_plugin.metrics.open_images_ap import evaluate, label_precisions
 from vcm_plugin.metrics.tracking import tracking_accuracy
 from vcm_plugin.testsets.coco import CocoDataset, SequenceEntry
 
@@ -20,6 +20,8 @@ from vcm_plugin.testsets.coco import CocoDataset, SequenceEntry
 LATER = (
     "box_classification", "mask_union_iou", "mask_union_dice", "mask_pixel_accuracy",
     "mask_object_pixel_accuracy",
+    *(f"{task}_{name}" for task in coco_ap.TASKS
+      for name in ("ar", *(f"ap_{size}" for size in coco_ap.SIZES))),
 )  # fmt: skip
 Judgement = tuple[dict[str, float], dict[str, Matches]]
 
@@ -64,14 +66,45 @@ def judge_parts(
     }
 
 
+def judge_categories(
+    condition: TestCondition,
+    dataset: CocoDataset,
+    predictions: Sequence[dict],
+    matches: Mapping[str, Matches],
+) -> dict[str, dict[str, float]]:
+    """Accuracy in percent of each category of objects alone, by its name; of those that occur.
+
+    matches: what `judge` returned beside the accuracy. Of labelled points, whose classes have no
+    names in a test condition: "class 3" and so on, over the points of all sequences together.
+    """
+    found: dict[str, dict[str, float]] = {}
+    if condition.protocol == "semantic":
+        total = sum(np.array(p["confusion"]) for p in predictions)
+        ious = point_miou.class_ious(total, condition.require("semantic_judged"))
+        return {f"class {k}": {"miou": value} for k, value in ious.items()}
+    if condition.protocol == "open_images":
+        names = {int(item["id"]): item["name"] for item in dataset.coco["oic_labelmap"]}
+        for task in condition.tasks:
+            for label, value in label_precisions(dataset.coco, predictions, task).items():
+                found.setdefault(names[label], {})[f"{task}_ap50"] = value
+        return found
+    categories = sorted(dataset.categories, key=lambda category: category["id"])
+    for of_task in matches.values():
+        for category, values in zip(categories, coco_ap.category_accuracy(of_task), strict=True):
+            if values:
+                found.setdefault(category["name"], {}).update(values)
+    return found
+
+
 def _coco(condition: TestCondition, dataset: CocoDataset, predictions: Sequence[dict]) -> Judgement:
     matches = {
         task: coco_ap.match_pictures(dataset.coco, predictions, task, condition.iou_threshold)
         for task in condition.tasks
     }
     accuracy: dict[str, float] = {}
-    for found in matches.values():
+    for task, found in matches.items():
         accuracy |= coco_ap.accuracy(found, condition.score_threshold)
+        accuracy |= coco_ap.size_precisions(dataset.coco, predictions, task)
     if "mask" in condition.tasks:
         measured = pixel_measures(dataset.coco, predictions, condition.score_threshold)
         accuracy |= {f"mask_{name}": value for name, value in measured.items()}

@@ -3,7 +3,8 @@
 
 COCOeval matches detections with ground truth, picture by picture (`match_pictures`). The matches
 are all that accuracy needs, so they are kept: `accuracy` accumulates them as COCOeval does, and
-`average_precisions` does it for many resamples of the pictures at once.
+`average_precisions` does it for many resamples of the pictures at once. `size_precisions` and
+`category_accuracy` take it apart: by the size of objects, and by their category.
 """
 
 import contextlib
@@ -23,7 +24,8 @@ from vcm_plugin.errors import InputError
 TASKS = {"box": "bbox", "mask": "segm"}  # task -> COCOeval's name of it
 AP_METRICS = ("ap", "ap50", "ap75")
 MAX_DETECTIONS = 100  # per picture and category, as COCO
-_AREA = [0.0, 1e10]  # COCO's area range "all"
+_ALL = (0.0, 1e10)  # square pixels: COCO's area range "all", and its sizes
+SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 _AP_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU, as COCOeval computes them
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
@@ -95,25 +97,47 @@ def match_pictures(
     if not 0 < iou <= 1:
         raise InputError(f"the IoU of the operating point must lie in 0 .. 1, found {iou}")
     _check_predictions(coco, predictions, task)
-    evaluation = _run_cocoeval(coco, predictions, task, iou)
-    rows = [
-        row
-        for k, category_id in enumerate(evaluation.params.catIds)
-        for row in _category_rows(evaluation, k, category_id)
-    ]
-    sizes = {image["id"]: image["height"] * image["width"] for image in coco["images"]}
-    image_ids = [int(image_id) for image_id in evaluation.params.imgIds]
-    return _matches(task, evaluation, rows, image_ids, [sizes[i] for i in image_ids])
+    evaluation = _run_cocoeval(coco, predictions, task, iou, [_ALL])
+    return _matches_of_area(coco, task, evaluation, 0)
+
+
+def size_precisions(coco: Mapping, predictions: Sequence[dict], task: str) -> dict[str, float]:
+    """{"box_ap_small": percent, ...}: AP of the objects of each of COCO's SIZES that occur.
+
+    An object is as large as its annotation says (`area`), else as its box or mask is; detections
+    that match none count where they are of that size, as COCOeval has it.
+    """
+    evaluation = _run_cocoeval(coco, predictions, task, 0.5, list(SIZES.values()))
+    found = {}
+    for number, name in enumerate(SIZES):
+        matches = _matches_of_area(coco, task, evaluation, number)
+        if matches.objects.any():
+            found[f"{task}_ap_{name}"] = float(average_precisions(matches, _once(matches))["ap"][0])
+    return found
+
+
+def category_accuracy(matches: Matches) -> list[dict[str, float]]:
+    """AP, AP50 and AR of each category by rising id, in percent: [{"box_ap": ...}, ...].
+
+    Of a category without an object: {}.
+    """
+    aps, recalls = 100 * _precisions(matches, _once(matches))[..., 0], _recalls_of(matches)
+    found = []
+    for ap, recall, objects in zip(aps, recalls, matches.objects, strict=True):
+        values = {"ap": ap.mean(), "ap50": ap[0], "ar": recall} if objects.any() else {}
+        found.append({f"{matches.task}_{name}": float(value) for name, value in values.items()})
+    return found
 
 
 def accuracy(matches: Matches, score: float = 0.5) -> dict[str, float]:
-    """AP, AP50 and AP75 (COCO), and the operating point at `score` and the IoU of the matches.
+    """AP, AP50, AP75 and AR at 100 detections (COCO), and the operating point at `score` and the
+    IoU of the matches.
 
     Box: precision, recall and F1 over all categories together. Mask: mean IoU and Dice of the
     matched pairs. In percent; 0 where nothing was detected or matched.
     """
-    every_picture = np.ones((1, len(matches.image_ids)), dtype=np.int64)
-    found = {key: float(ap[0]) for key, ap in average_precisions(matches, every_picture).items()}
+    found = {key: float(ap[0]) for key, ap in average_precisions(matches, _once(matches)).items()}
+    found["ar"] = float(np.nanmean(_recalls_of(matches)))
     kept = matches.score >= score
     hit = kept & matches.hit[-1]
     hits, misses = int(hit.sum()), int((kept & matches.miss[-1]).sum())
@@ -136,6 +160,21 @@ def average_precisions(matches: Matches, counts: np.ndarray) -> dict[str, np.nda
     COCOeval's accumulation over the repeated pictures, but that of detections with equal scores
     in one picture each is repeated by itself. NaN for a resample without any object.
     """
+    aps = _precisions(matches, counts)
+    present = ~np.isnan(aps[:, 0])  # (K, B)
+    total = np.where(present[:, None], aps, 0).sum(axis=0)  # (T, B)
+    with np.errstate(invalid="ignore"):
+        mean = 100 * total / present.sum(axis=0)
+    return {"ap": mean.mean(axis=0), "ap50": mean[0], "ap75": mean[5]}
+
+
+def _once(matches: Matches) -> np.ndarray:
+    """The test set as it is: a resample (1, I) that holds each picture once."""
+    return np.ones((1, len(matches.image_ids)), dtype=np.int64)
+
+
+def _precisions(matches: Matches, counts: np.ndarray) -> np.ndarray:
+    """AP, 0 .. 1, of each category, threshold and resample: (K, T, B); NaN without an object."""
     thresholds = len(_AP_THRESHOLDS)
     aps = np.full((len(matches.objects), thresholds, len(counts)), np.nan)
     for k, objects in enumerate(matches.objects):
@@ -149,11 +188,17 @@ def average_precisions(matches: Matches, counts: np.ndarray) -> dict[str, np.nda
         for t in range(thresholds):
             aps[k, t] = _interpolated_precision(weight, hit[t], miss[t], reached)
         aps[k][:, wanted == 0] = np.nan
-    present = ~np.isnan(aps[:, 0])  # (K, B)
-    total = np.where(present[:, None], aps, 0).sum(axis=0)  # (T, B)
-    with np.errstate(invalid="ignore"):
-        mean = 100 * total / present.sum(axis=0)
-    return {"ap": mean.mean(axis=0), "ap50": mean[0], "ap75": mean[5]}
+    return aps
+
+
+def _recalls_of(matches: Matches) -> np.ndarray:
+    """Recall in percent, the mean over COCO's IoU thresholds, of each category: (K,); NaN where
+    it has no object."""
+    wanted = matches.objects.sum(axis=1)
+    hits = matches.hit[: len(_AP_THRESHOLDS)].mean(axis=0)  # (D,) share of the thresholds
+    found = np.bincount(matches.category, weights=hits, minlength=len(wanted))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(wanted > 0, 100 * found / wanted, np.nan)
 
 
 def write_matches(path: Path, matches: Mapping[str, Matches]) -> None:
@@ -205,41 +250,71 @@ def _check_predictions(coco: Mapping, predictions: Sequence[dict], task: str) ->
         raise InputError("the ground truth holds objects without a mask: use the task box only")
 
 
-def _run_cocoeval(coco: Mapping, predictions: Sequence[dict], task: str, iou: float) -> COCOeval:
-    """COCOeval over all pictures and sizes; quiet, and without touching the caller's objects."""
+def _run_cocoeval(
+    coco: Mapping,
+    predictions: Sequence[dict],
+    task: str,
+    iou: float,
+    areas: Sequence[tuple[float, float]],
+) -> COCOeval:
+    """COCOeval over all pictures; quiet, and without touching the caller's objects."""
+    of_mask = task == "mask" and len(areas) > 1  # where areas do not matter, boxes are quicker
     with contextlib.redirect_stdout(io.StringIO()):
         indexes = []
         for items in (coco["annotations"], predictions):
             index = COCO()
-            index.dataset = {**coco, "annotations": _numbered(items)}
+            index.dataset = {**coco, "annotations": _numbered(items, of_mask)}
             index.createIndex()
             indexes.append(index)
         evaluation = COCOeval(*indexes, iouType=TASKS[task])
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [_AREA], ["all"]
+        evaluation.params.areaRng = [list(area) for area in areas]
+        evaluation.params.areaRngLbl = list(map(str, areas))
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.params.iouThrs = np.append(_AP_THRESHOLDS, iou)
         evaluation.evaluate()
     return evaluation
 
 
-def _numbered(items: Sequence[Mapping]) -> list[dict]:
+def _numbered(items: Sequence[Mapping], of_mask: bool) -> list[dict]:
     """Copies with what COCOeval needs: ids from 1 (it takes 0 for "not matched") and an area."""
     return [
         {
             **item,
             "id": number,
             "iscrowd": int(item.get("iscrowd", 0)),
-            "area": item["bbox"][2] * item["bbox"][3] if "bbox" in item else 0.0,
+            "area": _area_of(item, of_mask),
         }
         for number, item in enumerate(items, start=1)
     ]
 
 
-def _category_rows(evaluation: COCOeval, k: int, category_id: int) -> list[tuple]:
+def _area_of(item: Mapping, of_mask: bool) -> float:
+    """Square pixels: of an object as annotated; else, and of a detection, of its mask or box."""
+    if "area" in item and "score" not in item:
+        return item["area"]
+    if of_mask and isinstance(item["segmentation"], Mapping):
+        return float(rle.area(item["segmentation"]))
+    return item["bbox"][2] * item["bbox"][3] if "bbox" in item else 0.0
+
+
+def _matches_of_area(coco: Mapping, task: str, evaluation: COCOeval, area: int) -> Matches:
+    """The matches of one area range of a COCOeval, by its number."""
+    rows = [
+        row
+        for k, category_id in enumerate(evaluation.params.catIds)
+        for row in _category_rows(evaluation, k, category_id, area)
+    ]
+    sizes = {image["id"]: image["height"] * image["width"] for image in coco["images"]}
+    image_ids = [int(image_id) for image_id in evaluation.params.imgIds]
+    return _matches(task, evaluation, rows, image_ids, [sizes[i] for i in image_ids])
+
+
+def _category_rows(evaluation: COCOeval, k: int, category_id: int, area: int) -> list[tuple]:
     """Per picture of a category: k, i, scores, hit, miss, pair IoU, number of objects to find."""
     pictures = len(evaluation.params.imgIds)
+    first = (k * len(evaluation.params.areaRng) + area) * pictures
     rows = []
-    for i, found in enumerate(evaluation.evalImgs[k * pictures : (k + 1) * pictures]):
+    for i, found in enumerate(evaluation.evalImgs[first : first + pictures]):
         if found is None:  # neither objects nor detections
             continue
         matched, ignored = found["dtMatches"] > 0, found["dtIgnore"].astype(bool)

@@ -34,6 +34,12 @@ def evaluate(coco: Mapping, predictions: Sequence[dict], task: str) -> dict[str,
     coco: ground truth as in the module's docstring. Categories and labels are matched by name; a
     prediction of a category that is no label counts nothing. Raises InputError.
     """
+    aps = label_precisions(coco, predictions, task)
+    return {f"{task}_ap50": float(np.mean(list(aps.values())))}
+
+
+def label_precisions(coco: Mapping, predictions: Sequence[dict], task: str) -> dict[int, float]:
+    """AP at IoU 0.5 in percent of each label of `oic_labelmap` that is annotated, by its id."""
     truths, labels = read_truth(coco, task)
     found = _by_picture(coco, predictions, labels)
     sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
@@ -52,12 +58,11 @@ def evaluate(coco: Mapping, predictions: Sequence[dict], task: str) -> dict[str,
                 hits[label].append(judged[1])
     if not wanted:
         raise InputError("the ground truth holds no object: accuracy needs at least one")
-    aps = [
-        average_precision(np.concatenate(scores[k]), np.concatenate(hits[k]), count) if scores[k]
-        else 0.0
+    return {
+        k: 100 * average_precision(np.concatenate(scores[k]), np.concatenate(hits[k]), count)
+        if scores[k] else 0.0
         for k, count in wanted.items()
-    ]  # fmt: skip
-    return {f"{task}_ap50": 100 * float(np.mean(aps))}
+    }  # fmt: skip
 
 
 def average_precision(scores: np.ndarray, hits: np.ndarray, wanted: int) -> float:

@@ -48,9 +48,14 @@ def mean_iou(matrix: np.ndarray, judged: Sequence[int]) -> float:
     >>> mean_iou(np.array([[5, 0], [1, 4]]), [1])
     80.0
     """
-    matrix = np.asarray(matrix, dtype=np.int64)
-    true, found, both = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
-    ious = [100 * both[k] / (true[k] + found[k] - both[k]) for k in judged if true[k]]
+    ious = class_ious(matrix, judged)
     if not ious:
         raise InputError("the ground truth holds no point of a judged class")
-    return float(np.mean(ious))
+    return float(np.mean(list(ious.values())))
+
+
+def class_ious(matrix: np.ndarray, judged: Sequence[int]) -> dict[int, float]:
+    """IoU in percent of each judged class that occurs in the ground truth."""
+    matrix = np.asarray(matrix, dtype=np.int64)
+    true, found, both = matrix.sum(axis=1), matrix.sum(axis=0), np.diag(matrix)
+    return {k: float(100 * both[k] / (true[k] + found[k] - both[k])) for k in judged if true[k]}

@@ -12,7 +12,6 @@ _HOMES = {
     "ALL_FORMATS": "vcm_plugin.report.write",
     "FORMATS": "vcm_plugin.report.write",
     "ViewerOptions": "vcm_plugin.report.viewer",
-    "default_formats": "vcm_plugin.report.write",
     "rd_table_text": "vcm_plugin.report.terminal",
     "rd_tables": "vcm_plugin.report.terminal",
     "require": "vcm_plugin.report.write",

@@ -10,7 +10,7 @@ from vcm_plugin.ctc.codecs import integer_qp
 from vcm_plugin.ctc.coding import KINDS, Kind
 from vcm_plugin.ctc.results import UNCOMPRESSED, StageSeconds
 from vcm_plugin.errors import InputError
-from vcm_plugin.report import human_tables
+from vcm_plugin.report import categories, human_tables, made
 from vcm_plugin.report.curves import Point
 from vcm_plugin.report.layout import bd_rate_rows, near_lossless_rows, point_rows
 from vcm_plugin.report.runs import Run
@@ -20,8 +20,11 @@ DATASET_TASKS = {"box_ap": "detection", "mask_ap": "segmentation"}
 
 
 def write_csv(report: Report, out: Path) -> None:
-    """Write rd.csv, bd_rate.csv and near_lossless.csv, and summary_<run>.csv where times exist."""
+    """Write rd.csv, bd_rate.csv, near_lossless.csv, categories.csv and conditions.csv, and
+    summary_<run>.csv where times exist."""
     _write(out / "rd.csv", point_rows(report))
+    _write(out / "conditions.csv", made.rows(report))
+    _write(out / "categories.csv", categories.rows(report))
     _write(out / "bd_rate.csv", bd_rate_rows(report))
     _write(out / "near_lossless.csv", near_lossless_rows(report))
     if report.human_vision.curves:
@@ -34,7 +37,10 @@ def write_csv(report: Report, out: Path) -> None:
 
 
 def summary_rows(run: Run) -> list[dict[str, Any]]:
-    """The summary table of the test conditions: pictures at 100 % size, times in seconds (sums)."""
+    """The summary table of the test conditions: pictures at 100 % size, times in seconds (sums).
+
+    harness_qp: the integer that stands for the rate point in harnesses, which count in QPs.
+    """
     if run.timings is None:
         raise InputError(f"{run.folder}: expected timings.json, found none; run it again")
     codec, kind = run.result.codec, KINDS[run.result.kind]
@@ -45,7 +51,8 @@ def summary_rows(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "Dataset": f"{run.result.dataset.name}-{task}",
-            "qp": qp(point),
+            "rate_point": point.rate_point,
+            "harness_qp": qp(point),
             "avg_bpp": point.bpp,
             "end_accuracy": point.accuracy[metric],
             **stages(run.timings.points, point.rate_point, kind),

@@ -18,11 +18,15 @@ _NOT_IN_XML = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff\ufffe\uffff]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table; `spec` is a format specification such as ".2f"."""
+    """One column of a table; `spec` is a format specification such as ".2f".
+
+    heat: its numbers are gains (above 0) and losses, which a page shades.
+    """
 
     key: str
     title: str
     spec: str = ""
+    heat: bool = False
 
     def text(self, value: Any) -> str:
         """A value as every format shows it; two numbers are an interval."""
@@ -40,12 +44,14 @@ class Table:
     """Rows of raw values, and the columns in which they are shown.
 
     A table without a title is a part of the text: it has no caption, no number and no head row.
+    sheet: its name in a spreadsheet, where the title is no name of a sheet.
     """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = ()
+    sheet: str = ""
 
     def texts(self) -> list[list[str]]:
         """Every row as it is shown."""
@@ -67,6 +73,35 @@ class Table:
     def is_numeric(self, column: Column) -> bool:
         """Whether a column is set flush right: a number has a format specification."""
         return bool(column.spec)
+
+
+class Footnotes:
+    """Reasons why there is no value: a cell shows a number, which a note under the table explains.
+
+    >>> notes = Footnotes()
+    >>> notes.mark("no overlap"), notes.mark("two points"), notes.mark("no overlap")
+    ('— (1)', '— (2)', '— (1)')
+    >>> notes.texts
+    ('(1) no overlap', '(2) two points')
+    """
+
+    def __init__(self):
+        self.reasons: list[str] = []
+
+    def mark(self, reason: str) -> str:
+        """What stands in the place of the value."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return f"{MISSING} ({self.reasons.index(reason) + 1})"
+
+    def value(self, value: float | None, reason: str | None) -> float | str:
+        """A value, or a mark for why there is none."""
+        return self.mark(reason or "not measured") if value is None else value
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The notes."""
+        return tuple(f"({n}) {reason}" for n, reason in enumerate(self.reasons, start=1))
 
 
 @dataclass(frozen=True)
@@ -95,19 +130,42 @@ class Figure:
     width_cm: float = 14.5
 
 
-Block = Heading | Paragraph | Bullets | Table | Figure
+@dataclass(frozen=True)
+class Front:
+    """What stands above the title of an input document: the committee, line by line, the number of
+    the document, and place and date of the meeting; None where one is not filled in."""
+
+    committee: tuple[str, ...]
+    number: str | None
+    meeting: str | None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines that are filled in, below those of the committee."""
+        named = f"{self.committee[-1]} {self.number}" if self.number else None
+        return tuple(line for line in (named, self.meeting) if line)
+
+
+Block = Heading | Paragraph | Bullets | Table | Figure | Front
 
 
 @dataclass(frozen=True)
 class Document:
-    """What every format renders; its texts are `cleaned`."""
+    """What every format renders; its texts are `cleaned`.
+
+    header: of every page. author, subject, keywords: properties of the file.
+    """
 
     title: str
     blocks: tuple[Block, ...]
+    header: str = ""
+    author: str = ""
+    subject: str = ""
+    keywords: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "title", cleaned(self.title))
-        object.__setattr__(self, "blocks", cleaned(self.blocks))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, cleaned(getattr(self, field.name)))
 
 
 def cleaned(value: Any) -> Any:

@@ -20,6 +20,7 @@ from vcm_plugin.report.document import (
     Bullets,
     Document,
     Figure,
+    Front,
     Heading,
     Paragraph,
     Table,
@@ -33,14 +34,17 @@ EPOCH = datetime(2000, 1, 1)  # the same report gives the same file
 
 
 def write_docx(document: Document, path: Path) -> None:
-    """Write a document; A4, numbered captions, tables with repeated head rows."""
+    """Write a document; A4, captions and pages numbered by fields, repeated head rows."""
     file = docx.Document()
     _page(file)
-    file.core_properties.title, file.core_properties.author = document.title, ""
-    file.core_properties.created = file.core_properties.modified = EPOCH
+    _head_and_foot(file, document)
+    _properties(file, document)
+    blocks = list(document.blocks)
+    if blocks and isinstance(blocks[0], Front):
+        _add_front(file, blocks.pop(0))
     file.add_heading(document.title, level=0)
     tables = figures = 0
-    for block in document.blocks:
+    for block in blocks:
         if isinstance(block, Heading):
             file.add_heading(block.text, level=block.level)
         elif isinstance(block, Paragraph):
@@ -69,11 +73,63 @@ def _page(file) -> None:
     file.styles["Normal"].font.name, file.styles["Normal"].font.size = FONT, Pt(10)
 
 
+def _properties(file, document: Document) -> None:
+    properties = file.core_properties
+    properties.title, properties.author = document.title[:255], document.author[:255]
+    properties.subject, properties.keywords = document.subject[:255], document.keywords[:255]
+    properties.comments, properties.language = "", "en-GB"
+    properties.created = properties.modified = EPOCH
+
+
+def _head_and_foot(file, document: Document) -> None:
+    """The header of every page, and its number of how many."""
+    section = file.sections[0]
+    if document.header:
+        section.header.paragraphs[0].text = document.header
+        section.header.paragraphs[0].runs[0].font.size = Pt(8.5)
+    foot = section.footer.paragraphs[0]
+    foot.alignment = WD_ALIGN_PARAGRAPH.CENTER
+    _add_field(foot, "PAGE", "1")
+    foot.add_run(" / ")
+    _add_field(foot, "NUMPAGES", "1")
+
+
+def _add_front(file, front: Front) -> None:
+    for line in front.committee:
+        paragraph = file.add_paragraph()
+        paragraph.alignment = WD_ALIGN_PARAGRAPH.CENTER
+        paragraph.paragraph_format.space_after = Pt(0)
+        paragraph.add_run(line).bold = True
+    for number, line in enumerate(front.lines):
+        paragraph = file.add_paragraph()
+        paragraph.alignment = WD_ALIGN_PARAGRAPH.RIGHT
+        paragraph.paragraph_format.space_before = Pt(0 if number else 12)
+        paragraph.paragraph_format.space_after = Pt(0)
+        paragraph.add_run(line).bold = True
+
+
+def _add_field(paragraph, instruction: str, shown: str) -> None:
+    """A field that Word counts itself, with what it shows until then."""
+    field, run, text = (OxmlElement(name) for name in ("w:fldSimple", "w:r", "w:t"))
+    field.set(qn("w:instr"), instruction)
+    text.text = shown
+    run.append(text)
+    field.append(run)
+    paragraph._p.append(field)
+
+
+def _add_caption(file, kind: str, number: int, text: str):
+    caption = file.add_paragraph(f"{kind} ", style="Caption")
+    _add_field(caption, f"SEQ {kind} \\* ARABIC", str(number))
+    caption.add_run(f": {text}")
+    return caption
+
+
 def _add_table(file, table: Table, number: int) -> None:
     points, room = next(size[1:] for size in SIZES if len(table.columns) >= size[0])
     size = Pt(points)
     if table.title:
-        caption = file.add_paragraph(f"Table {number}: {table.title}", style="Caption")
+        caption = _add_caption(file, "Table", number, table.title)
         caption.paragraph_format.keep_with_next = True
         grid = file.add_table(rows=1, cols=len(table.columns), style="Light Grid Accent 1")
         titles = [column.title for column in table.columns]
@@ -95,7 +151,9 @@ def _add_table(file, table: Table, number: int) -> None:
             cell.width = width
     for note in table.notes:
         paragraph = file.add_paragraph(note)
-        paragraph.paragraph_format.space_before = paragraph.runs[0].font.size = Pt(8.5)
+        paragraph.paragraph_format.space_before = Pt(3)
+        paragraph.paragraph_format.space_after = Pt(0)
+        paragraph.runs[0].font.size = Pt(8.5)
     file.add_paragraph()
 
 
@@ -108,7 +166,8 @@ def _fill(row, texts: Sequence[str], right: Sequence[bool], size: Pt) -> None:
 
 
 def _add_figure(file, figure: Figure, number: int) -> None:
-    file.add_picture(io.BytesIO(figure.png), width=Cm(figure.width_cm))
+    shape = file.add_picture(io.BytesIO(figure.png), width=Cm(figure.width_cm))
+    shape._inline.docPr.set("descr", figure.caption)  # read out to who does not see it
     file.paragraphs[-1].alignment = WD_ALIGN_PARAGRAPH.CENTER
     file.paragraphs[-1].paragraph_format.keep_with_next = True
-    file.add_paragraph(f"Figure {number}: {figure.caption}", style="Caption")
+    _add_caption(file, "Figure", number, figure.caption)

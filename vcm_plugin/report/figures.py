@@ -27,6 +27,7 @@ def _without_backend() -> Iterator[None]:
 with _without_backend():
     from matplotlib import rc_context
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -54,6 +55,7 @@ SETTINGS = {
     "ytick.color": INK,
     "svg.hashsalt": "vcm-plugin",  # the same picture gives the same file
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # fonts are embedded, as outlines that may be searched
     "text.parse_math": False,  # a $ in a name is a $
 }
 
@@ -61,6 +63,13 @@ SETTINGS = {
 def legend_label(name: str) -> str:
     """A name for a legend, which leaves out those that begin with an underscore."""
     return f" {name}" if name.startswith("_") else name
+
+
+def canvas_of(figure: Figure) -> FigureCanvasAgg:
+    """What measures the texts of a figure."""
+    if not isinstance(figure.canvas, FigureCanvasAgg):
+        FigureCanvasAgg(figure)
+    return figure.canvas
 
 
 def bits_axis(axes: Axes) -> None:

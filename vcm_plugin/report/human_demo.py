@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A few pictures as the human layer shows them, beside VVC at no fewer bits: one picture file."""
+"""A few pictures as the human layer shows them, beside VVC at no more bits: one picture file."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from vcm_plugin.ctc.codecs import make_codec
 from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.environment import make_deterministic
+from vcm_plugin.errors import InputError
 from vcm_plugin.files import write_bytes
 from vcm_plugin.metrics.pictures import Value, pair_metrics
-from vcm_plugin.rate_points import MAX_QP
+from vcm_plugin.rate_points import MAX_QP, PERCENTS, show
 from vcm_plugin.report.figures import SETTINGS, Figure, rc_context
 from vcm_plugin.report.titles import METRICS
 from vcm_plugin.testsets.coco import read_entry
@@ -40,7 +41,7 @@ class Shown:
             f"{METRICS[name].title} {self.measures[name]:{METRICS[name].spec}} {METRICS[name].unit}"
             for name in SHOWN
         ]
-        return f"{self.title}: {self.bits} bits\n" + ", ".join(text.strip() for text in texts)
+        return f"{self.title}\n{self.bits} bits; " + ", ".join(text.strip() for text in texts)
 
 
 def write_human_demo(
@@ -61,24 +62,38 @@ def write_human_demo(
         painted, bits, machine = decoded.picture, 8 * len(data), decoded.machine_bits
         title = f"Diff-FCHM {rate_point}, of which {machine} serve the detector"
         shown = Shown(title, painted, bits, pair_metrics(picture, painted))
-        rows.append((picture, _vvc_at(vvc, picture, bits), shown))
+        rows.append((picture, vvc_within(vvc, picture, bits), shown))
     path = out / "side_by_side.png"
     _draw(rows, path)
     return path
 
 
-def _vvc_at(codec: VvcRemoteCodec, picture: np.ndarray, bits: int) -> Shown:
-    """VVC at the highest QP that still spends no fewer bits, or at QP 0."""
-    low, high = 0, MAX_QP
-    while low < high:
-        middle = (low + high + 1) // 2
-        if 8 * len(codec.encode(picture, str(middle))) >= bits:
-            low = middle
-        else:
-            high = middle - 1
-    data = codec.encode(picture, str(low))
-    decoded = codec.decode(data)
-    return Shown(f"VVC, QP {low}", decoded, 8 * len(data), pair_metrics(picture, decoded))
+def vvc_within(codec: VvcRemoteCodec, picture: np.ndarray, bits: int) -> Shown:
+    """VVC at the lowest QP that spends no more bits, at the largest size that has one.
+
+    Raises InputError where even QP 63 at the smallest size spends more.
+    """
+    for percent in PERCENTS:
+        files = {}
+
+        def spends(qp: int, files=files, percent=percent) -> int:
+            files[qp] = codec.encode(picture, show(qp, percent))
+            return 8 * len(files[qp])
+
+        if spends(MAX_QP) > bits:
+            continue
+        low, high = 0, MAX_QP
+        while low < high:
+            middle = (low + high) // 2
+            if spends(middle) <= bits:
+                high = middle
+            else:
+                low = middle + 1
+        decoded = codec.decode(files[high])
+        size = "" if percent == 100 else f" at {percent} % size"
+        title = f"VVC, QP {high}{size}: the lowest QP with no more bits than ours"
+        return Shown(title, decoded, 8 * len(files[high]), pair_metrics(picture, decoded))
+    raise InputError(f"VVC spends more than {bits} bits at every QP and size; show a lower QP")
 
 
 def _draw(rows: list[tuple[np.ndarray, Shown, Shown]], path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vcm_plugin.report import made
 from vcm_plugin.report.figures import (
     NO_DATES,
     SETTINGS,
@@ -36,8 +37,7 @@ def write_human_plot(report: Report, out: Path, formats: Sequence[str]) -> None:
             axes.set_visible(False)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
-        pictures = report.dataset.pictures
-        figure.suptitle(f"Human vision, {report.condition}: {pictures} pictures", fontsize=11.5)
+        figure.suptitle(f"Human vision, {report.heading}\n{made.line(report)}", fontsize=10)
         for name in formats:
             figure.savefig(out / f"human_vision.{name}", dpi=150, metadata=NO_DATES[name])
 
@@ -56,7 +56,8 @@ def write_expected_plot(report: Report, out: Path, formats: Sequence[str]) -> No
         figure = Figure(figsize=(5.6 * len(tests), 4.2), layout="constrained")
         for axes, pair in zip(figure.subplots(1, len(tests), squeeze=False).flat, tests):
             _draw_expected(axes, pair, [e for e in both if (e.test, e.anchor) == pair])
-        figure.suptitle("Expected bits; dashed: one picture for both", fontsize=11.5)
+        title = f"Expected bits, {report.heading}; dashed: one picture for both"
+        figure.suptitle(title, fontsize=10)
         for name in formats:
             figure.savefig(out / f"human_expected.{name}", dpi=150, metadata=NO_DATES[name])
 

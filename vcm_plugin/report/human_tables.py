@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vcm_plugin.metrics.bd_rate import BdRate
-from vcm_plugin.report.document import Column, Table
+from vcm_plugin.report.document import Column, Footnotes, Table
 from vcm_plugin.report.human_vision import HumanComparison, HumanVision
 from vcm_plugin.report.titles import (
     HUMAN_METRICS,
@@ -88,7 +87,8 @@ def points(vision: HumanVision) -> Table:
         Column("box_ap", "box AP", ".2f"),
         *(Column(m, label_of(m), spec_of(m)) for m in measured_metrics(vision)),
     )
-    return Table("Human vision: rate points", columns, tuple(rows))
+    title = "Human vision: rate points"
+    return Table(title, columns, tuple(rows), sheet="Human vision, rate points")
 
 
 def main_points(vision: HumanVision) -> Table:
@@ -111,10 +111,18 @@ def equal_values(vision: HumanVision) -> Table:
         Column("anchor_bpp", "bpp of the anchor", ".4f"),
         Column("percent", "difference (%)", "+.1f"),
         Column("break_even_share", "break-even share", ".2f"),
-        Column("reason", "why there is none"),
     )
-    rows = tuple({**row, "metric": title_of(row["metric"])} for row in equal_rows(vision))
-    return Table("Human vision: total bits at equal value", columns, rows)
+    notes = Footnotes()
+    rows = tuple(
+        {
+            **row,
+            "metric": title_of(row["metric"]),
+            "percent": notes.value(row["percent"], row["reason"]),
+        }
+        for row in equal_rows(vision)
+    )
+    title = "Human vision: total bits at equal value"
+    return Table(title, columns, rows, notes.texts, "Human vision, equal value")
 
 
 def bd_rates(vision: HumanVision) -> Table:
@@ -127,11 +135,16 @@ def bd_rates(vision: HumanVision) -> Table:
         Column("overlap_low", "from", ".4g"),
         Column("overlap_high", "to", ".4g"),
     )
+    notes = Footnotes()
     rows = tuple(
-        row | {"metric": title_of(row["metric"]), "percent": value_or_reason(comparison.result)}
-        for row, comparison in zip(bd_rate_rows(vision), vision.comparisons)
+        {
+            **row,
+            "metric": title_of(row["metric"]),
+            "percent": notes.value(row["percent"], row["reason"]),
+        }
+        for row in bd_rate_rows(vision)
     )
-    return Table("Human vision: BD-rate", columns, rows)
+    return Table("Human vision: BD-rate", columns, rows, notes.texts, "Human vision, BD-rate")
 
 
 def human_tables(vision: HumanVision) -> list[Table]:
@@ -147,8 +160,3 @@ def _overlap(comparison: HumanComparison) -> tuple[float | None, float | None]:
     sign = 1.0 if METRICS[comparison.metric].higher_is_better else -1.0
     low, high = sorted(sign * value for value in comparison.result.overlap)
     return low, high
-
-
-def value_or_reason(result: BdRate) -> float | str:
-    """The percent of a BD-rate, or why it was refused."""
-    return f"refused: {result.reason}" if result.percent is None else result.percent

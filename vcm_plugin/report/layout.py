@@ -10,6 +10,7 @@ from vcm_plugin.ctc.results import RunResult
 from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.metrics.bd_rate import BdRate, BitsAt, Interval
 from vcm_plugin.metrics.rate import bpp
+from vcm_plugin.report import categories, made
 from vcm_plugin.report.human_tables import human_dict
 from vcm_plugin.report.sequence_tables import point_kbps
 from vcm_plugin.report.tables import Comparison, NearLossless, Report
@@ -39,9 +40,12 @@ def report_dict(report: Report) -> dict[str, Any]:
         "runs": {run.name: _run(run.result) for run in report.runs},
         "anchors": list(report.anchors),
         "rules": dataclasses.asdict(report.rules),
+        "made": made.rows(report),
+        "lacking": made.lacking(report),
         "uncompressed": report.uncompressed,
         "points": point_rows(report),
         "curves": _curves(report),
+        "categories": categories.rows(report),
         "bd_rate": _bd_rate(report),
         "near_lossless": _near_lossless(report),
         "human_vision": human_dict(report.human_vision),

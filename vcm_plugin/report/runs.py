@@ -9,30 +9,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vcm_plugin.conditions import TestCondition
+from vcm_plugin.ctc.codecs import load_condition
+from vcm_plugin.ctc.machine import Session, load_sessions
 from vcm_plugin.ctc.results import RunResult, Timings, load_result, load_timings
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics.accuracy import LATER
 from vcm_plugin.report.curves import Curve, Point, curves_of, points_of
 from vcm_plugin.report.document import cleaned
-from vcm_plugin.report.titles import AP_METRICS
+from vcm_plugin.report.titles import AP_METRICS, title_of
 
 SAME_MODEL_TOLERANCE = 0.5  # accuracy points between two runtimes of one detector
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder as the report needs it."""
+    """One run folder as the report needs it.
+
+    condition: in which it was made; None where the folder does not keep it, or that of another
+    version. sessions: when and where it was made, none in runs of older versions.
+    """
 
     name: str
     folder: Path
     result: RunResult
     points: tuple[Point, ...]
     timings: Timings | None  # where the run keeps them
+    condition: TestCondition | None = None
+    sessions: tuple[Session, ...] = ()
 
     @property
     def curves(self) -> list[Curve]:
         """The curves that its points make."""
         return curves_of(self.name, self.points)
+
+    @property
+    def lacks(self) -> list[str]:
+        """What a run of this version would say, and this one does not."""
+        lacking = {
+            "the condition that it was made in": self.condition is None,
+            "when and on what machine it was made": not self.sessions,
+            "seconds": self.timings is None,
+            "accuracy by category": bool(self.result.test.tasks)
+            and self.result.uncompressed.categories is None,
+        }
+        return [what for what, lacks in lacking.items() if lacks]
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
@@ -64,7 +85,17 @@ def make_run(name: str, folder: Path, result: RunResult) -> Run:
                 raise InputError(
                     f"{folder}: rate point {point.rate_point} has no {metric}; run it again"
                 )
-    return Run(name, folder, result, points_of(name, result.points), load_timings(folder))
+    points, timings = points_of(name, result.points), load_timings(folder)
+    sessions = cleaned(load_sessions(folder))
+    return Run(name, folder, result, points, timings, _condition(folder), sessions)
+
+
+def _condition(folder: Path) -> TestCondition | None:
+    path = folder / "condition.yaml"
+    try:
+        return cleaned(load_condition(path)) if path.is_file() else None
+    except InputError:  # of a version that had other keys
+        return None
 
 
 def check_same_conditions(runs: Sequence[Run]) -> None:
@@ -88,7 +119,11 @@ def _check_same_uncompressed(first: Run, other: Run) -> None:
     for metric in {**accuracies[0], **accuracies[1]}:
         for run, accuracy in zip((first, other), accuracies, strict=True):
             if metric not in accuracy and metric not in LATER:
-                raise InputError(f"{run.folder} has no {metric}, the other runs have it")
+                title = title_of(metric)
+                raise InputError(
+                    f"{run.folder} has no {title}, the other runs have it; run it again with the "
+                    "same tasks"
+                )
         values = [accuracy.get(metric) for accuracy in accuracies]
         if metric in AP_METRICS and abs(values[0] - values[1]) > SAME_MODEL_TOLERANCE:
             raise InputError(

@@ -15,8 +15,7 @@ from vcm_plugin.ctc.results import PointResult, RunResult, SequenceSummary
 from vcm_plugin.metrics.bd_rate import METHODS, bd_rate
 from vcm_plugin.metrics.rate import kbps
 from vcm_plugin.rate_points import percent_of
-from vcm_plugin.report.document import Column, Table
-from vcm_plugin.report.human_tables import value_or_reason
+from vcm_plugin.report.document import Column, Footnotes, Table
 from vcm_plugin.report.tables import Report
 from vcm_plugin.report.titles import spec_of, title_of
 from vcm_plugin.testsets.coco import FRAMES
@@ -91,7 +90,8 @@ def sequence_points(report: Report) -> Table:
         "kbps of a class are means of its sequences, weighted by their length in seconds; its "
         "accuracy is that of all its frames together.",
     )
-    return Table("Sequences: rate and accuracy", columns, tuple(rows), notes)
+    title = "Sequences: rate and accuracy"
+    return Table(title, columns, tuple(rows), notes, sheet="Sequences")
 
 
 def class_bd_rates(report: Report) -> Table:
@@ -104,25 +104,26 @@ def class_bd_rates(report: Report) -> Table:
         Column("percent", "BD-rate (%)", "+.2f"),
         Column("fit_percent", "after monotone fit (%)", "+.2f"),
     )
-    curves = {run.name: _curves(run.result) for run in report.runs}
-    rows = []
+    curves = {run.name: curves_of_parts(run.result) for run in report.runs}
+    footnotes, rows = Footnotes(), []
     for test in curves:
         for anchor in report.anchors:
             if anchor == test or anchor not in curves:
                 continue
             for group, metric in _keys(report):
-                pair = [curves[name].get((group, metric), []) for name in (anchor, test)]
+                key = group, "", metric
+                pair = [curves[name].get(key, []) for name in (anchor, test)]
                 raw, fit = (bd_rate(*pair, method, report.rules.min_overlap) for method in METHODS)
                 rows.append({
                     "test": test,
                     "anchor": anchor,
                     "group": group,
                     "metric": title_of(metric),
-                    "percent": value_or_reason(raw),
-                    "fit_percent": value_or_reason(fit),
+                    "percent": footnotes.value(raw.percent, raw.reason),
+                    "fit_percent": footnotes.value(fit.percent, fit.reason),
                 })  # fmt: skip
     notes = ("Of runs at several picture sizes, the points at full size.",)
-    return Table("BD-rate per class", columns, tuple(rows), notes)
+    return Table("BD-rate per class", columns, tuple(rows), (*notes, *footnotes.texts))
 
 
 def _keys(report: Report) -> list[tuple[str, str]]:
@@ -130,15 +131,17 @@ def _keys(report: Report) -> list[tuple[str, str]]:
     return [(group, metric) for group in (*groups, ALL) for metric in report.main_metrics]
 
 
-def _curves(result: RunResult) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """(class, metric) -> its points (kbps, accuracy), by rising rate."""
-    curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+def curves_of_parts(result: RunResult) -> dict[tuple[str, str, str], list[tuple[float, float]]]:
+    """(class, sequence, metric) -> its points (kbps, accuracy) at full size, by rising rate; the
+    sequence of a whole class is ""."""
+    curves: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for point in result.points:
         if percent_of(point.rate_point) != 100:
             continue
         for part in parts_of(result, point):
-            for metric, value in part.accuracy.items() if not part.sequence else ():
-                curves.setdefault((part.group, metric), []).append((part.kbps, value))
+            for metric, value in part.accuracy.items():
+                key = part.group, part.sequence, metric
+                curves.setdefault(key, []).append((part.kbps, value))
     return {key: sorted(points) for key, points in curves.items()}
 
 

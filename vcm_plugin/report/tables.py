@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vcm_plugin.conditions import CHANGED
 from vcm_plugin.ctc.results import Accuracy, DatasetSummary, RunResult, Skipped
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics.bd_rate import (
@@ -28,7 +29,7 @@ from vcm_plugin.report.human_vision import HumanVision, human_vision
 from vcm_plugin.report.published import Reference, references_for
 from vcm_plugin.report.resampling import Resampled, resampled_curves
 from vcm_plugin.report.runs import Run, check_same_conditions, read_runs
-from vcm_plugin.report.titles import AP_METRICS, main_metrics
+from vcm_plugin.report.titles import AP_METRICS, METRICS, main_metrics
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,59 @@ class Report:
     published: tuple[Reference, ...]  # of the same test set and metric
 
     @property
+    def name(self) -> str:
+        """The test condition in words."""
+        bundled = self.condition.removesuffix(CHANGED)
+        return bundled if bundled == self.condition else f"{bundled} (changed)"
+
+    @property
+    def is_part(self) -> bool:
+        """Whether fewer pictures were tested than the test set has."""
+        condition = self.runs[0].condition
+        limited = condition is not None and condition.limit is not None
+        return self.dataset.cut_from is not None or (limited and CHANGED in self.condition)
+
+    @property
+    def scope(self) -> str:
+        """How many pictures were tested, of how many."""
+        data = self.dataset
+        unit = "frames" if data.sequences else "pictures"
+        count = f"{data.pictures} {unit}"
+        if data.cut_from is not None:
+            count = f"only {data.pictures} of {data.cut_from} {unit}"
+        elif self.is_part:  # of an older version, which did not count the others
+            count = f"only the first {data.pictures} {unit}"
+        return count + (f" of {len(data.sequences)} sequences" if data.sequences else "")
+
+    @property
+    def heading(self) -> str:
+        """The test condition and its pictures: a part of every title."""
+        return f"{self.name}: {self.scope}"
+
+    @property
+    def main_comparisons(self) -> tuple[Comparison, ...]:
+        """Those whose test is no anchor itself; all of them where every run is an anchor."""
+        return tuple(c for c in self.comparisons if not self._of_anchor(c)) or self.comparisons
+
+    @property
+    def anchor_comparisons(self) -> tuple[Comparison, ...]:
+        """Anchors against anchors, for the appendix."""
+        main = self.main_comparisons
+        return tuple(c for c in self.comparisons if c not in main)
+
+    def _of_anchor(self, comparison: Comparison) -> bool:
+        run_of = {c.name: c.points[0].codec for c in self.curves}
+        return run_of[comparison.test] in {run_of.get(name, name) for name in self.anchors}
+
+    @property
     def points(self) -> tuple[Point, ...]:
         return tuple(point for run in self.runs for point in run.points)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every accuracy that was measured."""
-        return tuple(self.uncompressed)
+        """Every accuracy that was measured, in the order of the table of titles."""
+        places = {key: number for number, key in enumerate(METRICS)}
+        return tuple(sorted(self.uncompressed, key=lambda key: places.get(key, len(places))))
 
     @property
     def ap_metrics(self) -> tuple[str, ...]:
@@ -127,9 +174,10 @@ def build_report(
 def compare_runs(runs: Sequence[Run], anchors: Sequence[str], rules: Rules | None = None) -> Report:
     """The same of runs that were read already."""
     check_same_conditions(runs)
+    anchors = cleaned(tuple(dict.fromkeys(anchors)))  # as the names of runs are
+    runs = sorted(runs, key=lambda run: run.name in anchors)  # what is proposed comes first
     curves = tuple(curve for run in runs for curve in run.curves)
     names = list(dict.fromkeys([*(c.name for c in curves), *(run.name for run in runs)]))
-    anchors = cleaned(tuple(dict.fromkeys(anchors)))  # as the names of runs are
     for name in anchors:
         if name not in names:
             raise InputError(f"anchor {name}: expected one of {', '.join(names)}; run it first")

@@ -8,11 +8,13 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from vcm_plugin.metrics.bd_rate import BdRate, Interval
+from vcm_plugin.report import made
 from vcm_plugin.report.curves import Curve, Point
 from vcm_plugin.report.human_tables import figure_metrics
 from vcm_plugin.report.human_vision import HumanVision
 from vcm_plugin.report.tables import Comparison, Report
 from vcm_plugin.report.titles import AT_EQUAL_VALUE, METRICS, label_of, title_of
+from vcm_plugin.report.views import FEW_RESAMPLES
 
 
 def rd_tables(report: Report) -> Group:
@@ -35,7 +37,7 @@ def rd_table_text(report: Report, width: int = 100) -> str:
 
 def rate_accuracy_table(report: Report) -> Table:
     """bpp and accuracy of every curve; of a hull only its points."""
-    table = _table(f"Rate and accuracy in percent: {report.condition}")
+    table = _table(f"Rate and accuracy in percent: {report.heading}")
     table.add_column("curve")
     table.add_column("rate point", justify="right")
     for title in ("bpp", "bits", *map(title_of, report.ap_metrics)):
@@ -105,7 +107,7 @@ def human_tables(report: Report) -> list[Table]:
 def _points_table(report: Report) -> Table:
     vision = report.human_vision
     shown = figure_metrics(vision)
-    table = _table(f"Human vision: {report.condition}; bpp of both layers, of the machine layer")
+    table = _table(f"Human vision: {report.heading}; bpp of both layers, of the machine layer")
     for title in ("curve", "rate point"):
         table.add_column(title)
     for title in ("bpp", "machine", "box AP", *map(label_of, shown)):
@@ -159,8 +161,8 @@ def _table(title: str) -> Table:
 
 
 def _main(report: Report) -> list[Comparison]:
-    """The comparisons on the main metric of each task; the others are in the files."""
-    return [each for each in report.comparisons if each.metric in report.main_metrics]
+    """What is proposed, on the main metric of each task; the others are in the files."""
+    return [each for each in report.main_comparisons if each.metric in report.main_metrics]
 
 
 def _cell(result: BdRate, interval: Interval) -> str:
@@ -188,12 +190,16 @@ def _notes(report: Report) -> list[str]:
     notes = [f"{line} ({'; '.join(cases)})." for line, cases in reasons.items()]
     intervals = [i for each in _main(report) for i in (each.raw_interval, each.fit_interval)]
     if any(interval.low_high is None for interval in intervals):
-        notes.append("No interval where over a fifth of the resamples are refused themselves.")
+        notes.append(f"(none): {FEW_RESAMPLES}.")
     hulls = [curve.name for curve in report.curves if curve.hull]
     if hulls:
         notes.append(f"{', '.join(hulls)}: points on the convex hull over all picture sizes only.")
     if report.skipped:
         notes.append(f"{len(report.skipped)} unreadable pictures were skipped in every run.")
+    if report.anchor_comparisons:
+        notes.append("BD-rates of anchors against anchors are in the files.")
+    notes += made.lacking(report)
+    notes.append(f"Made with: {made.line(report)}.")
     return notes
 
 

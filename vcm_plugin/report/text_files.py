@@ -11,6 +11,7 @@ from vcm_plugin.report.document import (
     Bullets,
     Document,
     Figure,
+    Front,
     Heading,
     Paragraph,
     Table,
@@ -21,10 +22,21 @@ _LATEX = {
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\N{EM DASH}": "---",
 }  # fmt: skip
+# XeLaTeX and LuaLaTeX set every script that a font of the machine has; pdfLaTeX only Latin ones.
 _PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
+\usepackage{iftex}
+\ifPDFTeX
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
+\else
+\usepackage{fontspec}
+\IfFontExistsTF{DejaVu Serif}{\setmainfont{DejaVu Serif}[Scale=0.88]}{}
+\ifXeTeX\IfFileExists{xeCJK.sty}{\IfFontExistsTF{Noto Sans CJK SC}%
+{\usepackage{xeCJK}\setCJKmainfont{Noto Sans CJK SC}}{}}{}\fi
+\fi
 \usepackage[margin=2cm]{geometry}
+\usepackage{fancyhdr}
+\usepackage{lastpage}
 \usepackage{graphicx}
 \usepackage{array}
 \usepackage{float}
@@ -48,11 +60,34 @@ def write_markdown(document: Document, path: Path) -> None:
 def write_latex(document: Document, path: Path) -> None:
     """Write a document as one LaTeX file; its figures lie beside it."""
     _write_figures(document, path.parent)
-    title = (
-        rf"\title{{{latex_text(document.title)}}}" + "\n\\date{}\n\\begin{document}\n\\maketitle"
-    )
-    parts = [_PREAMBLE + title, *(_latex(block) for block in document.blocks), r"\end{document}"]
+    blocks = list(document.blocks)
+    front = blocks.pop(0) if blocks and isinstance(blocks[0], Front) else None
+    title = [
+        _latex_head(document), r"\begin{document}", _latex_front(front) if front else "",
+        rf"\begin{{center}}{{\LARGE {latex_text(document.title)}}}\end{{center}}",
+    ]  # fmt: skip
+    parts = [_PREAMBLE + "\n".join(title), *map(_latex, blocks), r"\end{document}"]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _latex_head(document: Document) -> str:
+    """Header and page numbers, and the properties of the PDF."""
+    told = {"pdftitle": document.title, "pdfauthor": document.author,
+            "pdfsubject": document.subject, "pdfkeywords": document.keywords}  # fmt: skip
+    properties = ",".join(f"{key}={{{latex_text(value)}}}" for key, value in told.items())
+    return "\n".join([
+        r"\usepackage[hidelinks]{hyperref}", rf"\hypersetup{{{properties}}}",
+        r"\setlength{\headheight}{13pt}", r"\pagestyle{fancy}", r"\fancyhf{}",
+        rf"\fancyhead[L]{{\footnotesize {latex_text(document.header)}}}",
+        r"\fancyfoot[C]{\thepage\ / \pageref*{LastPage}}",
+    ])  # fmt: skip
+
+
+def _latex_front(front: Front) -> str:
+    committee = r" \\ ".join(rf"\textbf{{{latex_text(line)}}}" for line in front.committee)
+    lines = r" \\ ".join(rf"\textbf{{{latex_text(line)}}}" for line in front.lines)
+    flush = f"\\begin{{flushright}}{lines}\\end{{flushright}}" if lines else ""
+    return f"\\begin{{center}}{committee}\\end{{center}}\n{flush}"
 
 
 def latex_text(text: str) -> str:
@@ -77,6 +112,8 @@ def _markdown(block: Block) -> str:
         return block.text
     if isinstance(block, Bullets):
         return "\n".join(f"- {item}" for item in block.items)
+    if isinstance(block, Front):
+        return "  \n".join(f"**{_flat(line)}**" for line in (*block.committee, *block.lines))
     if isinstance(block, Figure):
         return f"![{_flat(block.caption)}]({block.name}.png)\n\n*{_flat(block.caption)}*"
     heads = [_flat(column.title) for column in block.columns]
@@ -100,7 +137,8 @@ def _latex(block: Block) -> str:
     if isinstance(block, Figure):
         return (
             "\\begin{figure}[H]\\centering\n"
-            rf"\includegraphics[width=\textwidth,height=0.4\textheight,keepaspectratio]"
+            r"\includegraphics[width=\textwidth,height=0.4\textheight,keepaspectratio,"
+            rf"alt={{{latex_text(block.caption)}}}]"
             f"{{{block.name}.png}}\n\\caption{{{latex_text(block.caption)}}}\n\\end{{figure}}"
         )
     return _latex_table(block)
@@ -111,7 +149,7 @@ def _latex_table(table: Table) -> str:
     kinds = ["R" if table.is_numeric(column) else "L" for column in table.columns]
     spec = "".join(f"{k}{{{share:.4f}}}" for k, share in zip(kinds, table.shares(), strict=True))
     lines = [" & ".join(map(_latex_cell, row, kinds)) + r" \\" for row in texts]
-    notes = "\n\n".join(latex_text(note) for note in table.notes)
+    notes = "\n\n".join(_latex_words(note) for note in table.notes)
     head = [r"\toprule"]
     if table.title:
         head = [
@@ -129,7 +167,12 @@ def _latex_table(table: Table) -> str:
 
 def _latex_cell(text: str, kind: str) -> str:
     """Text in a cell of a column of kind L or R; long words are broken, a refusal is flush left."""
+    cell = _latex_words(text)
+    return FLUSH_LEFT + cell if kind == "R" and len(text) >= LONG else cell
+
+
+def _latex_words(text: str) -> str:
+    """Text whose long words may be broken."""
     words = text.split(" ")
     chunks = [[word[k : k + LONG] for k in range(0, len(word), LONG)] for word in words]
-    cell = " ".join(BREAK.join(map(latex_text, parts)) for parts in chunks)
-    return FLUSH_LEFT + cell if kind == "R" and len(text) >= LONG else cell
+    return " ".join(BREAK.join(map(latex_text, parts)) for parts in chunks)

@@ -55,6 +55,10 @@ _ROWS = (
     Metric("box_ap", "box AP", "%", True, 2, "box", axis="box AP@[.5:.95] (%)"),
     Metric("box_ap50", "box AP50", "%", True, 2, "box"),
     Metric("box_ap75", "box AP75", "%", True, 2, "box", compared=False),
+    Metric("box_ap_small", "box AP, small", "%", True, 2, "box", compared=False),
+    Metric("box_ap_medium", "box AP, medium", "%", True, 2, "box", compared=False),
+    Metric("box_ap_large", "box AP, large", "%", True, 2, "box", compared=False),
+    Metric("box_ar", "box AR", "%", True, 2, "box", compared=False),
     Metric("box_precision", "box precision", "%", True, 2, "box", compared=False),
     Metric("box_recall", "box recall", "%", True, 2, "box", compared=False),
     Metric("box_f1", "box F1", "%", True, 2, "box", compared=False),
@@ -62,13 +66,18 @@ _ROWS = (
     Metric("mask_ap", "mask AP", "%", True, 2, "mask", axis="mask AP@[.5:.95] (%)"),
     Metric("mask_ap50", "mask AP50", "%", True, 2, "mask"),
     Metric("mask_ap75", "mask AP75", "%", True, 2, "mask", compared=False),
+    Metric("mask_ap_small", "mask AP, small", "%", True, 2, "mask", compared=False),
+    Metric("mask_ap_medium", "mask AP, medium", "%", True, 2, "mask", compared=False),
+    Metric("mask_ap_large", "mask AP, large", "%", True, 2, "mask", compared=False),
+    Metric("mask_ar", "mask AR", "%", True, 2, "mask", compared=False),
     Metric("mask_iou", "mask IoU", "%", True, 2, "mask", compared=False),
     Metric("mask_dice", "mask Dice", "%", True, 2, "mask", compared=False),
     Metric("mask_union_iou", "union IoU", "%", True, 2, "mask", compared=False),
     Metric("mask_union_dice", "union Dice", "%", True, 2, "mask", compared=False),
     Metric("mask_pixel_accuracy", "pixel accuracy", "%", True, 2, "mask", compared=False),
-    Metric("mask_object_pixel_accuracy", "object pixel accuracy", "%", True, 2, "mask",
-           compared=False),
+    Metric(
+        "mask_object_pixel_accuracy", "object pixel accuracy", "%", True, 2, "mask", compared=False
+    ),
     Metric("miou", "mIoU", "%", True, 2, "semantic"),
     Metric("mota", "MOTA", "%", True, 2, "track"),
     Metric("idf1", "IDF1", "%", True, 2, "track"),
@@ -97,6 +106,11 @@ METRICS = {metric.key: metric for metric in _ROWS}
 # The accuracies that curves are compared on, and the measures of decoded pictures.
 AP_METRICS = tuple(key for key, metric in METRICS.items() if metric.task and metric.compared)
 HUMAN_METRICS = tuple(key for key, metric in METRICS.items() if not metric.task)
+# By the size of objects, and recall: a table of their own on paper.
+SIZE_METRICS = tuple(
+    f"{task}_{name}" for task in TASKS for name in ("ap_small", "ap_medium", "ap_large", "ar")
+    if f"{task}_{name}" in METRICS
+)  # fmt: skip
 # Of those: in figures and in tables on paper; in the terminal's table at equal value; under a
 # decoded picture.
 IN_FIGURES = ("psnr", "ms_ssim", "vmaf_neg", "haarpsi", "kid_detector", "painted_box_ap")

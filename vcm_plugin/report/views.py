@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which tables does every document show? A `Report` as tables of raw values with their formats."""
+"""Which tables show rates and accuracy? A `Report` as tables of raw values with their formats."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from vcm_plugin.ctc.results import UNCOMPRESSED, StageSeconds
-from vcm_plugin.metrics.bd_rate import BitsAt
-from vcm_plugin.report.document import Column, Table
-from vcm_plugin.report.human_tables import human_tables, value_or_reason
+from vcm_plugin.metrics.bd_rate import Interval
+from vcm_plugin.report import costs, made
+from vcm_plugin.report.categories import category_points, losses
+from vcm_plugin.report.curves import Curve
+from vcm_plugin.report.document import Column, Footnotes, Table
+from vcm_plugin.report.human_tables import human_tables
 from vcm_plugin.report.layout import bd_rate_cell, near_lossless_cell, point_rows
 from vcm_plugin.report.sequence_tables import sequence_tables
 from vcm_plugin.report.survey import surveyed_for
-from vcm_plugin.report.tables import NearLossless, Report
-from vcm_plugin.report.titles import TASKS, spec_of, task_of, title_of
+from vcm_plugin.report.tables import Comparison, Report
+from vcm_plugin.report.titles import SIZE_METRICS, TASKS, spec_of, task_of, title_of
 
-POINT_KEYS = ("codec", "rate_point", "pictures", "bits", "pixels", "bpp", "kbps")
-COSTS = ("encode_kmac", "decode_kmac", "parameters")
+POINT_KEYS = ("codec", "rate_point", "pictures", "bits", "pixels", "bpp", "kbps", "hull")
+BD_RATE = "BD-rate"
+FEW_RESAMPLES = "no interval: more than 20 % of the resamples had no BD-rate"
 
 
 def point_metrics(report: Report, task: str | None = None) -> list[str]:
@@ -32,63 +35,35 @@ def tasks(report: Report) -> list[str]:
 def points(report: Report, task: str | None = None) -> Table:
     """Rate and every measured value of every rate point, the uncompressed pictures first."""
     measured = point_metrics(report, task)
-    first = {"codec": "uncompressed", "pictures": report.dataset.pictures}
-    columns = (
-        Column("codec", "codec"),
-        Column("rate_point", "rate point"),
-        Column("bits", "bits", "d"),
-        Column("bpp", "bpp", ".4f"),
-        *([Column("kbps", "kbps", ".2f")] if report.dataset.sequences else []),
-        *(Column(metric, title_of(metric), spec_of(metric)) for metric in measured),
-    )
-    rows = ({**first, **report.uncompressed}, *point_rows(report))
     name = TASKS.get(task, "Rate and accuracy" if task is None else "Other")
-    return Table(f"{name}: rate points", columns, rows, _hull_notes(report))
+    return _points(report, f"{name}: rate points", measured, task)
 
 
 def main_points(report: Report) -> Table:
     """The same with the metrics that curves are compared on only: what fits on paper."""
-    whole = points(report)
-    kept = tuple(c for c in whole.columns if not c.key.endswith("75"))
-    kept = tuple(c for c in kept if c.key in (*POINT_KEYS, *report.ap_metrics))
-    return Table("Rate and accuracy in percent", kept, whole.rows, whole.notes)
+    return _points(report, "Rate and accuracy in percent", report.ap_metrics)
+
+
+def size_points(report: Report) -> Table:
+    """The same with AP by the size of objects, and AR; no rows where that was not measured."""
+    measured = [metric for metric in SIZE_METRICS if metric in report.metrics]
+    table = _points(report, "Accuracy by the size of objects, and recall", measured)
+    note = "COCO's sizes: small up to 32 x 32 pixels, large from 96 x 96 on. AR: at 100 detections."
+    kept = tuple(column for column in table.columns if column.key != "bits")
+    rows = table.rows if measured else ()
+    return Table(table.title, kept, rows, (*table.notes, note), sheet="Sizes and recall")
 
 
 def bd_rates(report: Report, metrics: Sequence[str] | None = None) -> Table:
-    """BD-rate of every test curve against every anchor; a refusal is a cell with its reason."""
-    columns = (
-        Column("test", "test"),
-        Column("anchor", "anchor"),
-        Column("metric", "metric"),
-        Column("percent", "BD-rate (%)", "+.2f"),
-        Column("interval95", "95 % interval", "+.1f"),
-        Column("fit_percent", "after monotone fit (%)", "+.2f"),
-        Column("fit_interval95", "95 % interval", "+.1f"),
-        Column("overlap", "common accuracy", ".1f"),
-    )
-    rows = []
-    for comparison in report.comparisons:
-        if metrics is not None and comparison.metric not in metrics:
-            continue
-        raw = bd_rate_cell(comparison.raw, comparison.raw_interval)
-        fit = bd_rate_cell(comparison.fit, comparison.fit_interval)
-        rows.append({
-            "test": comparison.test,
-            "anchor": comparison.anchor,
-            "metric": title_of(comparison.metric),
-            "percent": value_or_reason(comparison.raw),
-            "interval95": raw["interval95"],
-            "fit_percent": value_or_reason(comparison.fit),
-            "fit_interval95": fit["interval95"],
-            "overlap": raw["overlap"] or fit["overlap"],
-        })  # fmt: skip
-    notes = (
-        "A negative BD-rate means fewer bits at equal accuracy. The intervals are 95 % bootstrap "
-        f"intervals over the pictures ({report.rules.resamples} resamples, seed "
-        f"{report.rules.seed}).",
-        *_encoder_notes(report),
-    )
-    return Table("BD-rate", columns, tuple(rows), notes)
+    """BD-rate of what is proposed against every anchor; of a refusal, the number of its note."""
+    chosen = [c for c in report.main_comparisons if metrics is None or c.metric in metrics]
+    return _bd_rates(report, BD_RATE, chosen)
+
+
+def anchor_bd_rates(report: Report) -> Table:
+    """BD-rate of anchors against anchors."""
+    title = "BD-rate of anchors against anchors"
+    return _bd_rates(report, title, report.anchor_comparisons, "BD-rate of anchors")
 
 
 def near_lossless(report: Report) -> Table:
@@ -100,69 +75,19 @@ def near_lossless(report: Report) -> Table:
         Column("bpp", "bpp", ".4f"),
         Column("fit_bpp", "bpp after monotone fit", ".4f"),
     )
-    rows = tuple(
-        {
+    notes, rows = Footnotes(), []
+    for point in report.near_lossless:
+        raw, fit = (near_lossless_cell(point, result) for result in (point.raw, point.fit))
+        rows.append({
             "curve": point.curve,
             "metric": title_of(point.metric),
             "accuracy": point.accuracy,
-            "bpp": _bpp_or_reason(point, point.raw),
-            "fit_bpp": _bpp_or_reason(point, point.fit),
-        }
-        for point in report.near_lossless
-    )
+            "bpp": notes.value(raw["bpp"], raw["reason"]),
+            "fit_bpp": notes.value(fit["bpp"], fit["reason"]),
+        })  # fmt: skip
     loss = report.rules.near_lossless
-    return Table(f"Rate at {loss:g} point below uncompressed", columns, rows)
-
-
-def complexity(report: Report) -> Table:
-    """Arithmetic, parameters, seconds per picture and peak memory, with the machine."""
-    columns = (
-        Column("codec", "codec"),
-        Column("rate_point", "rate point"),
-        Column("encode_kmac", "encoder kMAC per pixel", ".2f"),
-        Column("decode_kmac", "decoder kMAC per pixel", ".2f"),
-        Column("parameters", "parameters", "d"),
-        Column("encode", "encode (s)", ".4f"),
-        Column("decode", "decode (s)", ".4f"),
-        Column("nn_part1", "NN-Part1 (s)", ".4f"),
-        Column("nn_part2", "NN-Part2 (s)", ".4f"),
-        Column("peak_memory_mib", "peak memory (MiB)", ".0f"),
-    )
-    rows = []
-    for run in report.runs:
-        if run.timings is None:
-            continue
-        costs = run.timings.complexity
-        for point in run.points:
-            rows.append({
-                "codec": run.name,
-                "rate_point": point.rate_point,
-                **{key: getattr(costs, key, None) for key in COSTS},
-                **seconds_per_picture(run.timings.points, point.rate_point, point.pictures),
-                "peak_memory_mib": costs and costs.peak_memory_bytes / (1 << 20),
-            })  # fmt: skip
-    return Table("Complexity", columns, tuple(rows), _machine_notes(report))
-
-
-def seconds_per_picture(
-    seconds: Mapping[str, Mapping[str, StageSeconds]], rate_point: str, pictures: int
-) -> dict[str, float | None]:
-    """Mean seconds of each stage; NN-Part1 of split inference runs once for all rate points."""
-    stages = ("encode", "decode", "nn_part1", "nn_part2")
-    spent = {**seconds.get(UNCOMPRESSED, {}), **seconds.get(rate_point, {})}
-    return {name: spent[name].sum / pictures if name in spent else None for name in stages}
-
-
-def environment(report: Report) -> Table:
-    """Versions and device of every run, one column each."""
-    names = [run.name for run in report.runs]
-    keys = dict.fromkeys(key for run in report.runs for key in run.result.environment)
-    columns = (Column("what", ""), *(Column(name, name) for name in names))
-    rows = tuple(
-        {"what": key, **{run.name: run.result.environment.get(key) for run in report.runs}}
-        for key in keys
-    )
-    return Table("Environment", columns, rows)
+    title = f"Rate at {loss:g} point below uncompressed"
+    return Table(title, columns, tuple(rows), notes.texts, sheet="Near-lossless")
 
 
 def published(report: Report) -> Table:
@@ -173,7 +98,6 @@ def published(report: Report) -> Table:
         Column("bpp", "bpp", ".4f"),
         Column("metric", "metric"),
         Column("value", "value", ".2f"),
-        Column("source", "source"),
     )
     rows = [
         {
@@ -182,14 +106,14 @@ def published(report: Report) -> Table:
             "bpp": point.bpp,
             "metric": title_of(metric),
             "value": value,
-            "source": reference.source,
         }
         for reference in report.published
         for point in reference.points
         for metric, value in point.accuracy.items()
         if metric in report.metrics
     ]
-    return Table("Published, not run here", columns, tuple(rows))
+    notes = tuple(f"{each.codec}: {each.source}" for each in report.published)
+    return Table("Published, not run here", columns, tuple(rows), notes)
 
 
 def surveyed(report: Report) -> Table:
@@ -205,37 +129,151 @@ def surveyed(report: Report) -> Table:
         Column("source", "source"),
     )
     rows = (vars(point) for point in surveyed_for(report.dataset.name, measured))
-    return Table("Published in the survey, not run here", columns, tuple(rows))
+    title = "Published in the survey, not run here"
+    return Table(title, columns, tuple(rows), sheet="Published in the survey")
 
 
 def all_tables(report: Report) -> list[Table]:
-    """Every table that has rows, in the order of the documents."""
+    """Every table that has rows, what is proposed first and the appendix last."""
     tables = [
-        points(report), bd_rates(report), *sequence_tables(report), near_lossless(report),
-        *human_tables(report.human_vision), complexity(report), published(report),
-        surveyed(report), environment(report),
+        bd_rates(report), near_lossless(report), *human_tables(report.human_vision),
+        *losses(report), *(points(report, task) for task in tasks(report)),
+        *sequence_tables(report), costs.against_anchors(report), costs.complexity(report),
+        *made.tables(report), anchor_bd_rates(report), published(report),
+        surveyed(report),
     ]  # fmt: skip
     return [table for table in tables if table.rows]
 
 
-def _bpp_or_reason(point: NearLossless, result: BitsAt) -> float | str:
-    cell = near_lossless_cell(point, result)
-    return f"none: {cell['reason']}" if cell["bpp"] is None else cell["bpp"]
+def paper_tables(report: Report) -> list[Table]:
+    """Those of paper: fewer columns, and not every category at every rate point."""
+    tables = [
+        bd_rates(report), near_lossless(report), main_points(report), *sequence_tables(report),
+        costs.against_anchors(report), costs.complexity(report),
+    ]  # fmt: skip
+    return [table for table in tables if table.rows]
 
 
-def _hull_notes(report: Report) -> tuple[str, ...]:
-    notes = tuple(
+def appendix_tables(report: Report) -> list[Table]:
+    """What a reader of paper may want to look up."""
+    tables = [
+        size_points(report), *losses(report, most_points=8), anchor_bd_rates(report),
+        published(report), surveyed(report),
+    ]  # fmt: skip
+    return [table for table in tables if table.rows]
+
+
+def data_tables(report: Report) -> list[Table]:
+    """Those that a spreadsheet has beside its sheets of each task, raw and whole."""
+    tables = [
+        near_lossless(report), category_points(report), *human_tables(report.human_vision),
+        costs.against_anchors(report), costs.complexity(report), anchor_bd_rates(report),
+        published(report), surveyed(report),
+    ]  # fmt: skip
+    return [table for table in tables if table.rows]
+
+
+def _points(report: Report, title: str, metrics: Sequence[str], task: str | None = None) -> Table:
+    first = {"codec": "uncompressed", "pictures": report.dataset.pictures}
+    hulls = any(curve.hull for curve in report.curves)
+    columns = (
+        Column("codec", "codec"),
+        Column("rate_point", "rate point"),
+        Column("bits", "bits", "d"),
+        Column("bpp", "bpp", ".4f"),
+        *([Column("kbps", "kbps", ".2f")] if report.dataset.sequences else []),
+        *(Column(metric, title_of(metric), spec_of(metric)) for metric in metrics),
+        *([Column("hull", "on the hull of")] if hulls else []),
+    )
+    on_hull = _hull_members(report, task)
+    rows = (
+        {**first, **report.uncompressed},
+        *(
+            {**row, "hull": on_hull.get((row["codec"], row["rate_point"]), "")}
+            for row in point_rows(report)
+        ),
+    )
+    return Table(title, columns, rows, _curve_notes(report))
+
+
+def _hull_members(report: Report, task: str | None) -> dict[tuple[str, str], str]:
+    """(run, rate point) -> the metrics on whose convex hull over all sizes it is."""
+    members: dict[tuple[str, str], list[str]] = {}
+    for curve in report.curves:
+        for metric in report.main_metrics if curve.hull else ():
+            if task is None or task_of(metric) == task:
+                for point in curve.chosen(metric):
+                    members.setdefault((point.codec, point.rate_point), []).append(metric)
+    return {key: ", ".join(map(title_of, metrics)) for key, metrics in members.items()}
+
+
+def _bd_rates(
+    report: Report, title: str, comparisons: Sequence[Comparison], sheet: str = ""
+) -> Table:
+    columns = (
+        Column("test", "test"),
+        Column("anchor", "anchor"),
+        Column("metric", "metric"),
+        Column("percent", "BD-rate (%)", "+.2f"),
+        Column("interval95", "95 % interval", "+.1f"),
+        Column("fit_percent", "after monotone fit (%)", "+.2f"),
+        Column("fit_interval95", "95 % interval", "+.1f"),
+        Column("overlap", "common accuracy", ".1f"),
+    )
+    notes, rows = Footnotes(), []
+    for comparison in comparisons:
+        raw = bd_rate_cell(comparison.raw, comparison.raw_interval)
+        fit = bd_rate_cell(comparison.fit, comparison.fit_interval)
+        rows.append({
+            "test": comparison.test,
+            "anchor": comparison.anchor,
+            "metric": title_of(comparison.metric),
+            "percent": notes.value(raw["percent"], raw["reason"]),
+            "interval95": _interval(raw["percent"], comparison.raw_interval, notes),
+            "fit_percent": notes.value(fit["percent"], fit["reason"]),
+            "fit_interval95": _interval(fit["percent"], comparison.fit_interval, notes),
+            "overlap": raw["overlap"] or fit["overlap"],
+        })  # fmt: skip
+    sentence = (
+        "A negative BD-rate means fewer bits at equal accuracy. The intervals are 95 % bootstrap "
+        f"intervals over the pictures ({report.rules.resamples} resamples, seed "
+        f"{report.rules.seed})."
+    )
+    curves = [curve for curve in report.curves if curve.name in _named(comparisons)]
+    told = sentence, *_of_sizes(curves), *notes.texts, *_encoder_notes(report)
+    return Table(title, columns, tuple(rows), told, sheet)
+
+
+def _interval(
+    percent: float | None, interval: Interval, notes: Footnotes
+) -> tuple[float, float] | str | None:
+    if percent is None or interval.low_high is not None:
+        return interval.low_high
+    return notes.mark(FEW_RESAMPLES if interval.used else interval.reason or FEW_RESAMPLES)
+
+
+def _named(comparisons: Sequence[Comparison]) -> set[str]:
+    return {name for c in comparisons for name in (c.test, c.anchor)}
+
+
+def _of_sizes(curves: Sequence[Curve]) -> list[str]:
+    """What the names of curves of several picture sizes mean."""
+    return [
+        f"{curve.name} is the convex hull over all picture sizes."
+        if curve.hull
+        else f"{curve.name} are its points at full size alone."
+        for curve in curves
+        if curve.hull or curve.name != curve.points[0].codec
+    ]
+
+
+def _curve_notes(report: Report) -> tuple[str, ...]:
+    tables = tuple(
         f"The rate points of {run.name} are those of the table {table}."
         for run in report.runs
         if (table := run.result.codec_identity.get("qp_table"))
     )
-    hulls = [curve.name for curve in report.curves if curve.hull]
-    if not hulls:
-        return notes
-    return (
-        *notes,
-        f"The curve of {', '.join(hulls)} is the convex hull over all picture sizes.",
-    )
+    return (*tables, *_of_sizes(report.curves))
 
 
 def _encoder_notes(report: Report) -> tuple[str, ...]:
@@ -249,18 +287,4 @@ def _encoder_notes(report: Report) -> tuple[str, ...]:
         f"{', '.join(runs)}: coded by {encoder}. The anchors of MPEG's tables are coded by VTM; "
         "docs/sequences.md says how far it is apart."
         for encoder, runs in names.items()
-    )
-
-
-def _machine_notes(report: Report) -> tuple[str, ...]:
-    devices = dict.fromkeys(
-        f"{run.name}: {run.result.environment.get('device', 'device not recorded')}, "
-        f"{run.result.test.threads_per_job} thread(s)"
-        for run in report.runs
-    )
-    return (
-        "Seconds are means over the pictures, on " + "; ".join(devices) + ". kMAC are thousand "
-        "multiply-accumulates per source pixel, counted as they run on the first picture at the "
-        "last rate point; a codec that runs outside PyTorch has none. Peak memory is that of one "
-        "process with its detector and its largest encoder.",
     )

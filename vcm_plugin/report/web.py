@@ -3,42 +3,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
-from vcm_plugin.report import views
+from vcm_plugin.report import made, views
 from vcm_plugin.report.curves import Curve
 from vcm_plugin.report.figures import STYLES
 from vcm_plugin.report.human_tables import measured_metrics
 from vcm_plugin.report.pages import render
-from vcm_plugin.report.tables import Report
-from vcm_plugin.report.titles import label_of
+from vcm_plugin.report.tables import Comparison, Report
+from vcm_plugin.report.titles import METRICS, label_of, title_of
 from vcm_plugin.report.viewer import ViewerOptions, viewer_data
 
-SYMBOLS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond",
-           "v": "triangle-down", "P": "cross"}  # fmt: skip
-DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot", "dot")
+SYMBOLS = {"o": "circle", "s": "square", "^": "up", "D": "diamond", "v": "down", "P": "plus"}
+DASHES = ("", "7 4", "9 4 2 4", "12 3 2 3 2 3", "14 4", "5 3")  # of SVG strokes
+DOTTED = "2 3"
 
 
-def write_web(report: Report, path: Path, options: ViewerOptions) -> None:
-    """Write the web report: tables that sort, plots with hover, and the viewer."""
+def write_web(
+    report: Report, path: Path, options: ViewerOptions, files: Sequence[str] = ()
+) -> None:
+    """Write the web report: tables that sort, a plot, and the viewer. files: that lie beside it."""
+    tables = views.all_tables(report)
+    first = [table for table in tables if table.title == views.BD_RATE]
     page = render(
         "web.html",
-        title=f"{report.condition}: {report.dataset.name}",
+        title=f"{report.heading} ({report.dataset.name})",
         summary=_summary(report),
-        tables=views.all_tables(report),
+        warnings=_warnings(report),
+        files=files,
+        first=first,
+        tables=[table for table in tables if table not in first],
         data={**_plots(report), "viewer": viewer_data(report, options)},
-        plotly=Markup(get_plotlyjs()),
     )
     path.write_text(page, encoding="utf-8")
 
 
 def _summary(report: Report) -> str:
     anchors = ", ".join(report.anchors) or "none"
-    return f"{report.dataset.pictures} pictures, {len(report.runs)} runs, anchors: {anchors}."
+    return f"{len(report.runs)} runs, anchors: {anchors}. {made.line(report)}."
+
+
+def _warnings(report: Report) -> list[str]:
+    """What a reader must know before any number."""
+    part = [f"A part of the test set: {report.scope}."] if report.is_part else []
+    busy = made.busy_runs(report)
+    timed = [f"Timed on a busy machine: {', '.join(busy)}."] if busy else []
+    return [*part, *timed, *made.lacking(report)]
 
 
 def _plots(report: Report) -> dict[str, Any]:
@@ -46,10 +58,33 @@ def _plots(report: Report) -> dict[str, Any]:
     measured = [*report.metrics, *measured_metrics(report.human_vision)]
     return {
         "metrics": [[metric, label_of(metric)] for metric in measured],
+        "sentences": {metric: _sentence(report, metric) for metric in measured},
         "uncompressed": report.uncompressed,
+        "near_lossless": report.rules.near_lossless,
+        "compared": list(report.ap_metrics),
         "curves": [_curve(report, curve) for curve in report.curves] + _human_curves(report),
         "published": _published(report),
     }
+
+
+def _sentence(report: Report, metric: str) -> str:
+    """What the plot of a metric shows, in one sentence."""
+    shown = list(_savings(report.main_comparisons, metric))
+    if shown:
+        return f"At equal {title_of(metric)} {'; '.join(shown)} (BD-rate)."
+    better = "higher" if metric not in METRICS or METRICS[metric].higher_is_better else "lower"
+    return (
+        f"Each mark is a rate point: its bits per pixel, and its {title_of(metric)} over "
+        f"{report.scope}; {better} and further left is better."
+    )
+
+
+def _savings(comparisons: Sequence[Comparison], metric: str) -> Iterator[str]:
+    for found in comparisons:
+        if found.metric == metric and found.raw.percent is not None:
+            more = "fewer" if found.raw.percent < 0 else "more"
+            percent = f"{abs(found.raw.percent):.1f} % {more} bits"
+            yield f"{found.test} needs {percent} than {found.anchor}"
 
 
 def _curve(report: Report, curve: Curve) -> dict[str, Any]:
@@ -63,11 +98,13 @@ def _curve(report: Report, curve: Curve) -> dict[str, Any]:
             [point.bpp, point.accuracy.get(metric), point.rate_point, point.bits]
             for point in sorted(points, key=lambda point: point.bits)
         ]
+    derived = curve.name not in names
     return {
-        "name": curve.name + (" (convex hull)" if curve.hull else ""),
+        "name": curve.name,
         "colour": colour,
-        "symbol": SYMBOLS[marker] + ("" if curve.name in names else "-open"),
-        "dash": DASHES[number] if curve.name in names else "dot",
+        "symbol": SYMBOLS[marker],
+        "open": derived,
+        "dash": DOTTED if derived else DASHES[number],
         "points": shown,
     }
 
@@ -76,6 +113,10 @@ def _published(report: Report) -> list[dict[str, Any]]:
     return [
         {
             "name": f"{reference.codec} (published, not run here)",
+            "colour": "#777777",
+            "symbol": "cross",
+            "open": False,
+            "dash": DOTTED,
             "points": {
                 metric: [
                     [point.bpp, point.accuracy[metric], point.rate_point, None]
@@ -98,6 +139,7 @@ def _human_curves(report: Report) -> list[dict[str, Any]]:
             "name": curve.name,
             "colour": colour,
             "symbol": SYMBOLS[marker],
+            "open": False,
             "dash": DASHES[number % len(DASHES)],
             "points": {
                 metric: [

@@ -18,10 +18,10 @@ from vcm_plugin.report.tables import Report, Rules, build_report
 from vcm_plugin.report.text_files import write_latex, write_markdown
 from vcm_plugin.report.viewer import ViewerOptions
 
-FORMATS = ("csv", "json", "png", "svg")  # for these everything is always there
+FORMATS = ("csv", "json", "png", "svg", "html")  # for these everything is always there
 PLOTS = ("png", "svg", "pdf")
 # format -> the package that writes it, of the extra "report"
-NEEDS = {"xlsx": "openpyxl", "html": "plotly", "docx": "docx"}
+NEEDS = {"xlsx": "xlsxwriter", "docx": "docx"}
 ALL_FORMATS = (*FORMATS, "pdf", *NEEDS, "md", "tex")
 
 
@@ -35,14 +35,15 @@ def write_report(
 ) -> Report:
     """Compare runs with the anchors and write the report into the folder `out`.
 
-    csv: rd.csv, bd_rate.csv, near_lossless.csv and the summary tables; json: report.json;
+    csv: rd.csv, bd_rate.csv, near_lossless.csv, categories.csv, conditions.csv and the summary
+    tables; json: report.json;
     png, svg and pdf: one plot of bpp against accuracy per task, rd_<metric>; where human
     vision was measured, also human_vision.<format>, human_expected.<format> and CSV tables. xlsx:
     the spreadsheet report.xlsx; html: report.html with plots and a viewer; docx, md and tex: the
-    tables and plots on paper. None: `default_formats`. Raises InputError for an unknown format, and
+    tables and plots on paper. None: FORMATS. Raises InputError for an unknown format, and
     for one whose package is missing.
     """
-    formats = default_formats()[0] if formats is None else formats
+    formats = FORMATS if formats is None else formats
     for name in formats:
         if name not in ALL_FORMATS:
             raise InputError(f"report format {name}: expected one of {', '.join(ALL_FORMATS)}")
@@ -65,7 +66,9 @@ def write_report(
     if "html" in formats:
         from vcm_plugin.report.web import write_web
 
-        write_web(report, out / "report.html", viewer or ViewerOptions())
+        files = sorted(path.name for path in out.glob("*.csv")) if "csv" in formats else []
+        files += [f"report.{name}" for name in ("json", "xlsx") if name in formats]
+        write_web(report, out / "report.html", viewer or ViewerOptions(), files)
     if {"docx", "md", "tex"} & set(formats):
         write_document(to_document(report), out / "report", formats)
     return report
@@ -82,16 +85,6 @@ def write_document(document: Document, stem: Path, formats: Sequence[str]) -> li
     if "tex" in formats:
         write_latex(document, stem.with_suffix(".tex"))
     return [stem.with_suffix(f".{name}") for name in ("docx", "md", "tex") if name in formats]
-
-
-def default_formats() -> tuple[tuple[str, ...], str | None]:
-    """What a report consists of where nothing else is said: FORMATS and the web page; and why the
-    page is left out, where its package is not installed."""
-    try:
-        require("html")
-    except InputError as error:
-        return FORMATS, str(error)
-    return (*FORMATS, "html"), None
 
 
 def require(name: str) -> None:

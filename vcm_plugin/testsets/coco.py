@@ -79,6 +79,7 @@ class CocoDataset:
     coco: the ground truth of exactly these pictures, as in the annotation file.
     category_ids: COCO category id of each class of the detector; None where the set lacks it.
     passed_over: how many objects were left out since their boxes have no area in their pictures.
+    whole: how many pictures the test set has without a limit; 0 where that is not known.
     """
 
     pictures: tuple[PictureEntry, ...]
@@ -88,11 +89,16 @@ class CocoDataset:
     has_masks: bool
     sequences: tuple[SequenceEntry, ...] = ()
     passed_over: int = 0
+    whole: int = 0
 
     @property
     def entries(self) -> tuple[PictureEntry, ...] | tuple[SequenceEntry, ...]:
         """What is coded at once: pictures, or whole sequences."""
         return self.sequences or self.pictures
+
+    def cut_from(self) -> int | None:
+        """The pictures of the whole test set where a limit left some out, else None."""
+        return self.whole if self.whole > len(self.pictures) else None
 
     def of(self, sequences: Collection[SequenceEntry]) -> CocoDataset:
         """The test set of these sequences alone."""
@@ -151,8 +157,9 @@ def load_coco(
     categories = used_categories(coco, class_names, by_position)
     category_ids = match_categories(categories, class_names, annotations, by_position)
     whole = CocoDataset(
-        (), tuple(categories), coco, category_ids, False, passed_over=len(found.passed_over)
-    )
+        (), tuple(categories), coco, category_ids, False,
+        passed_over=len(found.passed_over), whole=len(coco["images"]),
+    )  # fmt: skip
     return _restricted(whole, entries)
 
 
@@ -163,7 +170,8 @@ def load_pictures(
 
     Raises InputError where there is none.
     """
-    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)[:limit]
+    every = sorted(p for p in folder.glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    paths = every[:limit]
     if not paths:
         raise InputError(
             f"{folder}: expected a folder of pictures ({', '.join(PICTURE_SUFFIXES)}), found none; "
@@ -180,7 +188,8 @@ def load_pictures(
         for e in entries
     ]
     coco = {"images": images, "annotations": [], "categories": []}
-    return CocoDataset(entries, (), coco, (None,) * len(class_names), False)
+    classes = (None,) * len(class_names)
+    return CocoDataset(entries, (), coco, classes, False, whole=len(every))
 
 
 def read_entry(entry: PictureEntry) -> np.ndarray:

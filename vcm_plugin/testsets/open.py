@@ -76,7 +76,10 @@ def _open_pictures(condition: TestCondition, root: Path) -> CocoDataset:
             return load_pictures(images, condition.limit, condition.class_names)
         annotations = root / Path(condition.require("annotations")).expanduser()
     names, by_position = condition.class_names, condition.classes_by_position
-    return load_coco(images, annotations, condition.limit, names, by_position)
+    dataset = load_coco(images, annotations, condition.limit, names, by_position)
+    if condition.minictc is None:
+        return dataset
+    return dataclasses.replace(dataset, whole=minictc.PICTURES[condition.minictc])
 
 
 def drawn_minictc(split: str, limit: int | None) -> Path:

@@ -31,7 +31,7 @@ MOST_BYTES = 1 << 30  # of a sequence's points, unpacked
 
 def load_points(condition: TestCondition, root: Path) -> CocoDataset:
     """Sequences with labelled points; the ground truth of accuracy is in their points files."""
-    entries = []
+    entries, whole = [], 0
     for number, (group, folder) in enumerate(sequence_folders(condition, root), start=1):
         _, rate, count = read_seqinfo(folder / "seqinfo.ini")
         paths = point_frames(folder)
@@ -55,13 +55,14 @@ def load_points(condition: TestCondition, root: Path) -> CocoDataset:
                 "annotations of another sequence?"
             )
         entries.append(entry)
+        whole += count
     images = [
         {"id": f.image_id, "file_name": f.path.name, "height": f.height, "width": f.width}
         for entry in entries for f in entry.frames
     ]  # fmt: skip
     coco = {"images": images, "annotations": [], "categories": []}
     categories = (None,) * len(condition.class_names)
-    return CocoDataset((), (), coco, categories, False).of(entries)
+    return CocoDataset((), (), coco, categories, False, whole=whole).of(entries)
 
 
 def point_frames(folder: Path) -> list[Path]:

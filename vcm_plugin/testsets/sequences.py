@@ -65,7 +65,8 @@ def load_sequences(condition: TestCondition, root: Path) -> CocoDataset:
     categories = used_categories(coco, names, by_position)
     category_ids = match_categories(categories, names, path, by_position)
     whole = CocoDataset(
-        (), tuple(categories), coco, category_ids, False, passed_over=passed_over
+        (), tuple(categories), coco, category_ids, False, passed_over=passed_over,
+        whole=len(images),
     )  # fmt: skip
     return whole.of(entries)
 

@@ -12,16 +12,19 @@ from pathlib import Path
 
 import yaml
 
-from vcm_plugin.ctc.codecs import load_condition
+from vcm_plugin import settings
+from vcm_plugin.ctc.codecs import CODECS, load_condition
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
-from vcm_plugin.report import require, views, write_document
+from vcm_plugin.metrics.bd_rate import BdRate
+from vcm_plugin.report import costs, made, require, views, write_document
 from vcm_plugin.report.document import (
     Block,
     Bullets,
     Column,
     Document,
+    Front,
     Heading,
     Paragraph,
     Table,
@@ -29,6 +32,7 @@ from vcm_plugin.report.document import (
 from vcm_plugin.report.paper import figures
 from vcm_plugin.report.proposal.config import ProposalConfig, load_config
 from vcm_plugin.report.proposal.figure import architecture
+from vcm_plugin.report.proposal.references import references
 from vcm_plugin.report.proposal.specification import clauses
 from vcm_plugin.report.runs import read_runs
 from vcm_plugin.report.sequence_tables import sequence_tables
@@ -36,6 +40,11 @@ from vcm_plugin.report.tables import Report, compare_runs
 from vcm_plugin.report.titles import title_of
 
 SUFFIXES = (".docx", ".md", ".tex")
+COMMITTEE = (
+    "INTERNATIONAL ORGANISATION FOR STANDARDISATION",
+    "ORGANISATION INTERNATIONALE DE NORMALISATION",
+    "ISO/IEC JTC 1/SC 29/WG 4",
+)
 HEADER = ("number", "title", "source", "authors", "contact", "date", "status", "purpose", "group")
 
 
@@ -58,23 +67,50 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     run = report.runs[0]
     unfilled = config.unfilled()
     trained = _bundled_training(run.result.codec_identity.get("weights_sha256"))
-    if trained:
-        unfilled = [key for key in unfilled if key != "training"]
-    blocks: list[Block] = [_header(config), Heading("Abstract"), *_abstract(report)]
+    blocks: list[Block] = [_front(config), _header(config), Heading("Abstract")]
+    blocks += _abstract(report)
     blocks += [Heading("Technical description")]
     blocks += [Paragraph(text) for text in config.description]
     blocks += [architecture(run.name), *clauses(run.result.codec)]
-    blocks += [Heading("Test conditions"), _conditions(report), views.environment(report)]
-    blocks += [Heading("Results"), *figures(report), views.main_points(report)]
-    blocks += [views.bd_rates(report), *sequence_tables(report), views.near_lossless(report)]
-    blocks += [table for table in (views.published(report), views.surveyed(report)) if table.rows]
-    blocks += [Heading("Complexity"), views.complexity(report)]
+    blocks += [Heading("Test conditions"), *made.tables(report)]
+    blocks += [Paragraph(text) for text in made.lacking(report)]
+    blocks += [Heading("Results"), *figures(report), views.bd_rates(report)]
+    blocks += [views.main_points(report), *sequence_tables(report), views.near_lossless(report)]
+    blocks += [Heading("Complexity"), costs.against_anchors(report), costs.complexity(report)]
     blocks += [Heading("Training"), *_training(config, trained)]
     blocks += [Heading("Cross-check"), Paragraph(_crosscheck(config, report))]
+    blocks += [Heading("Conclusion"), *_conclusion(config, report)]
+    blocks += [Heading("Recommendation"), Paragraph(_said(config.recommendation))]
+    listed = list(dict.fromkeys([*config.references, *references(report)]))
     blocks += [Heading("References")]
-    blocks += [Paragraph(f"[{n}] {text}") for n, text in enumerate(config.references, start=1)]
+    blocks += [Paragraph(f"[{n}] {text}") for n, text in enumerate(listed, start=1)]
+    blocks += [Heading("Annex: more results, and the test condition")]
+    blocks += [*views.appendix_tables(report), _conditions(report)]
     blocks += [Heading("Not filled in"), _left(unfilled)]
-    return Document(config.title, tuple(blocks)), unfilled
+    front = _front(config)
+    return Document(
+        config.title, tuple(blocks), "  ".join([front.committee[-1], config.number or ""]).strip(),
+        "; ".join(config.authors), f"Proposal, {report.heading}", "feature coding, BD-rate",
+    ), unfilled  # fmt: skip
+
+
+def _front(config: ProposalConfig) -> Front:
+    """The committee, the number of the document, place and date of the meeting."""
+    meeting = ", ".join(text for text in (config.place, config.date) if text)
+    return Front(config.committee or COMMITTEE, config.number, meeting or None)
+
+
+def _conclusion(config: ProposalConfig, report: Report) -> Iterator[Paragraph]:
+    """What the author concludes, or else what was measured and no more."""
+    if config.conclusion:
+        yield Paragraph(config.conclusion)
+        return
+    yield Paragraph("The author has not filled in a conclusion. What was measured:")
+    yield from list(_abstract(report))[1:]
+
+
+def _said(text: str | None) -> str:
+    return text or "Not filled in."
 
 
 def _header(config: ProposalConfig) -> Table:
@@ -91,37 +127,46 @@ def _abstract(report: Report) -> Iterator[Paragraph]:
     run, data = report.runs[0], report.dataset
     yield Paragraph(
         f"This document proposes {run.name} and reports its results under the test condition "
-        f"{report.condition} ({data.name}, {data.pictures} pictures)."
+        f"{report.name} ({data.name}, {report.scope})."
     )
-    table = views.bd_rates(report, report.main_metrics)
-    percent = next(column for column in table.columns if column.key == "percent")
     for anchor in report.anchors:
         cells = [
-            f"{row['metric']} {percent.text(row['percent'])}"
-            + (" %" if isinstance(row["percent"], float) else "")
-            for row in table.rows
-            if (row["test"], row["anchor"]) == (run.name, anchor)
+            f"{title_of(found.metric)} {_percent(found.raw)}"
+            for found in report.main_comparisons
+            if (found.test, found.anchor) == (run.name, anchor)
+            and found.metric in report.main_metrics
         ]
         if cells:
             yield Paragraph(f"BD-rate against {anchor}: {'; '.join(cells)}.")
 
 
+def _percent(result: BdRate) -> str:
+    return f"{result.percent:+.2f} %" if result.percent is not None else f"none ({result.reason})"
+
+
 def _conditions(report: Report) -> Table:
-    """Every key of the condition in which the runs were made, as they keep it."""
+    """Every key of the condition that one of the runs has read, as they keep it."""
     columns = Column("key", "key"), Column("value", "value")
     path = report.runs[0].folder / "condition.yaml"
-    facts = {"data set": report.dataset.name, "pictures": report.dataset.pictures}
-    facts["uncompressed"] = ", ".join(
-        f"{title_of(metric)} {report.uncompressed[metric]:.2f}" for metric in report.ap_metrics
-    )
+    facts = {}
     if path.is_file():
         load_condition(path)  # raises InputError for one that was edited into something else
-        facts |= yaml.safe_load(path.read_text(encoding="utf-8"))
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+    unread = _keys_of_others(report)
     rows = tuple(
         {"key": key, "value": ", ".join(map(str, v)) if isinstance(v, list) else str(v)}
         for key, v in facts.items()
+        if key not in unread
     )
-    return Table(f"Test condition {report.condition}", columns, rows)
+    return Table(f"Test condition {report.name}", columns, rows)
+
+
+def _keys_of_others(report: Report) -> set[str]:
+    """The keys of codecs that nobody ran."""
+    ran = {run.result.codec for run in report.runs}
+    keys = {name: set(settings.types_of(known)) for name, known in CODECS.items()}
+    read = {key for name in ran for key in keys.get(name, ())}
+    return {key for of_codec in keys.values() for key in of_codec} - read
 
 
 def _bundled_training(sha256: str | None) -> dict | None:

@@ -11,6 +11,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.settings import build, read_yaml
 
 PLACEHOLDER = "YOUR "
+OPTIONAL = ("references", "committee")  # the document has something in their place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +21,12 @@ class ProposalConfig:
     title: str
     run: Path
     anchors: tuple[Path, ...]
+    committee: tuple[str, ...] = ()
     number: str | None = None
     source: tuple[str, ...] = ()
     authors: tuple[str, ...] = ()
     contact: str | None = None
+    place: str | None = None
     date: str | None = None
     status: str | None = None
     purpose: str | None = None
@@ -31,6 +34,8 @@ class ProposalConfig:
     crosscheck: Path | None = None
     description: tuple[str, ...] = ()
     training: str | None = None
+    conclusion: str | None = None
+    recommendation: str | None = None
     references: tuple[str, ...] = ()
 
     def unfilled(self) -> list[str]:
@@ -38,6 +43,8 @@ class ProposalConfig:
         missing = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.name in OPTIONAL:
+                continue
             if value in (None, ()) or any(str(t).startswith(PLACEHOLDER) for t in _tuple(value)):
                 missing.append(field.name)
         return missing
@@ -65,7 +72,8 @@ def _found(config: ProposalConfig, key: str, path: Path) -> Any:
         if not place.exists():
             raise InputError(
                 f"{path}: {key}: looked for {place.resolve()}, found nothing there; paths start at "
-                "the folder of this YAML"
+                f"the folder of this YAML: name it from {path.resolve().parent}, or put the YAML "
+                "where that path begins"
             )
     return tuple(places) if isinstance(named, tuple) else places[0]
 
