@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The learned picture codec: round trips, exact latents, foreign and damaged files, training."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,8 +70,9 @@ def test_bits_fall_and_errors_grow_as_the_qp_rises(codec):
     assert found == sorted(found, reverse=True)
 
 
-def test_the_decoder_sees_what_the_networks_made(codec):
+def test_the_decoder_sees_what_the_networks_made(codec, monkeypatch):
     """The codec's picture is that of the float networks on rounded latents, without any coder."""
+    monkeypatch.setattr("anchors.picture_learned.ERROR_WEIGHT", math.inf)
     source = picture((64, 96))
     x = tensor(source)[None]
     step = step_of(20) / LEVELS
@@ -82,6 +84,17 @@ def test_the_decoder_sees_what_the_networks_made(codec):
         x_hat = codec.model.g_s(y * step, octaves)[0]
     wanted = ((x_hat + 1) * LEVELS).clamp(0, 255).permute(1, 2, 0).numpy()
     assert psnr(wanted, codec.decode(codec.encode(source, "20"))) > 35.0
+
+
+def test_the_encoder_weighs_bits_against_errors(codec, monkeypatch):
+    source = picture((128, 160))
+    with torch.no_grad():
+        y = codec.model.g_a(tensor(source)[None])[0] / (step_of(32) / LEVELS)
+    weighed = codec.encode(source, "32")
+    errors = (y - torch.from_numpy(codec.decode_latents(weighed)[2].y) / 16).abs()
+    assert errors.max() <= 1.0 + 1e-3 and (errors > 0.5 + 1e-3).any()
+    monkeypatch.setattr("anchors.picture_learned.ERROR_WEIGHT", math.inf)
+    assert len(weighed) < len(codec.encode(source, "32"))
 
 
 def test_octaves_and_steps_agree():
