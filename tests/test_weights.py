@@ -12,6 +12,7 @@ from vcm_plugin.diff_fchm.human.restorer import kmac_per_pixel
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.environment import PACKAGE, cfg_folder
 from vcm_plugin.split import load_split_model
+from vcm_plugin.split.jde_config import is_jde
 from vcm_plugin.weights_file import digest
 
 FOLDER = PACKAGE / "weights"
@@ -52,7 +53,8 @@ def test_weights_load_into_their_detector(name):
     path = FOLDER / name
     assert "model" in torch.load(path, weights_only=True)
     config = cfg_folder() / "models" / f"{INDEX[name]['detector']}.yaml"
-    model = load_split_model(config, path, runtime="torchvision")
+    split_point = "jde_tvd" if is_jde(config) else "fpn"
+    model = load_split_model(config, path, split_point, runtime="torchvision")
     assert model.weights_sha256 == INDEX[name]["sha256"]
 
 

@@ -4,6 +4,7 @@ and the tables that MPEG receives, as the harness's own script makes them."""
 
 import importlib.util
 
+import numpy as np
 import pytest
 from drawn_tracking import draw_set, drawn_tracking_run
 from table_script import assert_same_rows, rows_of, script_rows
@@ -71,8 +72,8 @@ def test_weights_of_another_split_point_are_refused(tmp_path):
 @pytest.mark.harness
 @pytest.mark.parametrize("name", ["tvd_tracking", "hieve"])
 def test_the_harness_makes_the_same_table(name, tmp_path):
-    if importlib.util.find_spec("motmetrics") is None:
-        pytest.skip("needs motmetrics")
+    if importlib.util.find_spec("motmetrics") is None or int(np.__version__.split(".")[0]) > 1:
+        pytest.skip("needs motmetrics 1.4, which calls what NumPy 2 has no more")
     path = write_ctc_tables([drawn_tracking_run(tmp_path, name)], tmp_path / "tables")
     ours = rows_of(path)
     assert len(ours) == 4 * (3 + 1) if name == "tvd_tracking" else 4 * (5 + 2)

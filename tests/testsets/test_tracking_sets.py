@@ -16,7 +16,7 @@ from vcm_plugin.testsets.coco import FRAMES
 from vcm_plugin.testsets.minictc_tracking import draw_sequence, write_sequence
 from vcm_plugin.testsets.open import open_test_set
 
-THIRD_FRAME = "3fdf14013f963e24957cffddb5e5fb3f82291220fd982a36066413a9474b2550"
+THIRD_FRAME = "6d838b56ba14d5a0ce95f92b9c08401f88d4dbe7bf241eb0586a867eb656da54"
 SIZE = (48, 64)
 
 
