@@ -37,7 +37,9 @@ def part(runs, tmp_path_factory):  # noqa: F811
     def change(result):
         result["condition"] = "minictc" + CHANGED
         result["dataset"]["cut_from"] = 64
-        result["codec_identity"]["inner_codec"] = {"encoder": "VVenC 1.15", "command": "vvc -qp QP"}
+        result["codec_identity"]["inner_codec"] = {
+            "encoder": "VVenC 1.15", "preset": "faster", "command": "vvc -qp QP",
+        }  # fmt: skip
 
     condition = yaml.safe_load((cfg_folder() / "ctc" / "minictc.yaml").read_text())
     condition |= {"limit": 10, "overrides": ["limit: 10 in place of none"]}
