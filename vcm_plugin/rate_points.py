@@ -184,6 +184,15 @@ def percent_of(text: str) -> int:
     return int(text.partition("@")[2] or 100)
 
 
+def value_and_percent(text: str) -> tuple[str, str]:
+    """A rate point of one layer as it is written: its value, and its size in percent or nothing.
+
+    >>> value_and_percent("32@50"), value_and_percent("2.8")
+    (('32', '50'), ('2.8', ''))
+    """
+    return text.partition("@")[::2]
+
+
 def machine_part(text: str) -> str:
     """The machine's part of a rate point of two layers; of any other, all of it.
 

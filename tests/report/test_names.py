@@ -33,9 +33,9 @@ def written(runs, tmp_path_factory):  # noqa: F811
 
 def test_every_name_is_in_the_report_in_a_form_that_can_be_written(written):
     report, _ = written
-    names = [run.name for run in report.runs]
-    assert names[:4] == NAMES[:4] and names[4] == "ver tab" and names[6:9] == NAMES[6:9]
-    assert names[5] == "bell\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m"
+    names = {run.name for run in report.runs}
+    assert len(names) == len(NAMES) and {*NAMES[:4], "ver tab", *NAMES[6:9]} <= names
+    assert "bell\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m" in names
     assert report.anchors == ("base", "ver tab")
 
 

@@ -119,7 +119,7 @@ def test_accuracy_of_classes_is_pooled_over_their_sequences(calm, sfu):
     predictions = read_json(calm / "diff_fchm" / point.rate_point / "predictions.json")
     together = sfu_condition(sequences=tuple(f"ALL/{name}" for name in NAMES))
     pooled = coco_ap.evaluate(load_sequences(together, sfu).coco, predictions, ["box"])
-    assert pooled == point.accuracy
+    assert pooled.items() <= point.accuracy.items()
     assert point.classes["CLASS-C"] == point.sequences[NAMES[0]]
     assert point.classes["CLASS-C"] != point.classes["CLASS-D"]
 

@@ -17,6 +17,7 @@ from vcm_plugin.diff_fchm.machine.inter_config import InterConfig
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.split.config import load_config
+from vcm_plugin.split.jde_config import load_jde_config
 from vcm_plugin.training import options
 from vcm_plugin.training.schedules import (
     DetectorTraining,
@@ -25,6 +26,7 @@ from vcm_plugin.training.schedules import (
     MsfcTraining,
     PictureTraining,
     RestorerTraining,
+    TrackerTraining,
     VfcnTraining,
 )
 
@@ -37,6 +39,7 @@ KINDS = {
     "hvcn": (options.HvcnInputs, HvcnConfig, HvcnTraining),
     "detector": (options.DetectorInputs, DetectorTraining),
     "picture": (options.PictureInputs, PictureConfig, PictureTraining),
+    "tracker": (options.TrackerInputs, TrackerTraining),
     "restorer": (options.RestorerInputs, RestorerConfig, RestorerTraining),
 }
 
@@ -52,6 +55,9 @@ def typed(network: str, *words) -> list:
 def test_bundled_recipes_are_complete(name):
     network = name.split("_")[0]
     inputs, *others = typed(network, name)
+    if network == "tracker":
+        load_jde_config(model_path(inputs.model))
+        return
     detector = load_config(model_path(inputs.model))
     if network == "hvcn":  # the machine layer says the channels
         assert name.endswith(others[-1].stage)

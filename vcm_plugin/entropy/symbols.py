@@ -30,7 +30,7 @@ def cheaper(
     of 1 is worth. costs: as symbol_costs makes them.
 
     >>> costs = np.array([[0.0, 99.0, 99.0], [0.1, 5.0, 9.0]])
-    >>> cheaper(np.array([1, 1]), np.array([0.55, 0.9]), np.array([1, 1]), 6.0, costs).tolist()
+    >>> cheaper(np.array([1, 1]), np.array([0.55, 0.9]), np.array([1, 1]), 8.0, costs).tolist()
     [0, 1]
     """
     some = np.nonzero(q)

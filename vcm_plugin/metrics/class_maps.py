@@ -55,14 +55,17 @@ def pixel_measures(
 
 
 def decoded(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """bool (H, W) of a mask as COCO writes it: polygons, RLE, compressed or not."""
+    """bool (H, W) of a mask as COCO writes it: polygons, RLE, compressed or not. One that was made
+    for another size, as where two bitstreams are swapped, counts where it lies on the picture."""
     if isinstance(segmentation, list):
         code = rle.merge(rle.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
         code = rle.frPyObjects(segmentation, height, width)
     else:
         code = segmentation
-    return rle.decode(code).astype(bool)
+    mask, canvas = rle.decode(code).astype(bool), np.zeros((height, width), bool)
+    canvas[: len(mask), : mask.shape[1]] = mask[:height, :width]
+    return canvas
 
 
 def _measures(counts: np.ndarray, unions: np.ndarray) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.ctc.machine import Session
-from vcm_plugin.rate_points import show
+from vcm_plugin.rate_points import show, value_and_percent
 from vcm_plugin.report.document import Column, Table
 from vcm_plugin.report.runs import Run
 from vcm_plugin.report.tables import Report
@@ -218,7 +218,7 @@ def _machine_facts(sessions: tuple[Session, ...]) -> Iterator[tuple[str, str]]:
 def _rate_points(run: Run) -> str:
     """All of them; of several sizes, each value and each size once."""
     names = [point.rate_point for point in run.points]
-    sized = [name.partition("@")[::2] for name in names]
+    sized = [value_and_percent(name) for name in names]
     values = list(dict.fromkeys(value for value, _ in sized))
     percents = list(dict.fromkeys(percent or "100" for _, percent in sized))
     if len(percents) == 1 or len(values) * len(percents) != len(names):

@@ -18,6 +18,7 @@ from typing import Any
 import xlsxwriter
 
 from vcm_plugin.errors import InputError
+from vcm_plugin.rate_points import has_layers, split_layers, value_and_percent
 from vcm_plugin.report.document import Column, Table
 
 EPOCH = datetime(2000, 1, 1)  # the same report gives the same file
@@ -154,9 +155,10 @@ def with_numbers(table: Table) -> Table:
         return table
     rows = []
     for row in table.rows:
-        machine, _, human = (row.get("rate_point") or "").partition("+")
-        first, _, percent = machine.partition("@")
-        second, _, human_percent = human.partition("@")
+        text = row.get("rate_point") or ""
+        machine, human = split_layers(text) if has_layers(text) else (text, "")
+        first, percent = value_and_percent(machine)
+        second, human_percent = value_and_percent(human)
         size = percent or human_percent
         more = {"human": as_number(second), "size": int(size) if size.isdigit() else None}
         rows.append({**row, "rate_point": as_number(first), **more})

@@ -282,7 +282,8 @@ def _encoder_notes(report: Report) -> tuple[str, ...]:
     for run in report.runs:
         inner = run.result.codec_identity.get("inner_codec", {})
         if inner.get("encoder", "").startswith("VVenC"):
-            names.setdefault(f"{inner['encoder']}, preset {inner['preset']}", []).append(run.name)
+            preset = f", preset {inner['preset']}" if "preset" in inner else ""
+            names.setdefault(f"{inner['encoder']}{preset}", []).append(run.name)
     return tuple(
         f"{', '.join(runs)}: coded by {encoder}. The anchors of MPEG's tables are coded by VTM; "
         "docs/sequences.md says how far it is apart."

@@ -156,7 +156,7 @@ def _conditions(report: Report) -> Table:
     rows = tuple(
         {"key": key, "value": ", ".join(map(str, v)) if isinstance(v, list) else str(v)}
         for key, v in facts.items()
-        if key not in unread
+        if key.removesuffix("_source") not in unread
     )
     return Table(f"Test condition {report.name}", columns, rows)
 
