@@ -219,7 +219,9 @@ def test_our_files_hold_the_values_of_the_model_zoo(name):
 
 
 def test_a_configuration_by_values_is_the_one_by_file():
-    for path in (path for path in MODELS.glob("*.yaml") if "panoptic" not in path.name):
+    for path in MODELS.glob("*.yaml"):
+        if "panoptic" in path.name or "jde" in path.name:
+            continue
         by_values, by_file = read_config(load_config(path)), read_config(path)
         if not by_file.MODEL.MASK_ON:
             by_values.MODEL.ROI_MASK_HEAD = by_file.MODEL.ROI_MASK_HEAD
@@ -239,7 +241,7 @@ def test_models_without_our_split_points_are_refused(name):
 
 def test_configurations_that_carry_code_are_refused():
     """Detectron2's own RetinaNet file has its anchors computed by a Python tag."""
-    with pytest.raises(InputError, match="not a Detectron2 configuration.*python/object/apply"):
+    with pytest.raises(InputError, match="not a readable detector configuration.*python/object/apply"):
         read_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
 
 
