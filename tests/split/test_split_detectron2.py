@@ -241,7 +241,8 @@ def test_models_without_our_split_points_are_refused(name):
 
 def test_configurations_that_carry_code_are_refused():
     """Detectron2's own RetinaNet file has its anchors computed by a Python tag."""
-    with pytest.raises(InputError, match="not a readable detector configuration.*python/object/apply"):
+    expected = "not a readable detector configuration.*python/object/apply"
+    with pytest.raises(InputError, match=expected):
         read_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
 
 
