@@ -29,8 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anchors.picture_config import PictureConfig
-from vcm_plugin.entropy.integer import integer_networks, integer_weights
-from vcm_plugin.entropy.latent_coder import gaussian_tables
+from vcm_plugin.entropy.latent_coder import stored_tensors
 from vcm_plugin.entropy.networks import EntropyNetworks
 from vcm_plugin.weights_file import write_weights
 
@@ -174,21 +173,12 @@ def export(model: PictureNetworks, detector_sha256: str | None, trained: dict, p
 
     detector_sha256: of the detector whose features were in the loss; None where none were.
     """
-    tensors = {
-        name: x.half() if x.ndim > 1 else x
-        for name, x in model.state_dict().items()
-        if not name.startswith("entropy.")
-    }
-    integers = integer_weights(model.entropy)
-    integer_networks(model.entropy, integers)  # proves that no sum can overflow
-    tensors |= {f"integer.{name}": x for name, x in integers.items()}
-    tensors["tables"] = torch.from_numpy(gaussian_tables().to_array())
     about = {
         "config": asdict(model.config),
         "detector_sha256": detector_sha256,
         "trained": trained,
     }
-    return write_weights(path, "picture", tensors, about)
+    return write_weights(path, "picture", stored_tensors(model), about)
 
 
 def _planes(octaves: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,8 @@ class Cluster:
             with self._answering():
                 self._client.wait_for_workers(1, timeout=JOIN_SECONDS)
                 self._client.get_versions(check=True)
-                self._tell(_Planned(self._key, make_worker, plan))
+                plugin = _Planned(self._key, make_worker, plan)
+                _repeated(lambda: self._client.register_plugin(plugin), OSError)
                 self._executor = self._client.get_executor(pure=False)
                 self._agree()
         except BaseException:
@@ -129,31 +130,22 @@ class Cluster:
 
     def _started(self, count: int) -> LocalCluster:
         """A scheduler and workers of this machine, again where one dies before it has begun."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                with interrupts_ignored():
-                    return LocalCluster(
-                        n_workers=count, threads_per_worker=1, memory_limit=None,
-                        dashboard_address=":0", silence_logs=logging.CRITICAL,
-                    )  # fmt: skip
-            except RuntimeError as error:
-                if attempt == ATTEMPTS:
-                    raise InputError(
-                        f"--cluster {self.where}: expected workers, found that one of them could "
-                        f"not be started, {ATTEMPTS} times: {one_line(error, 100)}; this machine "
-                        "may lack memory or processes"
-                    ) from error
-        raise AssertionError
 
-    def _tell(self, plugin: _Planned) -> None:
-        """Tell the workers of the run, again where one dies meanwhile."""
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                self._client.register_plugin(plugin)
-                return
-            except OSError:  # to that worker; where the scheduler is gone it comes again
-                if attempt == ATTEMPTS:
-                    raise
+        def start() -> LocalCluster:
+            return LocalCluster(
+                n_workers=count, threads_per_worker=1, memory_limit=None,
+                dashboard_address=":0", silence_logs=logging.CRITICAL,
+            )  # fmt: skip
+
+        try:
+            with interrupts_ignored():
+                return _repeated(start, RuntimeError)
+        except RuntimeError as error:
+            raise InputError(
+                f"--cluster {self.where}: expected workers, found that one of them could not be "
+                f"started, {ATTEMPTS} times: {one_line(error, 100)}; this machine may lack memory "
+                "or processes"
+            ) from error
 
     def _agree(self) -> None:
         """Have every worker say what its results depend on, and refuse one that differs."""
@@ -207,6 +199,15 @@ class Cluster:
             f"--cluster {self.where}: its scheduler does not answer any more, or no worker has "
             f"joined{why}; what was finished is kept, start it and repeat the same command"
         )
+
+
+def _repeated(work: Callable[[], Any], death: type[Exception]) -> Any:
+    """What the work gives, tried ATTEMPTS times: the error may be that of a worker that died of
+    itself meanwhile; where the scheduler is gone it comes again."""
+    for _ in range(ATTEMPTS - 1):
+        with suppress(death):
+            return work()
+    return work()
 
 
 @dataclass

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vcm_plugin.ctc.typed_json import from_json, to_json
 from vcm_plugin.files import read_json, write_json
+from vcm_plugin.process import usable_cpus
 
 FILE = "environment.json"
 _CPU_FILE, _CPU_KEYS = Path("/proc/cpuinfo"), ("model name", "Hardware", "cpu model")
@@ -85,7 +86,7 @@ class SessionLog:
         self.begun = time.perf_counter(), _seconds_of_all(), _own_seconds()
         now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
         self.session = Session(
-            now, None, cpu_name(), cores(), os.cpu_count() or 1, memory_gib(), system_name(),
+            now, None, cpu_name(), usable_cpus(), os.cpu_count() or 1, memory_gib(), system_name(),
             self.jobs, self.threads, self.cluster, None,
         )  # fmt: skip
         self.before = _with_shards(self.folder)
@@ -112,13 +113,6 @@ def load_sessions(run: Path) -> tuple[Session, ...]:
     """The sessions of a run folder, none where it keeps none; raises InputError."""
     path = run / FILE
     return from_json(Sessions, read_json(path), path).sessions if path.is_file() else ()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:

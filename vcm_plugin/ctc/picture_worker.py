@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,13 @@ from vcm_plugin.ctc.coding import Source
 from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.ctc.feature_cache import FeatureCache
 from vcm_plugin.ctc.results import UNCOMPRESSED, Complexity, Evaluation, Record, Skipped
-from vcm_plugin.ctc.run_folder import Journal, bitstream_path, decoded_path, read_predictions
+from vcm_plugin.ctc.run_folder import (
+    Journal,
+    bitstream_path,
+    decoded_path,
+    read_predictions,
+    read_records,
+)
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.files import sha256_of, sha256_of_file, write_bytes, writing
@@ -35,13 +41,6 @@ from vcm_plugin.metrics.pictures import embeddings, pair_metrics, picture_measur
 from vcm_plugin.split import Detections
 from vcm_plugin.testsets.coco import CocoDataset, PictureEntry, read_entry
 from vcm_plugin.testsets.pictures import PictureError
-
-if TYPE_CHECKING:
-    from vcm_plugin.split.detectron2 import Detectron2Detector
-    from vcm_plugin.split.jde import JdeDetector
-    from vcm_plugin.split.torchvision import TorchvisionDetector
-
-    SplitModel = TorchvisionDetector | Detectron2Detector | JdeDetector
 
 
 @dataclass(frozen=True)
@@ -208,11 +207,12 @@ class Worker:
         condition, folder = self.plan.condition, self.plan.folder / point
         dataset = self.plan.dataset.without(skipped)
         image_ids = [entry.image_id for entry in dataset.entries]
-        predictions = read_predictions(folder, image_ids)
+        found = {record.image_id: record for record in read_records(folder)}
+        records = [found[image_id] for image_id in image_ids]
+        predictions = [prediction for record in records for prediction in record.predictions]
         write_bytes(folder / "predictions.json", json.dumps(predictions).encode())
         accuracy, matches = judge(condition, dataset, predictions)
-        records = Journal(folder).records
-        accuracy |= classification.of_records(dataset, [records[i] for i in image_ids])
+        accuracy |= classification.of_records(dataset, records)
         if matches:
             coco_ap.write_matches(folder / "matches.npz", matches)
         categories = judge_categories(condition, dataset, predictions, matches)

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
+from torch import nn
 
 from vcm_plugin.entropy.contexts import IntegerContexts, checkerboard
-from vcm_plugin.entropy.integer import ACTIVATION_STEPS, ACTIVATIONS, LATENT_STEPS
+from vcm_plugin.entropy.integer import (
+    ACTIVATION_STEPS,
+    ACTIVATIONS,
+    LATENT_STEPS,
+    integer_networks,
+    integer_weights,
+)
 from vcm_plugin.entropy.networks import (
     LEVEL_GAIN,
     LEVEL_START,
@@ -46,6 +53,20 @@ def gaussian_tables() -> Tables:
         shares = [(math.erf(b) - math.erf(a)) / 2 for a, b in zip(edges, edges[1:], strict=False)]
         rows.append(_counts([*shares, max(0.0, 1.0 - sum(shares))]))
     return Tables(tuple(rows))
+
+
+def stored_tensors(model: nn.Module, whole: Collection[str] = ()) -> dict[str, torch.Tensor]:
+    """The tensors of the weights file of a learned codec: those of its networks as 16-bit floats
+    but for vectors and those named in `whole`, its `entropy` networks as integers, the tables."""
+    tensors = {
+        name: x.half() if x.ndim > 1 and name not in whole else x
+        for name, x in model.state_dict().items()
+        if not name.startswith("entropy.")
+    }
+    integers = integer_weights(model.entropy)
+    integer_networks(model.entropy, integers)  # proves that no sum can overflow
+    tensors |= {f"integer.{name}": x for name, x in integers.items()}
+    return tensors | {"tables": torch.from_numpy(gaussian_tables().to_array())}
 
 
 def _counts(shares: list[float]) -> tuple[int, ...]:

@@ -51,14 +51,20 @@ def references_for(dataset: str, metrics: Collection[str]) -> tuple[Reference, .
     )
 
 
-def _load(path: Path) -> Reference:
+def read_published(path: Path, file_format: str, version: int) -> dict:
+    """A JSON file of results that others published, which says so and where. Raises InputError."""
     stored = read_json(path)
     stated = (stored.get("format"), stored.get("version"), stored.get("published"))
-    if stated != (FORMAT, VERSION, True) or not stored.get("source"):
+    if stated != (file_format, version, True) or not stored.get("source"):
         raise InputError(
-            f"{path}: expected {FORMAT} {VERSION} with published: true and its source, found "
+            f"{path}: expected {file_format} {version} with published: true and its source, found "
             f"{stated}"
         )
+    return stored
+
+
+def _load(path: Path) -> Reference:
+    stored = read_published(path, FORMAT, VERSION)
     points = tuple(from_json(ReferencePoint, point, path, "points") for point in stored["points"])
     dataset, source = stored["dataset"]["name"], stored["source"]
     return Reference(path.stem, stored["codec"], dataset, source, points)

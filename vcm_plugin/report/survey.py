@@ -15,8 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.files import read_json
-from vcm_plugin.report.published import FOLDER, load_references
+from vcm_plugin.report.published import FOLDER, load_references, read_published
 from vcm_plugin.report.titles import task_of, title_of
 
 FORMAT, VERSION = "vcm-plugin survey", 1
@@ -71,13 +70,7 @@ class Survey:
 @cache
 def load_survey(path: Path = TABLES) -> Survey:
     """The survey's tables; raises InputError for a file that holds none."""
-    stored = read_json(path)
-    stated = (stored.get("format"), stored.get("version"), stored.get("published"))
-    if stated != (FORMAT, VERSION, True) or not stored.get("source"):
-        raise InputError(
-            f"{path}: expected {FORMAT} {VERSION} with published: true and its source, found "
-            f"{stated}"
-        )
+    stored = read_published(path, FORMAT, VERSION)
     source = stored["source"]
     points = tuple(
         PublishedPoint(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,18 +113,33 @@ def generate(split: str, folder: Path) -> Path:
     InputError for an unknown split, or where the pixels and annotations of val and test are not
     those of DIGESTS.
     """
-    digest, annotated = hashlib.sha256(), {}
-    for index, name in enumerate(names(split)):
-        text = _write_sequence(index, split, folder / name.rpartition("/")[2], digest)
-        annotated[name] = hashlib.sha256(text.encode()).hexdigest()
-    if split in DIGESTS and digest.hexdigest() != DIGESTS[split]:
+
+    def write(index: int, own: Path, digest) -> str:
+        return _write_sequence(index, split, own, digest)
+
+    what = f"mini-CTC sequences {split}"
+    return write_split(what, names(split), write, DIGESTS.get(split), folder)
+
+
+def write_split(
+    what: str, names: Sequence[str], write: Callable, expected: str | None, folder: Path
+) -> Path:
+    """Write all sequences of a split, with `instances.json` that names them; returns its path.
+
+    names: CLASS/NAME of each. write: number, folder and a digest to add to -> text of the ground
+    truth, whose sha256 is kept. Raises InputError where the digest is not the expected one.
+    """
+    digest, truths = hashlib.sha256(), {}
+    for index, name in enumerate(names):
+        text = write(index, folder / name.rpartition("/")[2], digest)
+        truths[name] = hashlib.sha256(text.encode()).hexdigest()
+    if expected is not None and digest.hexdigest() != expected:
         raise InputError(
-            f"mini-CTC sequences {split}: expected sha256 {DIGESTS[split]}, drew "
-            f"{digest.hexdigest()}; numpy {np.__version__} draws other pictures here: please "
-            "report it with this line"
+            f"{what}: expected sha256 {expected}, drew {digest.hexdigest()}; numpy "
+            f"{np.__version__} draws other pictures here: please report it with this line"
         )
     path = folder / "instances.json"
-    path.write_text(json.dumps(annotated, indent=1))
+    path.write_text(json.dumps(truths, indent=1))
     return path
 
 

@@ -19,8 +19,6 @@ Pixels are exact, as those of minictc.py are; DIGESTS holds their sha256.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +47,7 @@ from vcm_plugin.testsets.minictc_sequences import (
     through,
     unit_vector,
     view,
+    write_split,
 )
 
 GROUPS = ("STILL", "PAN", "CROWD")
@@ -103,20 +102,12 @@ def generate(split: str, folder: Path) -> Path:
     Returns folder/instances.json, which names the sequences and their ground truth's sha256. Raises
     InputError for an unknown split, or where val and test are not those of DIGESTS.
     """
-    digest, truths = hashlib.sha256(), {}
-    for index, name in enumerate(names(split)):
-        own = folder / name.rpartition("/")[2]
-        text = write_sequence(draw_sequence(split, index), own, digest)
-        truths[name] = hashlib.sha256(text.encode()).hexdigest()
-    if split in DIGESTS and digest.hexdigest() != DIGESTS[split]:
-        raise InputError(
-            f"mini-CTC tracking {split}: expected sha256 {DIGESTS[split]}, drew "
-            f"{digest.hexdigest()}; numpy {np.__version__} draws other pictures here: please "
-            "report it with this line"
-        )
-    path = folder / "instances.json"
-    path.write_text(json.dumps(truths, indent=1))
-    return path
+
+    def write(index: int, own: Path, digest) -> str:
+        return write_sequence(draw_sequence(split, index), own, digest)
+
+    what = f"mini-CTC tracking {split}"
+    return write_split(what, names(split), write, DIGESTS.get(split), folder)
 
 
 def write_sequence(frames: Iterator[tuple[np.ndarray, list[SeenObject]]], folder: Path, digest):

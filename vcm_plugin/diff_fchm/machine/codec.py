@@ -27,8 +27,8 @@ from vcm_plugin.diff_fchm.machine.inter import InterNetworks
 from vcm_plugin.diff_fchm.machine.layer import Analysed, Lost, MachineLayer
 from vcm_plugin.diff_fchm.machine.sequence import InterDecoder, InterEncoder, last_of
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
-from vcm_plugin.entropy.integer import integer_networks, integer_weights
-from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, gaussian_tables
+from vcm_plugin.entropy.integer import integer_networks
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, stored_tensors
 from vcm_plugin.entropy.rans import Tables
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
@@ -318,21 +318,13 @@ def export(
     model: Vfcn, detector_sha256: str, rate_points: list[str], trained: dict, path: Path
 ) -> Path:
     """Write the weights file of a trained model: 16-bit floats, integer networks, tables."""
-    tensors = {
-        name: x.half() if x.ndim > 1 and name not in ("mean", "std", "shrink") else x
-        for name, x in model.state_dict().items()
-        if not name.startswith("entropy.")
-    }
-    integers = integer_weights(model.entropy)
-    integer_networks(model.entropy, integers)  # proves that no sum can overflow
-    tensors |= {f"integer.{name}": x for name, x in integers.items()}
-    tensors["tables"] = torch.from_numpy(gaussian_tables().to_array())
     metadata = {
         "config": asdict(model.config),
         "detector_sha256": detector_sha256,
         "rate_points": rate_points,
         "trained": trained,
     }
+    tensors = stored_tensors(model, whole=("mean", "std", "shrink"))
     return write_weights(path, "vfcn", tensors, metadata)
 
 
