@@ -94,7 +94,7 @@ def trainings(store, folder: Path) -> dict[str, Training]:
         ),
         "restorer": Training(
             RestorerTraining(**SHORT, crop=64, structure_crop=176, structure_batch=1),
-            lambda s, folder, report: restorer.train(SIZES, coded, s, folder, report),
+            lambda s, folder, report: restorer.train(SIZES, coded, s, folder, report=report),
             common | {"ms_ssim_weight": 9.0, "structure_from": 0.5, "structure_crop": 184,
                       "structure_batch": 2, "luma_weight": 9.0, "vif_weight": 9.0,
                       "haarpsi_weight": 9.0},

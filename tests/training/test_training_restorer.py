@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Training the restorer: pictures are coded once, a killed training resumes, its weights load."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -73,12 +74,24 @@ def test_pictures_are_coded_once(store, machine, pictures, prepared):
 
 def test_resumed_training_equals_an_undisturbed_one(store, machine, prepared, tmp_path):
     found = RestorerStore(prepared, store.detector)
-    whole = train(SIZES, found, SCHEDULE, tmp_path / "whole", print)
+    whole = train(SIZES, found, SCHEDULE, tmp_path / "whole", report=print)
     with pytest.raises(KeyboardInterrupt):
-        train(SIZES, Interrupted(found, 3), SCHEDULE, tmp_path / "parts", print)
-    same(whole, train(SIZES, found, SCHEDULE, tmp_path / "parts", print))
+        train(SIZES, Interrupted(found, 3), SCHEDULE, tmp_path / "parts", report=print)
+    same(whole, train(SIZES, found, SCHEDULE, tmp_path / "parts", report=print))
     export(whole, {"machine_sha256": machine.latents_sha256}, tmp_path / "tiny.restorer")
     AuxiliaryPictureCodec(machine, tmp_path / "tiny.restorer")
+
+
+def test_a_training_that_begins_with_another_one(store, machine, prepared, tmp_path):
+    found = RestorerStore(prepared, store.detector)
+    short = replace(SCHEDULE, iterations=1, checkpoint_every=1, learning_rate=1e-9)
+    first = train(SIZES, found, SCHEDULE, tmp_path / "first")
+    path = export(first, {"machine_sha256": machine.latents_sha256}, tmp_path / "first.restorer")
+    second = train(SIZES, found, short, tmp_path / "second", path)
+    for name, x in first.state_dict().items():
+        assert torch.allclose(x, second.state_dict()[name], rtol=1e-3, atol=1e-6), name
+    with pytest.raises(InputError, match="expected weights of a restorer of the recipe's sizes"):
+        train(replace(SIZES, features=False), found, short, tmp_path / "third", path)
 
 
 def same(first, second) -> None:

@@ -210,9 +210,12 @@ def train_restorer(options: Namespace) -> None:
     if inputs.prepare_only:
         return
     store = RestorerStore(folder, detector)
-    model = train(config, store, schedule, options.output, _say)
+    init = inputs.init and Path(bundled_weights(inputs.init))
+    model = train(config, store, schedule, options.output, init, _say)
     if _is_first_process():
         trained = {"pictures": len(store.paths), "machine_sha256": machine.latents_sha256}
+        if init:
+            trained["init"] = init.name
         path = options.output / "restorer.safetensors"
         export(model, asdict(schedule) | trained, path)
         print(f"restorer weights: {path}")

@@ -72,6 +72,7 @@ class RestorerInputs(FeatureInputs):
     """What the training of the restorer works on; cache: folder for what it codes beforehand."""
 
     vfcn: str | None = _key("weights of the machine layer, a file or a bundled name")
+    init: str | None = _key("weights of a restorer to start from, a file or a bundled name")
     drawn: int = _key("pictures of the mini-CTC's train split", 2000)
     pictures: tuple[str, ...] = _key("folders of more pictures, from $VCM_DATA on", ())
     codings: int = _key("VVC pictures of each picture", 2)

@@ -9,14 +9,18 @@ the detector nor the features that KID and AP are measured with take part in it.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import piq
 import torch
 
+from vcm_plugin.diff_fchm.human.auxiliary import PictureRestorer
 from vcm_plugin.diff_fchm.human.config import RestorerConfig
 from vcm_plugin.diff_fchm.human.restorer import Restorer, to_planes
+from vcm_plugin.errors import InputError
+from vcm_plugin.files import sha256_of_file
 from vcm_plugin.training import loop
 from vcm_plugin.training.loop import Terms
 from vcm_plugin.training.restorer_samples import RestorerStore
@@ -34,18 +38,27 @@ def train(
     store: RestorerStore,
     schedule: RestorerTraining,
     folder: Path,
+    init: Path | None = None,
     report=lambda line: None,
 ) -> Restorer:
-    """Train, or go on with the checkpoint in `folder`; returns the model with averaged weights."""
+    """Train, or go on with the checkpoint in `folder`; returns the model with averaged weights.
+
+    init: weights of a restorer of the same sizes, where this one begins. Raises InputError where
+    its sizes are others.
+    """
     accelerator = loop.start(schedule, folder, report)
     torch.manual_seed(schedule.seed)
     model = Restorer(config).to(memory_format=torch.channels_last).train()
-    if config.features:
+    if init is not None:
+        _begin_with(model, init)
+    elif config.features:
         mean, std = store.statistics()
         model.mean.copy_(mean)
         model.std.copy_(std)
     path = folder / "restorer_state.pth"
     made_from = {"pictures": store.sha256()}
+    if init is not None:
+        made_from["init"] = sha256_of_file(init)
     return loop.fit(accelerator, model, store, schedule, path, loss_terms, report, made_from).eval()
 
 
@@ -80,6 +93,16 @@ def loss_terms(
             weight = getattr(schedule, f"{name}_weight")
             terms[name] = weight * torch.log(lack + LEAST_LACK).mean()
     return terms
+
+
+def _begin_with(model: Restorer, init: Path) -> None:
+    trained = PictureRestorer(init).model
+    if trained.config != model.config:
+        raise InputError(
+            f"{init}: expected weights of a restorer of the recipe's sizes, found others: "
+            f"{asdict(trained.config)}"
+        )
+    model.load_state_dict(trained.state_dict())
 
 
 def _log_mse(error: torch.Tensor) -> torch.Tensor:
