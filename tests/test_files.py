@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Are text and JSON read as they really come, and files written whole or not at all?"""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from vcm_plugin.errors import InputError, brief
-from vcm_plugin.files import read_json, write_bytes
+from vcm_plugin.files import read_json, write_arrays, write_bytes
 
 
 def written(tmp_path, text, encoding="utf-8"):
@@ -47,3 +52,22 @@ def test_found_values_are_shown_briefly():
     ]
     for value in values:
         assert len(brief(value)) <= 60 and brief(value).isprintable()
+
+
+def test_arrays_that_find_no_room_end_in_an_error_alone(tmp_path):
+    """As on a full disk: the file may not grow beyond 4096 bytes."""
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nimport numpy as np\n"
+        "from vcm_plugin.files import write_arrays\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "noise = np.random.default_rng(0).random(10_000)\n"
+        "try:\n    write_arrays(Path(sys.argv[1]), {'noise': noise})\n"
+        "except OSError as error:\n    print(error)\n"
+    )
+    path = tmp_path / "arrays.npz"
+    line = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert "File too large" in done.stdout and str(path) in done.stdout
+    assert done.stderr == "" and not list(tmp_path.iterdir())
+    write_arrays(path, {"noise": np.arange(3)})
+    assert np.load(path)["noise"].tolist() == [0, 1, 2]

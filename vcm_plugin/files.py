@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import io
 import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -68,6 +69,19 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically, its folder included."""
     with writing(path) as file:
         file.write(data)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as one compressed .npz file, atomically.
+
+    It is made in memory: numpy leaves an archive open where the disk is full, and Python then
+    prints a traceback of its own.
+    """
+    import numpy as np
+
+    archive = io.BytesIO()
+    np.savez_compressed(archive, **arrays)
+    write_bytes(path, archive.getvalue())
 
 
 @contextmanager

@@ -168,9 +168,8 @@ def _named(detections, condition: TestCondition) -> list[dict]:
 
 
 def _write_features(path: Path, features) -> None:
-    import numpy as np
+    from vcm_plugin.files import write_arrays
 
     layers = {name: layer.numpy() for name, layer in features.layers.items()}
     sizes = {"source_size": features.source_size, "input_size": features.input_size}
-    with path.open("wb") as file:
-        np.savez_compressed(file, **layers, **sizes)
+    write_arrays(path, layers | sizes)

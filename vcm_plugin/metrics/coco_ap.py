@@ -20,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from vcm_plugin.errors import InputError
+from vcm_plugin.files import write_arrays
 
 TASKS = {"box": "bbox", "mask": "segm"}  # task -> COCOeval's name of it
 AP_METRICS = ("ap", "ap50", "ap75")
@@ -209,8 +210,7 @@ def write_matches(path: Path, matches: Mapping[str, Matches]) -> None:
         for name, value in vars(found).items()
         if name != "task"
     }
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_arrays(path, arrays)
 
 
 def read_matches(path: Path) -> dict[str, Matches]:
