@@ -13,18 +13,22 @@ of p5 lose what a detector finds in p2 and p3. Packing and encoder are those of 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from anchors.vvc_feature import VvcFeatureCodec, picture_range
+from anchors.vvc_feature import CodedLayers, VvcFeatureCodec, packed_picture, picture_range
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import Header, Unit
 from vcm_plugin.errors import InputError
 from vcm_plugin.rate_points import QP, Grammar, parse_qp
 from vcm_plugin.split_points import SPLIT_POINTS
+from vcm_plugin.vvc import Planes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from vcm_plugin.features import FeaturePyramid
 
 LAYERS = tuple(SPLIT_POINTS["fpn"])
@@ -40,6 +44,7 @@ class MsfcSettings:
     points_key: ClassVar[str] = "msfc_qps"
     weights_keys: ClassVar[dict[str, str]] = {"msfc_weights": "codec_sha256"}
     preset_key: ClassVar[str] = "msfc_preset"
+    batches: ClassVar[bool] = True
 
     msfc_weights: str | None = None
     msfc_qps: tuple[int, ...] = ()
@@ -93,9 +98,22 @@ class MsfcCodec:
 
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
         """The .fcm file of one picture's features at split point fpn."""
+        return self.encode_batch([features], rate_point)[0]
+
+    def encode_batch(self, features: Sequence[FeaturePyramid], rate_point: str) -> list[bytes]:
+        """The .fcm file of each of some pictures of one size, the same bytes as by `encode`."""
+        qp = parse_qp(rate_point)
+        headers, pictures = zip(*map(self._reduced, features), strict=True)
+        streams = self.inner.encoder.encode_batch(pictures, qp)
+        return [
+            bitstream.write(header, [Unit("private", 0, stream)])
+            for header, stream in zip(headers, streams, strict=True)
+        ]
+
+    def _reduced(self, features: FeaturePyramid) -> tuple[Header, Planes]:
+        """The header of a file, and the picture that the small fused layer is packed into."""
         import torch
 
-        qp = parse_qp(rate_point)
         grid = self._check_features(features)
         layers = {name: x[None].cpu() for name, x in features.layers.items()}
         with torch.inference_mode():
@@ -106,23 +124,36 @@ class MsfcCodec:
             self.name, "fpn", *sizes, grid, weights_id=self.weights_id, value_range=value_range
         )
         header.require_weights(self.name, self.weights_id, self.config.channels)
-        stream = self.inner.encode_layers(reduced, value_range, qp)
-        return bitstream.write(header, [Unit("private", 0, stream)])
+        return header, packed_picture(reduced, value_range)
 
     def decode(self, data: bytes) -> FeaturePyramid:
         """The features that an .fcm file holds; raises BitstreamError where they are others'."""
+        return self.decode_batch([data])[0]
+
+    def decode_batch(self, files: Sequence[bytes]) -> list[FeaturePyramid]:
+        """The features that each of some .fcm files of pictures of one size holds."""
+        headers, coded = [], []
+        for data in files:
+            stream = bitstream.read(data)
+            header = stream.header
+            header.require_picture()
+            header.require_weights(self.name, self.weights_id, self.config.channels)
+            reduced = {"b": (self.config.reduced, *self._grids(header)[LAYERS[-1]])}
+            headers.append(header)
+            coded.append(CodedLayers(stream.units[0].payload, reduced, header.value_range))
+        decoded = self.inner.decode_layers(coded)
+        return list(map(self._restored, decoded, headers))
+
+    def _grids(self, header: Header) -> dict[str, tuple[int, int]]:
+        shapes = header.shapes(self.config.channels)
+        return {name: shape[1:] for name, shape in shapes.items()}
+
+    def _restored(self, found: dict[str, np.ndarray], header: Header) -> FeaturePyramid:
         import torch
 
         from vcm_plugin.features import FeaturePyramid
 
-        stream = bitstream.read(data)
-        header = stream.header
-        header.require_picture()
-        header.require_weights(self.name, self.weights_id, self.config.channels)
-        shapes = header.shapes(self.config.channels)
-        grids = {name: shape[1:] for name, shape in shapes.items()}
-        reduced = {"b": (self.config.reduced, *grids[LAYERS[-1]])}
-        found = self.inner.decode_layers(stream.units[0].payload, reduced, header.value_range)
+        grids = self._grids(header)
         with torch.inference_mode():
             layers = self.model.restoration(torch.from_numpy(found["b"])[None], grids)
         layers = {name: layers[name][0].contiguous() for name in LAYERS}

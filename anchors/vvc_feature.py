@@ -8,7 +8,7 @@ The layers become one 10-bit picture (packing.py) and that picture an intra-only
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
@@ -39,6 +39,7 @@ class VvcFeatureSettings:
     grammar: ClassVar[Grammar] = QP
     points_key: ClassVar[str] = "vvc_feature_qps"
     preset_key: ClassVar[str] = "vvc_feature_preset"
+    batches: ClassVar[bool] = True
 
     vvc_feature_qps: tuple[int, ...] = ()
     vvc_feature_preset: str | None = None
@@ -83,6 +84,16 @@ class VtmFeatureSettings:
             random_access=self.vvc_random_access or self.vvc_low_delay,
             low_delay=self.vvc_low_delay,
         )
+
+
+@dataclass(frozen=True)
+class CodedLayers:
+    """The VVC stream of some layers; shapes: (C, h, w) of each. value_range: feature values of the
+    samples 0 and 1023."""
+
+    stream: bytes
+    shapes: dict[str, tuple]
+    value_range: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -144,9 +155,17 @@ class VvcFeatureCodec:
 
     def encode(self, features: FeaturePyramid, rate_point: str) -> bytes:
         """The .fcm file of one picture's features."""
+        return self.encode_batch([features], rate_point)[0]
+
+    def encode_batch(self, features: Sequence[FeaturePyramid], rate_point: str) -> list[bytes]:
+        """The .fcm file of each of some pictures of one size, the same bytes as by `encode`."""
         qp = parse_qp(rate_point)
-        header, planes = self._packed(features)
-        return bitstream.write(header, [Unit("private", 0, self.encoder.encode(planes, qp))])
+        headers, pictures = zip(*map(self._packed, features), strict=True)
+        streams = self.encoder.encode_batch(pictures, qp)
+        return [
+            bitstream.write(header, [Unit("private", 0, stream)])
+            for header, stream in zip(headers, streams, strict=True)
+        ]
 
     def encode_frames(
         self, frames: Iterable[FeaturePyramid], rate_point: str, timing: Timing, file: BinaryIO
@@ -175,12 +194,22 @@ class VvcFeatureCodec:
 
     def decode(self, data: bytes) -> FeaturePyramid:
         """The features that an .fcm file holds."""
-        stream = bitstream.read(data)
-        header = stream.header
-        _require_profile(header)
-        header.require_picture()
-        layers = self.decode_layers(stream.units[0].payload, header.shapes(), header.value_range)
-        return _pyramid(layers, header)
+        return self.decode_batch([data])[0]
+
+    def decode_batch(self, files: Sequence[bytes]) -> list[FeaturePyramid]:
+        """The features that each of some .fcm files of pictures of one size holds."""
+        headers, coded = [], []
+        for data in files:
+            stream = bitstream.read(data)
+            header = stream.header
+            _require_profile(header)
+            header.require_picture()
+            headers.append(header)
+            coded.append(_coded_layers(stream.units[0].payload, header))
+        return [
+            _pyramid(layers, header)
+            for layers, header in zip(self.decode_layers(coded), headers, strict=True)
+        ]
 
     def decode_frames(self, path: Path) -> Iterator[FeaturePyramid]:
         """The features of each frame of a file, decoded as they are asked for."""
@@ -210,22 +239,18 @@ class VvcFeatureCodec:
             return next(itertools.islice(self.decode_frames(path), frame, None))
         if frame:
             unit = vvc_stream.parameter_sets(reader[0]) + unit
-        layers = self.decode_layers(unit, header.shapes(), header.value_range)
+        (layers,) = self.decode_layers([_coded_layers(unit, header)])
         return _pyramid(layers, header)
 
-    def encode_layers(
-        self, layers: dict[str, np.ndarray], value_range: tuple[float, float], qp: int
-    ) -> bytes:
-        """The VVC stream of any layers (C, h, w), packed into one picture."""
-        return self.encoder.encode(_picture(layers, value_range), qp)
-
-    def decode_layers(
-        self, stream: bytes, shapes: dict[str, tuple], value_range: tuple[float, float]
-    ) -> dict[str, np.ndarray]:
-        """The layers of given shapes that a VVC stream holds."""
-        _require_format(stream, shapes)
-        (picture,) = self.encoder.decode(stream)
-        return _unpacked(picture, shapes, value_range)
+    def decode_layers(self, coded: Sequence[CodedLayers]) -> list[dict[str, np.ndarray]]:
+        """The layers of given shapes that each of some VVC streams of one size holds."""
+        for one in coded:
+            _require_format(one.stream, one.shapes)
+        decoded = self.encoder.decode_batch([one.stream for one in coded])
+        return [
+            _unpacked(picture, one.shapes, one.value_range)
+            for (picture,), one in zip(decoded, coded, strict=True)
+        ]
 
     def _packed(self, features: FeaturePyramid) -> tuple[Header, vvc.Planes]:
         """The header of a file of one picture, and the picture that its layers are packed into."""
@@ -243,7 +268,7 @@ class VvcFeatureCodec:
             value_range=value_range,
             exact_range=self.value_range is not None,
         )
-        return header, _picture(layers, value_range)
+        return header, packed_picture(layers, value_range)
 
 
 def _range_of(key: str, value: str | tuple[float, ...]) -> tuple[float, float] | None:
@@ -265,7 +290,7 @@ def picture_range(layers: dict[str, np.ndarray]) -> tuple[float, float]:
     return low, high
 
 
-def _picture(layers: dict[str, np.ndarray], value_range: tuple[float, float]) -> vvc.Planes:
+def packed_picture(layers: dict[str, np.ndarray], value_range: tuple[float, float]) -> vvc.Planes:
     """The luma plane that carries some layers, padded to a size that can be coded."""
     picture = packing.pack(layers, value_range)
     height, width = vvc.coded_size(*picture.shape)
@@ -278,6 +303,10 @@ def _unpacked(
 ) -> dict[str, np.ndarray]:
     frame = packing.layout(shapes)
     return packing.unpack(picture[: frame.height, : frame.width], shapes, value_range)
+
+
+def _coded_layers(stream: bytes, header: Header) -> CodedLayers:
+    return CodedLayers(stream, header.shapes(), header.value_range)
 
 
 def _pyramid(layers: dict[str, np.ndarray], header: Header) -> FeaturePyramid:

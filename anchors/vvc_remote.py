@@ -11,8 +11,9 @@ it needs no escape bytes). resized = 1: resample to that size; 0: crop to it.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -39,6 +40,7 @@ class VvcRemoteSettings:
     points_key: ClassVar[str] = "vvc_remote_qps"
     sizes_key: ClassVar[str] = "vvc_remote_sizes"
     preset_key: ClassVar[str] = "vvc_remote_preset"
+    batches: ClassVar[bool] = True
 
     vvc_remote_qps: tuple[int, ...] = ()
     vvc_remote_sizes: tuple[int, ...] = ()  # percent of height and width
@@ -135,8 +137,16 @@ class VvcRemoteCodec:
 
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The VVC stream of an RGB picture, uint8 (H, W, 3)."""
-        candidates = [self._coded(picture, coding) for coding in codings(rate_point)]
-        return best(picture, candidates, bit_price(rate_point))
+        return self.encode_batch([picture], rate_point)[0]
+
+    def encode_batch(self, pictures: Sequence[np.ndarray], rate_point: str) -> list[bytes]:
+        """The VVC stream of each of some RGB pictures of one size, as `encode` codes it."""
+        ways = [self._coded(pictures, coding) for coding in codings(rate_point)]
+        price = bit_price(rate_point)
+        return [
+            best(picture, candidates, price)
+            for picture, *candidates in zip(pictures, *ways, strict=True)
+        ]
 
     def encode_frames(
         self, frames: Iterable[np.ndarray], rate_point: str, timing: Timing, file: BinaryIO
@@ -159,14 +169,27 @@ class VvcRemoteCodec:
             sizes.append(file.write(unit if sizes else prefixes[0] + unit))
         return sizes
 
-    def _coded(self, picture: np.ndarray, coding: Coding) -> Candidate:
-        stream = self.encoder.encode(_planes(picture, coding.percent), coding.qp)
-        data = _size_prefix(picture, coding.percent) + stream
-        return Candidate(data, lambda: self.decode(data))
+    def _coded(self, pictures: Sequence[np.ndarray], coding: Coding) -> list[Candidate]:
+        """One way to code each picture."""
+        planes = [_planes(picture, coding.percent) for picture in pictures]
+        streams = self.encoder.encode_batch(planes, coding.qp)
+        coded = [
+            _size_prefix(picture, coding.percent) + stream
+            for picture, stream in zip(pictures, streams, strict=True)
+        ]
+        return [Candidate(data, partial(self.decode, data)) for data in coded]
 
     def decode(self, data: bytes) -> np.ndarray:
         """The RGB picture of a VVC stream, at the size that its source had."""
-        return _picture(self.encoder.decode(data), *source_size(data))
+        return self.decode_batch([data])[0]
+
+    def decode_batch(self, streams: Sequence[bytes]) -> list[np.ndarray]:
+        """The RGB picture of each of some VVC streams of one coded size."""
+        decoded = self.encoder.decode_batch(streams)
+        return [
+            _picture(planes, *source_size(data))
+            for planes, data in zip(decoded, streams, strict=True)
+        ]
 
     def decode_frames(self, path: Path) -> Iterator[np.ndarray]:
         """The RGB pictures of the VVC stream of a sequence, decoded as they are asked for."""

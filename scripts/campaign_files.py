@@ -433,10 +433,10 @@ def sparing(encoder):
     from vcm_plugin.vvc.stream import read_format
 
     class Sparing(VVenC):
-        def decode(self, data):
+        def decode_batch(self, streams):
             if WHOLE["now"]:
-                return super().decode(data)
-            read_format(data)
+                return super().decode_batch(streams)
+            read_format(streams[0])
             raise AtFfmpeg
 
         def decode_frames(self, units):

@@ -23,6 +23,7 @@ from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import locked
 from vcm_plugin.testsets.open import open_test_set
+from vcm_plugin.vvc import VVenC
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -121,6 +122,29 @@ def test_what_is_missing_is_done_again(calm, tiny_condition, tmp_path, damage):
     run_feature(tiny_condition, folder)
     _assert_same_result(calm, folder)
     assert not list(folder.rglob(".*.77"))
+
+
+@pytest.mark.parametrize("codec", ["vvc_feature", "vvc_remote"])
+def test_pictures_that_share_processes_have_the_same_files(
+    tiny_condition, tmp_path, monkeypatch, codec
+):
+    together = []
+
+    def counted(encoder, pictures, qp):
+        together.append(len(pictures))
+        return coded_together(encoder, pictures, qp)
+
+    coded_together = VVenC._coded_together
+    monkeypatch.setattr(VVenC, "_coded_together", counted)
+    condition = changed(
+        load_condition(tiny_condition), limit=3, vvc_feature_qps=(42,), vvc_remote_sizes=(50,)
+    )
+    run(condition, codec, tmp_path / "alone", RunOptions())
+    monkeypatch.setattr("vcm_plugin.ctc.run.UNITS_EACH", 1)
+    run(condition, codec, tmp_path / "together", RunOptions())
+    assert together == [1, 1, 1, 1, 2, 1, 1]  # the last of each: what the codec costs
+    files = [tmp_path / name / "result.json" for name in ("alone", "together")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def _assert_same_result(calm: Path, folder: Path) -> None:

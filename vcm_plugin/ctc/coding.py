@@ -12,7 +12,7 @@ adapter and benches call it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -63,41 +63,47 @@ class Kind:
     suffix: str
     takes_features: bool
     gives_picture: bool
-    encode: Callable[[Any, Source, str], bytes]
-    decode: Callable[[Any, bytes], Decoded]
+    encode: Callable[[Any, Sequence[Source], str], list[bytes]]
+    decode: Callable[[Any, Sequence[bytes]], list[Decoded]]
 
 
-def _encode_feature(codec: Any, source: Source, point: str) -> bytes:
-    if source.analysed is None:
-        return codec.encode(source.features, point)
-    return codec.code_analysed(source.analysed, point)[0]
+def _encode_features(codec: Any, sources: Sequence[Source], point: str) -> list[bytes]:
+    if not hasattr(codec, "code_analysed"):
+        return _each(codec, "encode", [source.features for source in sources], point)
+    analysed = (source.analysed or codec.analyse(source.features) for source in sources)
+    return [codec.code_analysed(one, point)[0] for one in analysed]
 
 
-def _decode_human(codec: Any, data: bytes) -> Decoded:
-    features, picture = codec.decode(data)
-    return Decoded(features, picture, codec.machine_bits(data))
+def _encode_human(codec: Any, sources: Sequence[Source], point: str) -> list[bytes]:
+    points = split_layers(point)
+    return [codec.encode(source.picture, source.features, *points) for source in sources]
+
+
+def _decode_human(codec: Any, files: Sequence[bytes]) -> list[Decoded]:
+    return [Decoded(*codec.decode(data), codec.machine_bits(data)) for data in files]
+
+
+def _each(codec: Any, method: str, items: Sequence[Any], *more: str) -> list[Any]:
+    """What a codec makes of each item: of all of them at once where it can."""
+    if hasattr(codec, f"{method}_batch"):
+        return getattr(codec, f"{method}_batch")(items, *more)
+    return [getattr(codec, method)(item, *more) for item in items]
 
 
 _PICTURE = Kind(
     "vvc", False, True,
-    lambda codec, source, point: codec.encode(source.picture, point),
-    lambda codec, data: Decoded(picture=codec.decode(data)),
+    lambda codec, sources, point: _each(codec, "encode", [s.picture for s in sources], point),
+    lambda codec, files: [Decoded(picture=one) for one in _each(codec, "decode", files)],
 )  # fmt: skip
 KINDS = {
     "feature": Kind(
         "fcm", True, False,
-        _encode_feature,
-        lambda codec, data: Decoded(features=codec.decode(data)),
+        _encode_features,
+        lambda codec, files: [Decoded(features=one) for one in _each(codec, "decode", files)],
     ),
     "picture": _PICTURE,
     "learned_picture": replace(_PICTURE, suffix="fcm"),
-    "human": Kind(
-        "fcm", True, True,
-        lambda codec, source, point: codec.encode(
-            source.picture, source.features, *split_layers(point)
-        ),
-        _decode_human,
-    ),
+    "human": Kind("fcm", True, True, _encode_human, _decode_human),
 }  # fmt: skip
 
 
@@ -108,7 +114,12 @@ def kind_of(codec: Codec) -> Kind:
 
 def encode(codec: Codec, source: Source, rate_point: str) -> bytes:
     """The file of one picture. Raises InputError for a source or rate point that it cannot code."""
-    return kind_of(codec).encode(codec, source, rate_point)
+    return encode_batch(codec, [source], rate_point)[0]
+
+
+def encode_batch(codec: Codec, sources: Sequence[Source], rate_point: str) -> list[bytes]:
+    """The file of each of some pictures of one size, the same bytes as by `encode`."""
+    return kind_of(codec).encode(codec, sources, rate_point)
 
 
 def analysed(codec: Codec, source: Source) -> Source:
@@ -120,7 +131,12 @@ def analysed(codec: Codec, source: Source) -> Source:
 
 def decode(codec: Codec, data: bytes) -> Decoded:
     """What the file of one picture holds. Raises BitstreamError where it is damaged."""
-    return kind_of(codec).decode(codec, data)
+    return decode_batch(codec, [data])[0]
+
+
+def decode_batch(codec: Codec, files: Sequence[bytes]) -> list[Decoded]:
+    """What each file of some pictures of one size holds, the same as by `decode`."""
+    return kind_of(codec).decode(codec, files)
 
 
 def require_sequences(codec: Codec) -> None:

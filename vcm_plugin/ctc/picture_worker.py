@@ -21,7 +21,7 @@ from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.ctc import coding, complexity
 from vcm_plugin.ctc.codecs import make_codec
-from vcm_plugin.ctc.coding import Source
+from vcm_plugin.ctc.coding import Decoded, Source
 from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.ctc.feature_cache import FeatureCache
 from vcm_plugin.ctc.results import UNCOMPRESSED, Complexity, Evaluation, Record, Skipped
@@ -41,6 +41,8 @@ from vcm_plugin.metrics.pictures import embeddings, pair_metrics, picture_measur
 from vcm_plugin.split import Detections
 from vcm_plugin.testsets.coco import CocoDataset, PictureEntry, read_entry
 from vcm_plugin.testsets.pictures import PictureError
+
+TOGETHER_BYTES = 1 << 26  # of pictures and features that a codec is given at once
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,15 @@ class Inference:
     features: FeaturePyramid
     picture: np.ndarray | None = None
     machine_bits: int | None = None
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A picture, and what the codec codes; seconds of what that took, as of all rate points."""
+
+    entry: PictureEntry
+    source: Source
+    seconds: dict[str, float]
 
 
 class Worker:
@@ -152,34 +163,57 @@ class Worker:
                 f"{entry.path}: {error}; or pass over it with --keep-going"
             ) from error
 
-    def code(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, Record]]:
-        """The records of one picture at some rate points, each with its rate point.
+    def code(
+        self, entries: Sequence[PictureEntry], points: Sequence[str]
+    ) -> Iterator[tuple[str, Record]]:
+        """The records of some pictures of one size at some rate points, each with its rate point.
 
         Between encoder and decoder nothing but the file passes. What the codec shares between rate
         points is computed once, and its seconds count at each of them.
         """
-        source, shared = self._source(entry), Watch()
-        with shared("encode"), _named(entry.path.name):
-            source = coding.analysed(self.codec, source)
-        for point in points:
-            file = bitstream_path(self.plan.folder / point, entry.image_id, self.kind.suffix)
-            watch = Watch(dict(shared.seconds))
-            with _named(f"{entry.path.name} at rate point {point}"):
-                with watch("encode"):
-                    write_bytes(file, coding.encode(self.codec, source, point))
-                inferred = self._infer(file, watch)
+        for some in self._opened(entries):
+            for point in points:
+                for record in self._coded(some, point):
+                    yield point, record
+
+    def _opened(self, entries: Sequence[PictureEntry]) -> Iterator[list[_Opened]]:
+        """The pictures with what the codec codes, in groups that fit into memory."""
+        group: list[_Opened] = []
+        for entry in entries:
+            source, watch = self._source(entry), Watch()
+            with watch("encode"), _named(entry.path.name):
+                source = coding.analysed(self.codec, source)
+            group.append(_Opened(entry, source, watch.seconds))
+            if (len(group) + 1) * _bytes(source) > TOGETHER_BYTES:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _coded(self, some: Sequence[_Opened], point: str) -> Iterator[Record]:
+        """Pictures -> files -> predictions. Encoder and decoder take all of them at once where they
+        can; the seconds of each are an equal share then."""
+        folder, names = self.plan.folder / point, " ".join(one.entry.path.name for one in some)
+        paths = [bitstream_path(folder, o.entry.image_id, self.kind.suffix) for o in some]
+        watches = [Watch(dict(one.seconds)) for one in some]
+        with _named(f"{names} at rate point {point}"):
+            with _shared(watches, "encode"):
+                files = coding.encode_batch(self.codec, [one.source for one in some], point)
+                for path, data in zip(paths, files, strict=True):
+                    write_bytes(path, data)
+            del files
+            with _shared(watches, "decode"):
+                decoded = coding.decode_batch(self.codec, [path.read_bytes() for path in paths])
+        for one, path, watch, what in zip(some, paths, watches, decoded, strict=True):
+            inferred = self._infer(what, watch)
             if self.plan.condition.human_vision and inferred.picture is not None:
-                with writing(decoded_path(file.parents[1], entry.image_id)) as png:
+                with writing(decoded_path(folder, one.entry.image_id)) as png:
                     Image.fromarray(inferred.picture).save(png, "PNG")
-            record = self._described(entry, inferred, source.picture)
-            yield (
-                point,
-                dataclasses.replace(
-                    record,
-                    bits=8 * file.stat().st_size,
-                    file_sha256=sha256_of_file(file),
-                    seconds=watch.seconds,
-                ),
+            yield dataclasses.replace(
+                self._described(one.entry, inferred, one.source.picture),
+                bits=8 * path.stat().st_size,
+                file_sha256=sha256_of_file(path),
+                seconds=watch.seconds,
             )
 
     def encode(self, entry: PictureEntry, points: Sequence[str]) -> Iterator[tuple[str, bytes]]:
@@ -191,7 +225,7 @@ class Worker:
     def decode(self, entry: PictureEntry, file: Path, with_source: bool) -> Record:
         """What the record of a file says of what it decodes to; with_source: and how the decoded
         picture looks beside the source, which must be there."""
-        inferred = self._infer(file, Watch())
+        inferred = self._infer(coding.decode(self.codec, file.read_bytes()), Watch())
         return self._described(entry, inferred, read_entry(entry) if with_source else None)
 
     def complexity(self, entry: PictureEntry, point: str) -> Iterator[Complexity]:
@@ -245,10 +279,8 @@ class Worker:
         features = self._features(picture, Watch()) if self.kind.takes_features else None
         return Source(picture, features)
 
-    def _infer(self, file: Path, watch: Watch) -> Inference:
-        """A file -> what it holds -> detections: in its features, or in those of its picture."""
-        with watch("decode"):
-            decoded = coding.decode(self.codec, file.read_bytes())
+    def _infer(self, decoded: Decoded, watch: Watch) -> Inference:
+        """What a file holds -> detections: in its features, or in those of its picture."""
         features = decoded.features
         if features is None:
             with watch("nn_part1"):
@@ -320,6 +352,21 @@ class Worker:
         """COCO results; detections of classes that the test set does not know are left out."""
         found = coco_ap.to_coco(detections, entry.image_id, self.plan.dataset.category_ids)
         return [prediction for prediction in found if prediction["category_id"] is not None]
+
+
+@contextmanager
+def _shared(watches: Sequence[Watch], stage: str) -> Iterator[None]:
+    """Count the seconds of a stage that pictures go through together, an equal share for each."""
+    both = Watch()
+    with both(stage):
+        yield
+    for watch in watches:
+        watch.add(stage, both.seconds[stage] / len(watches))
+
+
+def _bytes(source: Source) -> int:
+    layers = source.features.layers.values() if source.features else ()
+    return source.picture.nbytes + sum(layer.nbytes for layer in layers)
 
 
 @contextmanager

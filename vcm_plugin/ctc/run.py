@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition, write_condition
-from vcm_plugin.ctc.codecs import codec_rate_points
+from vcm_plugin.ctc.codecs import codec_rate_points, settings_class
 from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.machine import SessionLog
 from vcm_plugin.ctc.results import (
@@ -39,10 +39,15 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.files import locked, read_json, sha256_of, write_json
 from vcm_plugin.testsets.coco import CocoDataset
 from vcm_plugin.testsets.open import open_test_set
+from vcm_plugin.vvc.vvenc import TOGETHER
 
 if TYPE_CHECKING:
     from vcm_plugin.ctc.picture_worker import Plan
 
+# Of the pictures of a unit of work: larger ones gain nothing by sharing processes, and a run that
+# is killed loses its units.
+TOGETHER_PIXELS = 1 << 19
+UNITS_EACH = 8  # units that each worker gets at least, where there are so many pictures
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
 
@@ -196,24 +201,38 @@ class _Test:
         return skipped
 
     def _code(self, skipped: dict[int, str], suffix: str) -> None:
-        """Code what the rate points lack, picture by picture."""
+        """Code what the rate points lack."""
         entries = self._entries(skipped)
         journals = {point: Journal(self.plan.folder / point) for point in self.points}
-        todo = []
+        lacking = []
         # Backwards: the features cached last are still there where the cache is too small for all.
         for entry in reversed(entries):
-            lacking = [
-                p for p, journal in journals.items() if not journal.has(entry.image_id, suffix)
-            ]
-            # A picture's points share its features; a sequence is long, so each point is a unit.
-            units = [[p] for p in lacking] if self.plan.dataset.sequences else [lacking]
-            todo += [(entry, unit) for unit in units if unit]
-        for point in {point for _, lacking in todo for point in lacking}:
+            points = [p for p, known in journals.items() if not known.has(entry.image_id, suffix)]
+            lacking += [(entry, points)] if points else []
+        todo = self._units(lacking)
+        for point in {point for _, points in todo for point in points}:
             journals[point].reopen()
         total = len(entries) * len(self.points)
-        done = total - sum(len(lacking) for _, lacking in todo)
+        done = total - sum(len(points) for _, points in lacking)
         for point, record in self._counted("rate points", "code", todo, done, total):
             journals[point].append(record)
+
+    def _units(self, lacking: list[tuple[Any, list[str]]]) -> list[tuple[list, list[str]]]:
+        """The units of work of entries and the points that each lacks: one entry, or pictures of
+        one size where the codec takes several together, so few that all workers end at a time."""
+        if self.plan.dataset.sequences:  # a sequence is long, so each point is a unit
+            return [([entry], [point]) for entry, points in lacking for point in points]
+        most = 1
+        if getattr(settings_class(self.plan.codec_name), "batches", False):
+            most = len(lacking) // (UNITS_EACH * self.workers.slots)
+        groups = defaultdict(list)
+        for entry, points in lacking:  # a picture's points share its features
+            groups[entry.height, entry.width, tuple(points)].append(entry)
+        units = []
+        for (height, width, points), entries in groups.items():
+            size = max(1, min(most, TOGETHER, TOGETHER_PIXELS // (height * width)))
+            units += [(entries[n : n + size], list(points)) for n in range(0, len(entries), size)]
+        return units
 
     def _evaluate(self, points: list[str], skipped: dict[int, str]) -> None:
         """Write point.json of the points that lack it."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -57,11 +58,13 @@ class SequenceWorker(Worker):
             predictions=predictions,
         )
 
-    def code(self, entry: SequenceEntry, points: Sequence[str]) -> Iterator[tuple[str, Record]]:
-        """The records of one sequence at some rate points, each with its rate point."""
-        for point in points:
+    def code(
+        self, entries: Sequence[SequenceEntry], points: Sequence[str]
+    ) -> Iterator[tuple[str, Record]]:
+        """The records of some sequences at some rate points, each with its rate point."""
+        for entry, point in itertools.product(entries, points):
             try:
-                yield point, self._coded(entry, point)
+                yield point, self._coded_sequence(entry, point)
             except InputError as error:
                 raise InputError(f"{entry.name} at rate point {point}: {error}") from error
 
@@ -77,7 +80,7 @@ class SequenceWorker(Worker):
             evaluation = dataclasses.replace(evaluation, **parts)
             yield name, evaluation, round(seconds + time.perf_counter() - started, 6)
 
-    def _coded(self, entry: SequenceEntry, point: str) -> Record:
+    def _coded_sequence(self, entry: SequenceEntry, point: str) -> Record:
         """Frames -> file -> frames -> predictions; nothing but the file passes between."""
         watch = Watch()
         path = bitstream_path(self.plan.folder / point, entry.image_id, self.kind.suffix)
@@ -210,9 +213,7 @@ def _tracked(tracks: Tracks, frame: PictureEntry) -> list[dict]:
             "score": float(score),
             "track_id": int(identity),
         }
-        for box, identity, score in zip(
-            tracks.boxes, tracks.identities, tracks.scores, strict=True
-        )
+        for box, identity, score in zip(tracks.boxes, tracks.identities, tracks.scores, strict=True)
     ]
 
 

@@ -81,6 +81,11 @@ class Workers:
             self._own = make_worker(plan)
 
     @property
+    def slots(self) -> int:
+        """Units at a time."""
+        return self._engine.slots if self._engine else 1
+
+    @property
     def dashboard(self) -> str | None:
         """Where Dask shows what its workers are at."""
         return self._engine.dashboard if self._engine else None
@@ -225,9 +230,7 @@ def _shown(call: tuple) -> str:
     """The arguments of a call, pictures and sequences by their names."""
     words = []
     for argument in call:
-        if isinstance(argument, (list, tuple)):
-            words += argument
-        else:
-            file = getattr(argument, "path", argument)
-            words.append(getattr(argument, "name", getattr(file, "name", file)))
+        for item in argument if isinstance(argument, (list, tuple)) else (argument,):
+            file = getattr(item, "path", item)
+            words.append(getattr(item, "name", getattr(file, "name", file)))
     return " ".join(map(str, words))

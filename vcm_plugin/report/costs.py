@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vcm_plugin.ctc.codecs import CODECS
 from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import UNCOMPRESSED, StageSeconds
 from vcm_plugin.report.document import Column, Table
@@ -135,5 +136,18 @@ def _machine_notes(report: Report) -> tuple[str, ...]:
         "multiply-accumulates per source pixel, counted as they run on the first picture at the "
         "last rate point; a codec that runs outside PyTorch has none. Peak memory is that of one "
         "process with its detector and its largest encoder.",
+        *_shared_notes(report),
         *(mark if busy else ()),
     )
+
+
+def _shared_notes(report: Report) -> tuple[str, ...]:
+    """Whose pictures may have gone through a process together: of codecs that this version has."""
+    batching = [name for name, settings in CODECS.items() if getattr(settings, "batches", False)]
+    shared = [run.name for run in report.runs if run.result.codec in batching]
+    note = (
+        f"{', '.join(shared)}: pictures of one size may go through one process of the encoder and "
+        "one of the decoder; the seconds of each are an equal share of what they took together, "
+        "less than it would take alone.",
+    )
+    return note if shared else ()

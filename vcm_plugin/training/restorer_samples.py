@@ -26,7 +26,6 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.vvc.choice import coded_size
 from vcm_plugin.vvc.planes import resample_planes, to_picture, to_planes
-from vcm_plugin.vvc.stream import access_units
 from vcm_plugin.vvc.vvenc import TOGETHER, VVenC
 
 BLOCK = 24  # pictures that are coded together where they have one size
@@ -176,8 +175,7 @@ def _code_pictures(sources: dict[int, np.ndarray], codings: int, rng) -> dict[in
             qp = int(rng.integers(SIZES[percent][1], SIZES[percent][2] + 1))
             at = coded_size(size, percent)
             planes = [to_planes(sources[k], at, resized=percent < 100) for k in numbers]
-            stream = encoder.encode_together(planes, qp)
-            decoded = encoder.decode_frames(access_units(stream))
+            decoded = encoder.decode_batch(encoder.encode_batch(planes, qp))
             for k, found in zip(numbers, decoded, strict=True):
                 luma, cb, cr = (
                     np.rint(x * PLANE_STEPS).clip(0, 65535).astype(np.uint16)
@@ -189,7 +187,7 @@ def _code_pictures(sources: dict[int, np.ndarray], codings: int, rng) -> dict[in
 
 
 def _groups(sources: dict[int, np.ndarray]) -> Iterator[tuple[tuple[int, int], list[int]]]:
-    """Pictures that one process codes: their size, and their numbers."""
+    """Pictures that are coded together: their size, and their numbers."""
     for size in sorted({source.shape[:2] for source in sources.values()}):
         numbers = [k for k, source in sources.items() if source.shape[:2] == size]
         for start in range(0, len(numbers), TOGETHER):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the encoders share about sequences: all-intra access units, one size, the intra period."""
+"""What the encoders share about several pictures: access units, one size, the intra period."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ def of_one_size(frames: Iterable[Sequence[np.ndarray]], qp: int) -> Iterator[Seq
         if found != expected:
             raise InputError(f"expected frames of one size, {expected}, found one of {found}")
         yield planes
+
+
+def batches(
+    frames: Iterable[Sequence[np.ndarray]], count: int, samples: int
+) -> Iterator[list[Sequence[np.ndarray]]]:
+    """The frames in groups of up to `count` with up to so many luma samples; at least one in each.
+
+    >>> [len(group) for group in batches([(np.zeros((4, 4)),)] * 8, 3, 1 << 20)]
+    [3, 3, 2]
+    """
+    group: list[Sequence[np.ndarray]] = []
+    for planes in frames:
+        group.append(planes)
+        if len(group) == count or (len(group) + 1) * planes[0].size > samples:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def intra_period(frame_rate: tuple[int, int], random_access: bool) -> int:

@@ -70,6 +70,11 @@ class Vtm:
             run(command, repair=vtm_setup.ENCODER_REPAIR)
             return _output(stream, "VTM's encoder").read_bytes()
 
+    def encode_batch(self, pictures: Iterable[Sequence[np.ndarray]], qp: int) -> list[bytes]:
+        """The VVC byte stream of each of some pictures of one size; VTM starts once for each, which
+        is little beside its work."""
+        return [self.encode(planes, qp) for planes in of_one_size(pictures, qp)]
+
     def encode_frames(
         self, frames: Iterable[Sequence[np.ndarray]], qp: int, intra_period: int = 1,
         frame_rate: tuple[int, int] = (1, 1),
@@ -129,6 +134,10 @@ class Vtm:
             stream = Path(folder, "out.bin")
             _write(stream, data)
             return split_planes(self._decoded(stream).read_bytes(), picture)
+
+    def decode_batch(self, streams: Sequence[bytes]) -> list[Planes]:
+        """The planes of each of some streams of one picture."""
+        return [self.decode(data) for data in streams]
 
     def decode_frames(self, units: Iterable[bytes]) -> Iterator[Planes]:
         """The planes of each picture of a sequence in the order of display.

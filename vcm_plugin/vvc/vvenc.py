@@ -27,22 +27,29 @@ from vcm_plugin.process import (
     ffmpeg_program,
     run,
 )
-from vcm_plugin.vvc.frames import of_one_size, once
+from vcm_plugin.vvc.frames import batches, of_one_size, once
 from vcm_plugin.vvc.planes import Planes, check_planes, samples_of, split_planes
 from vcm_plugin.vvc.stream import (
+    LAST_SLICE_NAL,
+    PictureFormat,
     access_units,
+    moved,
+    nal_units,
+    order_bits,
     read_format,
 )
 
 PRESETS = ("faster", "fast", "medium", "slow", "slower")
-# FFmpeg's wrapper of VVenC 1.15 ends without having written anything after 7 to 10 intra pictures.
-TOGETHER = 6
+# Pictures in one process. FFmpeg's wrapper of VVenC 1.15 ends without having written anything after
+# 7 to 10 intra pictures; larger pictures gain nothing, and should not lie in memory together.
+TOGETHER, TOGETHER_SAMPLES = 6, 1 << 22
 MID_LEVEL = 512  # chroma of libvvenc's input where only luma is coded
 # One intra picture, all of its bits spent on the picture, its QP as given (the encoder's default
 # is three below), tools for moving pictures off.
 PICTURE_PARAMETERS = {
     "IntraPeriod": 1,
     "GOPSize": 1,
+    "DecodingRefreshType": "idr_no_radl",  # each as the first one of a stream
     "IntraQPOffset": 0,
     "AccessUnitDelimiter": 0,
     "HrdParametersPresent": 0,
@@ -58,7 +65,10 @@ PICTURE_PARAMETERS = {
 }
 # Of those, what a sequence with inter prediction does without: GOPs as the preset has them, intra
 # pictures below the QP of the others.
-INTRA_ONLY = ("IntraPeriod", "GOPSize", "IntraQPOffset", "LookAhead", "ALFSpeed", "MaxMTTDepth")
+INTRA_ONLY = (
+    "IntraPeriod", "GOPSize", "DecodingRefreshType", "IntraQPOffset", "LookAhead", "ALFSpeed",
+    "MaxMTTDepth",
+)  # fmt: skip
 # Low delay: every picture from earlier ones, in the order of display. VVenC has it for GOPs of 8.
 LOW_DELAY_PARAMETERS = {"PicReordering": 0, "DecodingRefreshType": "none", "GOPSize": 8}
 LUMA_PARAMETERS = {"ChromaFormatIDC": 400}
@@ -94,10 +104,31 @@ class VVenC:
 
     def encode(self, planes: Sequence[np.ndarray], qp: int) -> bytes:
         """The VVC byte stream of one picture."""
-        height, width = check_planes(planes, qp)
-        luma_only = len(planes) == 1
-        raw = _raw(planes)
-        command = self.encode_command(height, width, qp, luma_only)
+        return self.encode_batch([planes], qp)[0]
+
+    def encode_batch(self, pictures: Iterable[Sequence[np.ndarray]], qp: int) -> list[bytes]:
+        """The VVC byte stream of each of some pictures of one size, the same bytes as by `encode`;
+        up to TOGETHER of them go through one process, in a perceptual encoder each alone."""
+        return list(self._intra_streams(pictures, qp))
+
+    def _intra_streams(self, pictures: Iterable[Sequence[np.ndarray]], qp: int) -> Iterator[bytes]:
+        count = 1 if self.perceptual else TOGETHER  # QPA looks at the picture before
+        for together in batches(of_one_size(pictures, qp), count, TOGETHER_SAMPLES):
+            data = self._coded_together(together, qp)
+            units = list(access_units(data))
+            if len(units) != len(together):
+                raise ProcessError(
+                    f"expected {len(together)} pictures of VVenC, found {len(units)}; install "
+                    "another version of imageio-ffmpeg"
+                )
+            bits = order_bits(data)
+            yield from (moved(unit, -number, bits) for number, unit in enumerate(units))
+
+    def _coded_together(self, pictures: Sequence[Sequence[np.ndarray]], qp: int) -> bytes:
+        """One stream of intra pictures of one size, each an IDR picture with its parameter sets."""
+        height, width = pictures[0][0].shape
+        command = self.encode_command(height, width, qp, len(pictures[0]) == 1)
+        raw = b"".join(map(_raw, pictures))
         try:
             data = run([ffmpeg_program(), *command], stdin=raw, repair=FFMPEG_REPAIR).stdout
         except ProcessError as error:
@@ -114,17 +145,6 @@ class VVenC:
             raise ProcessError(f"VVenC wrote a message into its stream: {text}")
         return data
 
-    def encode_together(self, frames: Sequence[Sequence[np.ndarray]], qp: int) -> bytes:
-        """Up to TOGETHER intra pictures of one size in one stream, by one process: each decodes to
-        the samples that `encode` makes of it. For training on many small pictures."""
-        assert 0 < len(frames) <= TOGETHER
-        height, width = check_planes(frames[0], qp)
-        raw = b"".join(map(_raw, of_one_size(frames, qp)))
-        command = self.encode_command(height, width, qp, len(frames[0]) == 1)
-        start = command.index("-frames:v")
-        del command[start : start + 2]
-        return run([ffmpeg_program(), *command], stdin=raw, repair=FFMPEG_REPAIR).stdout
-
     def encode_frames(
         self, frames: Iterable[Sequence[np.ndarray]], qp: int, intra_period: int = 1,
         frame_rate: tuple[int, int] = (1, 1),
@@ -136,7 +156,7 @@ class VVenC:
         frame_rate: as Vtm takes it; VVenC is told one frame a second, whatever it is.
         """
         if intra_period == 1:
-            return once(self.encode(planes, qp) for planes in of_one_size(frames, qp))
+            return once(self._intra_streams(frames, qp))
         return self._inter_frames(frames, qp, intra_period)
 
     def _inter_frames(
@@ -163,7 +183,7 @@ class VVenC:
         self, height: int | str, width: int | str, qp: int | str, luma_only: bool,
         intra_period: int | str = 1,
     ) -> list[str]:  # fmt: skip
-        """The arguments of FFmpeg: for one picture, or for a sequence with inter prediction."""
+        """The arguments of FFmpeg: for intra pictures, or for a sequence with inter prediction."""
         parameters = PICTURE_PARAMETERS | (LUMA_PARAMETERS if luma_only else {})
         if intra_period != 1:
             parameters = {k: v for k, v in parameters.items() if k not in INTRA_ONLY}
@@ -176,7 +196,6 @@ class VVenC:
         options = {
             "format": "vvc",
             "vcodec": "libvvenc",
-            **({"frames:v": 1} if intra_period == 1 else {}),
             "preset": self.preset,
             "qp": qp,
             "qpa": int(self.perceptual),
@@ -187,16 +206,29 @@ class VVenC:
 
     def decode(self, data: bytes) -> Planes:
         """The planes of a stream of one picture; BitstreamError where it is not decodable."""
-        picture = read_format(data)
-        pipe_in = ffmpeg.input("pipe:0", format="vvc", threads=self.threads, err_detect="explode")
-        command = _ffmpeg_arguments(pipe_in.output("pipe:1", format="rawvideo"), "-xerror")
+        return self.decode_batch([data])[0]
+
+    def decode_batch(self, streams: Sequence[bytes]) -> list[Planes]:
+        """The planes of each of some streams of one picture, all of one format, by one process.
+
+        Raises BitstreamError where one is not decodable.
+        """
+        picture = read_format(streams[0])
+        if len(streams) > 1:
+            for data in streams:
+                _require_one_picture(data, picture)
+        source = ffmpeg.input("pipe:0", format="vvc", threads=self.threads, err_detect="explode")
+        output = source.output("pipe:1", format="rawvideo", fps_mode="passthrough")
+        command = [ffmpeg_program(), *_ffmpeg_arguments(output, "-xerror")]
         try:
-            done = run([ffmpeg_program(), *command], stdin=data, repair=FFMPEG_REPAIR)
+            raw = run(command, stdin=b"".join(streams), repair=FFMPEG_REPAIR).stdout
         except ProcessError as error:
             if error.exit_status is None:
                 raise
             raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
-        return split_planes(done.stdout, picture)
+        ends = range(picture.bytes, picture.bytes * len(streams), picture.bytes)
+        parts = [raw[start:end] for start, end in zip((0, *ends), (*ends, None), strict=True)]
+        return [split_planes(part, picture) for part in parts]
 
     def decode_frames(self, units: Iterable[bytes]) -> Iterator[Planes]:
         """The planes of each picture of a sequence in the order of display, as they come.
@@ -256,6 +288,16 @@ def _vvenc_versions(program: str) -> tuple[tuple[str, str], ...]:
         ("encoder", f"VVenC {version[1] if version else 'of unknown version'}"),
         ("ffmpeg", banner.split()[2]),
     )
+
+
+def _require_one_picture(data: bytes, expected: PictureFormat) -> None:
+    """Raise BitstreamError unless a stream holds one picture of a format, in one slice: otherwise
+    its pictures might be taken for those of the next stream."""
+    found, slices = read_format(data), sum(kind <= LAST_SLICE_NAL for kind, _ in nal_units(data))
+    if found != expected or slices != 1:
+        raise BitstreamError(
+            f"expected one VVC picture of {expected}, found {slices} of {found}: decode it alone"
+        )
 
 
 def _ffmpeg_arguments(output, *more: str) -> list[str]:
