@@ -20,7 +20,7 @@ from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.picture_worker import Plan
 from vcm_plugin.ctc.results import UNCOMPRESSED, load_result, load_timings
 from vcm_plugin.ctc.run import RunOptions, run
-from vcm_plugin.ctc.run_folder import Journal
+from vcm_plugin.ctc.run_folder import Journal, read_seconds
 from vcm_plugin.ctc.sequence_worker import worker_class
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.coco import CocoDataset, read_entry
@@ -144,8 +144,8 @@ def stage_seconds(folder: Path) -> dict[str, list[float]]:
     """Seconds of each stage, per picture or sequence, from the journals; evaluation per point."""
     seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
     for point in sorted(path.parent for path in folder.glob("*/pictures.jsonl")):
-        for record in Journal(point).records.values():
-            for stage, value in record.seconds.items():
+        for of_picture in read_seconds(point).values():
+            for stage, value in of_picture.items():
                 seconds[stage].append(value)
     points = load_timings(folder).points
     seconds["evaluation"] = [p["evaluation"].sum for p in points.values() if "evaluation" in p]

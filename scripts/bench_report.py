@@ -19,6 +19,8 @@ import resource
 import shutil
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +53,8 @@ def main() -> None:
         anchors = options.anchor
         if not options.runs:
             began = time.perf_counter()
-            options.runs = synthetic_runs(folder, options.pictures)
+            with ProcessPoolExecutor(1, get_context("spawn")) as other:  # its memory is its own
+                options.runs = other.submit(synthetic_runs, folder, options.pictures).result()
             anchors = list(CODECS)[1:]
             print(f"synthetic runs made in {time.perf_counter() - began:.0f} s, not counted")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -78,14 +81,19 @@ def synthetic_runs(folder: Path, pictures: int) -> list[Path]:
         path.unlink(missing_ok=True)
         path.hardlink_to(folder / "images" / "picture.jpg")
     (folder / "instances.json").write_text(json.dumps(truth))
-    uncompressed = judged(rng, truth, 0.02, None)
-    points = {
-        qp: judged(rng, truth, 0.03 + 0.02 * step, folder / f"{qp}.npz")
-        for step, qp in enumerate(QPS)
-    }
+    ids = [image["id"] for image in truth["images"]]
+    accuracies, bits_of = {}, {}
+    for step, point in enumerate(("uncompressed", *QPS)):  # one after the other, for their size
+        found, accuracies[point] = judged(rng, truth, 0.02 + 0.02 * step, folder / f"{point}.npz")
+        for name, factor in CODECS.items():
+            bits = factor * 8e5 / 2**step * rng.lognormal(0, 0.4, len(ids))
+            bits_of[name, point] = bits.astype(int).tolist()
+            measured = dict(zip(ids, bits_of[name, point], strict=True))
+            write_lines(folder / name / str(point), found, measured if step else None)
+            shutil.copy(folder / f"{point}.npz", folder / name / str(point) / "matches.npz")
     return [
-        write_run(folder, name, factor, rng, truth, uncompressed, points)
-        for name, factor in CODECS.items()
+        write_run(folder, name, truth, accuracies, {qp: bits_of[name, qp] for qp in QPS})
+        for name in CODECS
     ]
 
 
@@ -114,7 +122,7 @@ def mask_of(box: list[float]) -> dict:
     return {"size": list(SIZE), "counts": code["counts"].decode()}
 
 
-def judged(rng, truth: dict, noise: float, path: Path | None) -> tuple[dict, dict]:
+def judged(rng, truth: dict, noise: float, path: Path) -> tuple[dict, dict]:
     """Noisy copies of the objects as predictions by picture, and their accuracy."""
     by_picture: dict[int, list] = {image["id"]: [] for image in truth["images"]}
     for item in truth["annotations"]:
@@ -130,27 +138,21 @@ def judged(rng, truth: dict, noise: float, path: Path | None) -> tuple[dict, dic
             })  # fmt: skip
     predictions = [p for found in by_picture.values() for p in found]
     matches = {task: coco_ap.match_pictures(truth, predictions, task) for task in coco_ap.TASKS}
-    if path:
-        coco_ap.write_matches(path, matches)
+    coco_ap.write_matches(path, matches)
     accuracy = {k: v for found in matches.values() for k, v in coco_ap.accuracy(found).items()}
     return by_picture, accuracy
 
 
-def write_run(folder, name, factor, rng, truth, uncompressed, judged_points) -> Path:
-    """A run folder as the runner leaves it, less the bitstreams, which no report reads."""
+def write_run(folder: Path, name: str, truth: dict, accuracies: dict, bits_of: dict) -> Path:
+    """What a run folder holds beside its journals, as the runner leaves it, less the bitstreams,
+    which no report reads."""
     run, points = folder / name, []
-    write_lines(run / "uncompressed", uncompressed[0], None)
     ids = [image["id"] for image in truth["images"]]
-    for step, qp in enumerate(QPS):
-        (run / str(qp)).mkdir(parents=True, exist_ok=True)
-        found, accuracy = judged_points[qp]
-        shutil.copy(folder / f"{qp}.npz", run / str(qp) / "matches.npz")
-        bits = (factor * 4e5 / 2**step * rng.lognormal(0, 0.4, len(ids))).astype(int)
-        write_lines(run / str(qp), found, dict(zip(ids, bits.tolist(), strict=True)))
+    for qp, bits in bits_of.items():
         points.append({
-            "rate_point": str(qp), "bits": int(bits.sum()), "pictures": len(ids),
-            "pixels": len(ids) * SIZE[0] * SIZE[1], "accuracy": accuracy,
-            "per_picture": {"image_id": ids, "bits": bits.tolist()},
+            "rate_point": str(qp), "bits": sum(bits), "pictures": len(ids),
+            "pixels": len(ids) * SIZE[0] * SIZE[1], "accuracy": accuracies[qp],
+            "per_picture": {"image_id": ids, "bits": bits},
         })  # fmt: skip
     seconds = {
         stage: {"sum": 1.0 * len(ids), "median": 1.0} for stage in ("encode", "decode", "nn_part2")
@@ -173,7 +175,7 @@ def write_run(folder, name, factor, rng, truth, uncompressed, judged_points) -> 
         "environment": {"device": "none: synthetic"}, "skipped": [], "points": points,
         "dataset": {"name": "synthetic", "pictures": len(ids), "sha256": "synthetic",
                     "pixels": len(ids) * SIZE[0] * SIZE[1]},
-        "uncompressed": {"accuracy": uncompressed[1]}, "expected": {},
+        "uncompressed": {"accuracy": accuracies["uncompressed"]}, "expected": {},
     }  # fmt: skip
     (run / "result.json").write_text(json.dumps(result))
     return run

@@ -20,6 +20,7 @@ from vcm_plugin.ctc.run_folder import (
     claim,
     read_predictions,
     read_records,
+    read_seconds,
 )
 from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.errors import InputError
@@ -51,7 +52,7 @@ def test_a_torn_last_line_is_dropped_and_written_over(tmp_path, torn):
     again.append(line(2))
     assert journal.path.read_bytes() == data
     assert read_predictions(tmp_path, [2, 1]) == [{"image_id": 2}, {"image_id": 1}]
-    assert again.records[1].predictions is None
+    assert again.records[1].predictions is None and again.records[1].bits == 80
 
 
 def test_a_line_counts_only_with_its_bitstream(tmp_path):
@@ -140,6 +141,9 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path):
     journal.append(line(8))
     assert list(read_records(tmp_path)) == [record, line(8)]
     assert list(read_records(tmp_path, [8])) == [line(8)]
+    assert read_seconds(tmp_path) == {7: {"encode": 0.5}, 8: {}}
+    kept = Journal(tmp_path).records
+    assert kept[7] == Record(7, 80, "00" * 32, (32, 48), machine_bits=40) == journal.records[7]
     assert list(to_json(line(8))) == ["image_id", "bits", "file_sha256", "predictions"]
 
 

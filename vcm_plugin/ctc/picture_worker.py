@@ -26,10 +26,8 @@ from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.ctc.feature_cache import FeatureCache
 from vcm_plugin.ctc.results import UNCOMPRESSED, Complexity, Evaluation, Record, Skipped
 from vcm_plugin.ctc.run_folder import (
-    Journal,
     bitstream_path,
     decoded_path,
-    read_predictions,
     read_records,
 )
 from vcm_plugin.errors import InputError
@@ -252,7 +250,7 @@ class Worker:
         categories = judge_categories(condition, dataset, predictions, matches)
         human_vision = None
         if condition.human_vision and point != UNCOMPRESSED and self._shows_pictures():
-            human_vision = self._evaluate_pictures(point, dataset, image_ids)
+            human_vision = self._evaluate_pictures(point, dataset, records)
         evaluation = Evaluation(accuracy, human_vision, categories=categories or None)
         yield point, evaluation, round(time.perf_counter() - started, 6)
 
@@ -260,17 +258,14 @@ class Worker:
         return self.kind.gives_picture
 
     def _evaluate_pictures(
-        self, point: str, dataset: CocoDataset, image_ids: list[int]
+        self, point: str, dataset: CocoDataset, decoded: list[Record]
     ) -> dict[str, Any]:
         """The measures of human vision of a point: bits of both layers, means over the pictures,
         distances of the two sets, and the detector's accuracy on the decoded pictures."""
-        decoded = Journal(self.plan.folder / point).records
-        sources = Journal(self.plan.folder / UNCOMPRESSED).records
-        measured = picture_measures(
-            [decoded[image_id] for image_id in image_ids],
-            [sources[image_id] for image_id in image_ids],
-        )
-        painted = read_predictions(self.plan.folder / point, image_ids, "painted")
+        lines = read_records(self.plan.folder / UNCOMPRESSED)
+        sources = {record.image_id: record for record in lines}
+        measured = picture_measures(decoded, [sources[record.image_id] for record in decoded])
+        painted = [prediction for record in decoded for prediction in record.painted]
         accuracy, _ = judge(self.plan.condition, dataset, painted)
         return measured | {f"painted_{name}": value for name, value in accuracy.items()}
 

@@ -32,7 +32,13 @@ from vcm_plugin.ctc.results import (
     Timings,
     load_timings,
 )
-from vcm_plugin.ctc.run_folder import Journal, adopt_shards, claim, shard_folder
+from vcm_plugin.ctc.run_folder import (
+    Journal,
+    adopt_shards,
+    claim,
+    read_seconds,
+    shard_folder,
+)
 from vcm_plugin.ctc.typed_json import from_json, to_json
 from vcm_plugin.ctc.workers import Workers
 from vcm_plugin.errors import InputError
@@ -364,8 +370,8 @@ class _Test:
         seconds = {}
         for point in [UNCOMPRESSED, *self.points]:
             stages: dict[str, list[float]] = defaultdict(list)
-            for record in Journal(self.plan.folder / point).records.values():
-                for stage, value in (record.seconds or {}).items():
+            for of_picture in read_seconds(self.plan.folder / point).values():
+                for stage, value in of_picture.items():
                     stages[stage].append(value)
             seconds[point] = {
                 stage: StageSeconds(sum(values), statistics.median(values))

@@ -24,8 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +112,8 @@ class Journal:
     """The lines of one point, one per picture, in the order in which they were written.
 
     A line counts once it ends in a newline: one that a kill tore off is dropped when read.
-    records: image id -> line, without its predictions, which `read_predictions` reads.
+    records: image id -> what a runner asks of a line: bits and digests. A runner holds the lines of
+    all points, so the rest stays on disk, for `read_records`, `read_seconds`, `read_predictions`.
     """
 
     def __init__(self, folder: Path):
@@ -123,7 +123,7 @@ class Journal:
         for line in _whole_lines(self.path):
             record = _parsed(line, self.path)
             self._whole += len(line)
-            self.records[record.image_id] = _without_predictions(record)
+            self.records[record.image_id] = _bits_and_digests(record)
 
     def append(self, record: Record) -> None:
         """Add a line and flush it."""
@@ -133,7 +133,7 @@ class Journal:
             handle.truncate(self._whole)
             handle.write(line)
         self._whole += len(line)
-        self.records[record.image_id] = _without_predictions(record)
+        self.records[record.image_id] = _bits_and_digests(record)
 
     def reopen(self) -> None:
         """Make the folder ready for more lines: a point that was complete is so no more."""
@@ -160,6 +160,11 @@ def read_records(folder: Path, image_ids: Collection[int] | None = None) -> Iter
     for line in _whole_lines(path):
         if image_ids is None or line.startswith(starts):
             yield _parsed(line, path)
+
+
+def read_seconds(folder: Path) -> dict[int, Mapping[str, float]]:
+    """Image id -> stage -> seconds, of a point."""
+    return {record.image_id: record.seconds or {} for record in read_records(folder)}
 
 
 def read_predictions(
@@ -211,8 +216,11 @@ def _parsed(line: bytes, path: Path) -> Record:
     return from_json(Record, stored, path)
 
 
-def _without_predictions(record: Record) -> Record:
-    return replace(record, predictions=None, painted=None)
+def _bits_and_digests(record: Record) -> Record:
+    return Record(
+        record.image_id, record.bits, record.file_sha256, record.frame_bits, record.picture_sha256,
+        machine_bits=record.machine_bits,
+    )  # fmt: skip
 
 
 def differences(old: Any, new: Any) -> str:

@@ -32,7 +32,7 @@ from vcm_plugin.ctc.results import (
     load_result,
     load_timings,
 )
-from vcm_plugin.ctc.run_folder import Journal
+from vcm_plugin.ctc.run_folder import Journal, read_seconds
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
 from vcm_plugin.metrics.rate import bpp, kbps
@@ -179,20 +179,22 @@ def _pictures(run: Path, result: RunResult, _: str) -> list[Part]:
 
 def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
     """A run of sequences: one part for each sequence and rate point."""
-    uncompressed = Journal(run / UNCOMPRESSED).records
+    uncompressed = read_seconds(run / UNCOMPRESSED)
     points = _points(result)
     folders = {point.rate_point: run / point.rate_point for _, point in points}
     records = {rate_point: Journal(folder).records for rate_point, folder in folders.items()}
+    seconds_of = {rate_point: read_seconds(folder) for rate_point, folder in folders.items()}
     predictions = {
         rate_point: read_json(folder / "predictions.json") for rate_point, folder in folders.items()
     }
     parts = []
     for number, sequence in enumerate(result.dataset.sequences or (), start=1):
-        once = (uncompressed[number].seconds or {}).get("nn_part1", 0.0)
+        once = uncompressed[number].get("nn_part1", 0.0)
         for qp, point in points:
             record = records[point.rate_point][number]
+            spent = seconds_of[point.rate_point][number]
             seconds = {
-                point.rate_point: {k: StageSeconds(v) for k, v in (record.seconds or {}).items()},
+                point.rate_point: {k: StageSeconds(v) for k, v in spent.items()},
                 UNCOMPRESSED: {"nn_part1": StageSeconds(once)},
             }
             accuracy = (point.sequences or {})[sequence.name]

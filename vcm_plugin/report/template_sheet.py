@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from xlsxwriter.utility import xl_rowcol_to_cell
 
 from vcm_plugin.ctc.results import PointResult
-from vcm_plugin.ctc.run_folder import Journal
+from vcm_plugin.ctc.run_folder import read_seconds
 from vcm_plugin.metrics.bd_rate import bd_rate
 from vcm_plugin.metrics.rate import bpp
 from vcm_plugin.rate_points import has_layers, percent_of
@@ -238,14 +238,14 @@ def _seconds_of_point(run: Run, point: PointResult) -> Seconds:
 
 def _seconds_of_sequences(run: Run, point: PointResult) -> dict[tuple[str, str], Seconds]:
     """(class, sequence) -> stage -> seconds; of a class and of all, sums."""
-    records = Journal(run.folder / point.rate_point).records
+    seconds = read_seconds(run.folder / point.rate_point)
     found: dict[tuple[str, str], dict[str, float]] = {}
     for number, sequence in enumerate(run.result.dataset.sequences or (), start=1):
-        if number not in records:
+        if number not in seconds:
             return {}
         for key in ((sequence.group, sequence.name), (sequence.group, ""), (ALL, "")):
             sums = found.setdefault(key, {})
-            for stage, value in (records[number].seconds or {}).items():
+            for stage, value in seconds[number].items():
                 sums[stage] = sums.get(stage, 0.0) + value
     return found
 

@@ -50,8 +50,8 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     test = first.result.test
     if test.protocol == "semantic":
         return {"pictures": [], "note": "The viewer is empty: labelled points have no boxes."}
-    truth = check_annotations(read_json(path), path).coco
     skipped = {picture.image_id for picture in report.skipped}
+    truth = check_annotations(read_json(path), path).coco
     images = [image for image in truth["images"] if image["id"] not in skipped]
     folders = [run.folder / point.rate_point for run in report.runs for point in run.points]
     each = sum(decoded_path(folder, 0).parent.is_dir() for folder in folders)
@@ -59,8 +59,11 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     count = min(options.pictures, limit, len(images))
     places = np.linspace(0, len(images) - 1, count).astype(int)
     shown = [images[place] for place in places]
-    files, missing = _files(first, options)
     objects = _objects(truth, [image["id"] for image in shown])
+    classes = {category["id"]: category["name"] for category in truth["categories"]}
+    pictures = len(images)
+    del truth, images  # a large set is not held twice
+    files, missing = _files(first, options)
     data = {
         "pictures": [
             {
@@ -72,11 +75,11 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
             }
             for image in shown
         ],
-        "classes": {category["id"]: category["name"] for category in truth["categories"]},
+        "classes": classes,
         "points": list(_points(report, objects, options)),
     }
     data["note"] = (
-        f"{len(shown)} of {len(images)} pictures, evenly spaced over the test set; thumbnails of "
+        f"{len(shown)} of {pictures} pictures, evenly spaced over the test set; thumbnails of "
         f"at most {options.side} pixels. Detections with a score of at least "
         f"{test.score_threshold:g}; matched: same class and a box IoU of at least "
         f"{test.iou_threshold:g} with an object that is still free."
