@@ -79,7 +79,7 @@ class IntegerContexts(nn.Module):
         shared = first[0].weight.shape[1] // 9  # channels of psi, all that the first pass knows
         sizes = [shared, *(own.stop - own.start for own in networks.slices)]
         for colour in (0, 1):
-            passes = [(conv.weight.unflatten(1, (-1, 9)), conv.bias) for conv in first[colour::2]]
+            passes = [(conv.taps, conv.bias) for conv in first[colour::2]]
             bias = torch.cat([bias for _, bias in passes])
             self.register_buffer(f"bias{colour}", bias[:, None] * 2.0**-WEIGHT_BITS + 0.5)
             start = 0
@@ -88,7 +88,7 @@ class IntegerContexts(nn.Module):
                 self._register(f"{block}_{colour}", later)
                 start += size
         for number, (conv, size) in enumerate(zip(first[1::2], sizes[1:])):
-            self._register(f"own{number}", conv.weight.unflatten(1, (-1, 9))[:, -size:, EDGES])
+            self._register(f"own{number}", conv.taps[:, -size:, EDGES])
         for number, context in enumerate(networks.contexts):
             weight, bias = _quantised(context[-1])
             self.register_buffer(f"last{number}", weight)
@@ -104,10 +104,7 @@ class IntegerContexts(nn.Module):
         board = checkerboard(tuple(psi.shape[-2:]), psi.device)
         block = psi.new_zeros(len(board.order) + 1, psi.shape[1])
         block[:-1] = psi[0].flatten(1)[:, torch.from_numpy(board.order).to(psi.device)].T
-        return self._sums(board, block)
-
-    def _sums(self, board: Checkerboard, psi: torch.Tensor) -> Sums:
-        return Sums(self, board, psi)
+        return Sums(self, board, block)
 
     def _register(self, name: str, weight: torch.Tensor) -> None:
         """Weights (O, C, taps) of a block of inputs, and what they add up to, (O, C)."""
@@ -134,26 +131,16 @@ class Sums:
             self.totals.append(bias.repeat(1, around.shape[0] // 9))
             self._add(self.totals[c], f"0_{c}", psi, around, largest)
 
-    def of(self, number: int, colour: int) -> tuple[np.ndarray, np.ndarray]:
-        """Means in 1/16 and levels of slice `number` at the cells of a colour.
-
-        Both int32 (channels, cells); as EntropyNetworks.of_y, and rounded.
-        """
-        return self._of_hidden(2 * number + colour, self._hidden(number, colour))
-
-    def _hidden(self, number: int, colour: int) -> torch.Tensor:
-        """The activations between the two convolutions of a pass, (width, cells)."""
-        width = self.contexts.width
+    def of(self, number: int, colour: int) -> np.ndarray:
+        """Means in 1/16 and levels of slice `number` at the cells of a colour, and what else a pass
+        says; int32 (2 or more, channels, cells), as EntropyNetworks.of_y, and rounded."""
+        width, name = self.contexts.width, 2 * number + colour
         sums = self.totals[colour][number * width : (number + 1) * width]
-        return torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
-
-    def _of_hidden(self, name: int, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Means and levels of pass `name`, as `of`."""
+        hidden = torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
         bias, weight = self._buffer(f"last_bias{name}"), self._buffer(f"last{name}")
-        last = torch.addmm(bias, weight, hidden).unflatten(0, (2, -1))
         lowest, highest = self._buffer("limits")
-        mean, level = last.floor_().clamp_(lowest, highest).to(torch.int32).cpu().numpy()
-        return mean, level
+        last = torch.addmm(bias, weight, hidden).unflatten(0, (len(lowest), -1))
+        return last.floor_().clamp_(lowest, highest).to(torch.int32).cpu().numpy()
 
     def know(self, number: int, colour: int, y_hat: np.ndarray) -> None:
         """Take in slice `number` at the cells of a colour, int32 (channels, cells) in 1/16."""

@@ -33,13 +33,14 @@ WEIGHT_BITS = 14  # after the binary point
 class IntegerConv(nn.Module):
     """A convolution of integers: weight (O, C, k, k) and bias (O,) hold int tensors.
 
-    Input and output count 1/256. Raises InputError where a sum could pass 2^52.
+    Input and output count 1/256. `weight` is kept as (O, k * k * C), as a product with the inputs
+    wants it: taps, then channels. Raises InputError where a sum could pass 2^52.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor):
         super().__init__()
         self.size = weight.shape[-1]
-        self.register_buffer("weight", weight.flatten(1).double())
+        self.register_buffer("weight", weight.double().permute(0, 2, 3, 1).flatten(1))
         self.register_buffer("bias", bias.double())
         largest = (self.weight.abs().sum(1) * ACTIVATION_LIMIT + self.bias.abs()).max().item()
         if not largest < 2.0**52:
@@ -49,14 +50,22 @@ class IntegerConv(nn.Module):
             )
         self.largest_sum = int(largest)
 
+    @property
+    def taps(self) -> torch.Tensor:
+        """The weights, (O, C, k * k)."""
+        return self.weight.unflatten(1, (self.size * self.size, -1)).transpose(1, 2)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) -> (N, O, h, w)."""
         n, _, h, w = x.shape
         reach, k = self.size // 2, self.size
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach))  # channels last
-        taps = [x[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
-        rows = torch.cat(taps, dim=3).view(n * h * w, -1) if k > 1 else x.reshape(n * h * w, -1)
-        found = settled(self.bias, by_tap(self.weight, k), rows.T)  # (O, N * h * w)
+        if k == 1:
+            inputs = x.transpose(0, 1).flatten(1)
+        else:
+            x = F.pad(x.permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach))  # channels last
+            taps = [x[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
+            inputs = torch.cat(taps, dim=3).view(n * h * w, -1).T
+        found = settled(self.bias, self.weight, inputs)  # (O, N * h * w)
         return found.view(-1, n, h, w).transpose(0, 1)
 
 
@@ -69,7 +78,7 @@ class UpsampledConv(nn.Module):
 
     def __init__(self, conv: IntegerConv):
         super().__init__()
-        first, middle, last = conv.weight.unflatten(1, (-1, 3, 3)).unbind(2)
+        first, middle, last = conv.taps.unflatten(2, (3, 3)).unbind(2)
         phases = []
         for rows in ((first, middle + last), (first + middle, last)):
             for even in (True, False):
@@ -146,8 +155,3 @@ def settled(bias: torch.Tensor, weight: torch.Tensor, inputs: torch.Tensor) -> t
     fixed = 2.0**-WEIGHT_BITS
     total = torch.addmm(bias[:, None] * fixed + 0.5, weight, inputs, alpha=fixed)
     return total.floor_().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
-
-
-def by_tap(weight: torch.Tensor, size: int) -> torch.Tensor:
-    """Weights (O, C * k * k) -> (O, k * k * C): columns in the order of taps, then channels."""
-    return weight.unflatten(1, (-1, size * size)).transpose(1, 2).flatten(1)
