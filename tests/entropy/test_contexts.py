@@ -9,7 +9,8 @@ import torch
 from precision import less_precise
 from vfcn_tiny import CONFIG
 
-from vcm_plugin.entropy.contexts import IntegerContexts, float32_is_kept
+from vcm_plugin.entropy.contexts import IntegerContexts
+from vcm_plugin.entropy.exact import float32_is_kept
 from vcm_plugin.entropy.integer import (
     ACTIVATION_LIMIT,
     IntegerConv,

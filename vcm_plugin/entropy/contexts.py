@@ -8,9 +8,9 @@ the second colour knows the four neighbours. All sums are exact (integer.py), so
 of_y in another order.
 
 Activations are small: the absolute values of nearly all sums over y, and over psi in thirds or tap
-by tap, stay below 2^24, so that float32, half as much work, is exact as well. Each product is asked
-first. The fixed points of the last layer are part of its weights (powers of two, which change no
-digit), so that settling its sums is rounding and clamping.
+by tap, stay below 2^24, so that float32, half as much work, is exact as well (exact.py). Each
+product is asked first. The fixed points of the last layer are part of its weights (powers of two,
+which change no digit), so that settling its sums is rounding and clamping.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from vcm_plugin.entropy.exact import (
+    EXACT,
+    add_products,
+    exact_parts,
+    float32_is_kept,
+    reach_of,
+)
 from vcm_plugin.entropy.integer import (
     ACTIVATION_LIMIT,
     ACTIVATION_STEPS,
@@ -33,7 +40,6 @@ from vcm_plugin.entropy.rans import SYMBOL_LIMIT
 
 EDGES = (1, 3, 5, 7)  # of the nine taps, those on the other colour
 STEP = ACTIVATION_STEPS // LATENT_STEPS  # of latents, in 1/256
-EXACT = 2.0**24 - 2.0**10  # of a sum in float32; the margin is for the rounding of the question
 MANY = 0.8  # of a block's channels: with fewer that are not zero, only these are multiplied
 
 
@@ -107,15 +113,12 @@ class IntegerContexts(nn.Module):
         return Sums(self, board, block)
 
     def _register(self, name: str, weight: torch.Tensor) -> None:
-        """Weights (O, C, taps) of a block of inputs, and what they add up to, (O, C)."""
+        """Weights (O, C, taps) of a block of inputs, and what their sums may reach: of psi as
+        exact.reach_of, of y (O, C)."""
         kept = weight.permute(2, 1, 0).contiguous()  # (taps, C, O)
         self.register_buffer(f"block{name}", kept.float() if kept.abs().max() <= EXACT else kept)
-        if name.startswith("0_"):  # psi is never negative: a sum is of one sign or smaller
-            taps = torch.stack((weight, -weight)).clamp(min=0)
-            self.register_buffer(f"reach{name}", taps.unflatten(3, (3, 3)).sum(4).amax((0, 3)))
-            self.register_buffer(f"tap_reach{name}", taps.amax((0, 3)))
-        else:
-            self.register_buffer(f"reach{name}", weight.abs().sum(2))
+        of_psi = name.startswith("0_")
+        self.register_buffer(f"reach{name}", reach_of(kept) if of_psi else weight.abs().sum(2))
 
 
 class Sums:
@@ -170,38 +173,25 @@ class Sums:
         if not len(alive):
             return
         weight, of_psi = self._buffer(f"block{name}"), name.startswith("0_")
-        unit = 2.0**-WEIGHT_BITS * (1 if of_psi else STEP)
-        parts = self._parts(name, largest, of_psi) if weight.dtype == torch.float32 else 0
-        dtype = torch.float32 if parts else torch.float64
-        if len(alive) < MANY * len(largest):
+        whole = len(alive) >= MANY * len(largest)
+        if not whole:
             block, weight = block[:, alive], weight.index_select(1, alive)
-        weight = weight.flatten(0, 1).to(dtype)  # taps, then channels
-        rows = block.to(dtype).index_select(0, around).view(-1, len(weight))
-        for some, inputs in zip(weight.chunk(parts or 1), rows.chunk(parts or 1, 1)):
-            totals.add_(torch.mm(some.T, inputs.T), alpha=unit)
-
-    def _parts(self, name: str, largest: torch.Tensor, of_psi: bool) -> int:
-        """The least parts, by taps, of the sums over a block that float32 has room for, or 0."""
-        candidates = ((3, "reach"), (9, "tap_reach")) if of_psi else ((1, "reach"),)
-        for parts, reach in candidates if self.narrow else ():
-            if (self._buffer(f"{reach}{name}") @ largest).max().item() <= EXACT:
-                return parts
-        return 0
+        narrow = self.narrow and weight.dtype == torch.float32
+        rows = block.to(torch.float32 if narrow else torch.float64).index_select(0, around)
+        rows = rows.view(-1, *weight.shape[:2])  # of each cell its taps, then channels
+        parts = 0
+        if narrow and of_psi:
+            reach = self._buffer(f"reach{name}")
+            parts = exact_parts(rows, reach if whole else reach.index_select(1, alive))
+        elif narrow:
+            parts = int((self._buffer(f"reach{name}") @ largest).max().item() <= EXACT)
+        dtype = torch.float32 if parts else torch.float64
+        weight, rows = weight.flatten(0, 1).to(dtype), rows.flatten(1).to(dtype)
+        unit = 2.0**-WEIGHT_BITS * (1 if of_psi else STEP)
+        add_products(totals, weight, rows, parts or 1, unit)
 
     def _buffer(self, name: str) -> torch.Tensor:
         return getattr(self.contexts, name)
-
-
-def float32_is_kept() -> bool:
-    """Whether a product of float32 matrices on the CPU is computed in float32.
-
-    So it is by MKL, unless torch may hand it to oneDNN with bfloat16 or TF32.
-    """
-    return torch.backends.mkl.is_available() and (
-        torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
-        if hasattr(torch.backends.mkldnn, "matmul")
-        else torch.get_float32_matmul_precision() == "highest"
-    )
 
 
 def _quantised(conv: IntegerConv) -> tuple[torch.Tensor, torch.Tensor]:

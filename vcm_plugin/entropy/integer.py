@@ -7,7 +7,8 @@ products faster and less precise (TF32, bfloat16 in oneDNN) does not touch float
 
 Why not float32: the weights of a sum add up to 2^20.4, which leaves float32's 24 bits to
 inputs below 12. Weights split into two digits make exact products, but two products in float32
-take as long as one in float64. Where inputs are that small, contexts.py does take float32.
+take as long as one in float64. Where inputs are that small, contexts.py and earlier.py do take
+float32 (exact.py).
 
 Fixed point: activations count 1/256 and are clamped to +-2^20; weights count 2^-14.
 """
@@ -57,16 +58,20 @@ class IntegerConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) -> (N, O, h, w)."""
-        n, _, h, w = x.shape
-        reach, k = self.size // 2, self.size
-        if k == 1:
-            inputs = x.transpose(0, 1).flatten(1)
-        else:
-            x = F.pad(x.permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach))  # channels last
-            taps = [x[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
-            inputs = torch.cat(taps, dim=3).view(n * h * w, -1).T
-        found = settled(self.bias, self.weight, inputs)  # (O, N * h * w)
-        return found.view(-1, n, h, w).transpose(0, 1)
+        if self.size == 1:
+            found = settled(self.bias, self.weight, x.transpose(0, 1).flatten(1))
+            return found.view(-1, *x.shape[:1], *x.shape[2:]).transpose(0, 1)
+        n, channels, h, w = x.shape
+        k, edge = self.size, self.size // 2
+        x = F.pad(x.transpose(0, 1), (edge, edge, edge, edge))
+        shape, x = x.shape[1:], x.flatten(1)  # a neighbour is as many columns away from every pixel
+        fixed, width = 2.0**-WEIGHT_BITS, x.shape[1] - (k - 1) * (shape[2] + 1)
+        total = (self.bias[:, None] * fixed + 0.5).repeat(1, x.shape[1])
+        for tap, weight in enumerate(self.weight.split(channels, 1)):
+            start = tap // k * shape[2] + tap % k
+            total[:, :width].addmm_(weight, x[:, start : start + width], alpha=fixed)
+        total = total.view(-1, *shape)[..., :h, :w].transpose(0, 1)
+        return total.floor().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 class UpsampledConv(nn.Module):

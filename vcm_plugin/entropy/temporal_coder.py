@@ -31,7 +31,6 @@ from vcm_plugin.entropy.temporal import TemporalNetworks
 from vcm_plugin.errors import BitstreamError
 
 GATE_BITS = 8
-LIMIT = SYMBOL_LIMIT * LATENT_STEPS  # of a mean, in 1/16
 SHIFTS = range(-8, SCALE_LEVELS)  # of levels
 
 
@@ -134,7 +133,7 @@ class TemporalCoder:
         psi = networks.psi(activations(z, self.device)[None], conditioning, grid)
         sums = self.contexts.begin(torch.cat((psi, features), dim=1))
         order = sums.board.order
-        predicted = predicted.reshape(len(predicted), -1)[:, order]
+        predicted = predicted.take(order, axis=1)
         y = np.empty(predicted.shape, np.int64)
         for number, own in enumerate(networks.slices):
             for colour, cells in enumerate(sums.board.cells):
