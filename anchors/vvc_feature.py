@@ -106,8 +106,7 @@ class VvcFeatureCodec:
     backend: "vvenc" or "vtm", whose paths come from the environment (vcm_plugin/vvc/vtm_setup.py).
     vtm_version: the only one of VTM that is taken; None: any.
     random_access: sequences are coded with inter prediction between intra pictures, of which there
-    is one about every second, instead of all-intra. low_delay: the same in the order of display,
-    of VVenC with one intra picture.
+    is one about every second, instead of all-intra. low_delay: the same in the order of display.
     """
 
     preset: str = "faster"

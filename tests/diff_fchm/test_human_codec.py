@@ -110,7 +110,7 @@ def convolved(network, x: np.ndarray) -> np.ndarray:
     columns = torch.nn.functional.unfold(
         torch.from_numpy(x)[None].double(), network.size, padding=network.size // 2
     )
-    total = network.weight.long() @ columns[0].long() + network.bias.long()[:, None]
+    total = network.taps.flatten(1).long() @ columns[0].long() + network.bias.long()[:, None]
     return ((total + (1 << 13)) >> 14).clamp(-(1 << 20), 1 << 20).numpy().reshape(-1, *x.shape[1:])
 
 

@@ -109,6 +109,11 @@ def test_a_period_of_one_codes_pictures(tmp_path, paths):
         assert written(tmp_path, codec, frames).read_bytes() == intra
 
 
+def test_a_period_of_no_frames_is_refused(paths):
+    with pytest.raises(InputError, match="intra_period: expected 1 .* or more frames, found 0"):
+        MachineCodec(paths[0], inter=paths[1], intra_period=0)
+
+
 def test_a_frame_is_intra_where_that_is_smaller(tmp_path, codec):
     """After a cut to another scene, nothing of the earlier frames helps."""
     frames = [pyramid((96, 128), seed=1)] * 2 + [pyramid((96, 128), seed=2)] * 2

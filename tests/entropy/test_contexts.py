@@ -9,7 +9,8 @@ import torch
 from precision import less_precise
 from vfcn_tiny import CONFIG
 
-from vcm_plugin.entropy.contexts import IntegerContexts, float32_is_kept
+from vcm_plugin.entropy.contexts import IntegerContexts
+from vcm_plugin.entropy.exact import float32_is_kept
 from vcm_plugin.entropy.integer import (
     ACTIVATION_LIMIT,
     IntegerConv,
@@ -57,7 +58,7 @@ def test_contexts_are_those_of_the_networks(networks, grid, largest):
 def exactly(conv: IntegerConv, x: torch.Tensor) -> torch.Tensor:
     """A convolution in Python's integers, (O, h, w)."""
     columns = torch.nn.functional.unfold(x, conv.size, padding=conv.size // 2)[0].long()
-    total = conv.weight.long() @ columns + conv.bias.long()[:, None]
+    total = conv.taps.flatten(1).long() @ columns + conv.bias.long()[:, None]
     limits = (-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
     return ((total + (1 << 13)) >> 14).clamp(*limits).unflatten(1, x.shape[-2:])
 

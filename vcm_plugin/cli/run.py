@@ -62,7 +62,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--low-delay",
         action="store_true",
-        help="the same in the order of display, with one intra picture",
+        help="the same in the order of display, without the delay of reordered pictures",
     )
     parser.add_argument(
         "--intra-period",

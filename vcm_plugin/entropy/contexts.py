@@ -8,9 +8,9 @@ the second colour knows the four neighbours. All sums are exact (integer.py), so
 of_y in another order.
 
 Activations are small: the absolute values of nearly all sums over y, and over psi in thirds or tap
-by tap, stay below 2^24, so that float32, half as much work, is exact as well. Each product is asked
-first. The fixed points of the last layer are part of its weights (powers of two, which change no
-digit), so that settling its sums is rounding and clamping.
+by tap, stay below 2^24, so that float32, half as much work, is exact as well (exact.py). Each
+product is asked first. The fixed points of the last layer are part of its weights (powers of two,
+which change no digit), so that settling its sums is rounding and clamping.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from vcm_plugin.entropy.exact import (
+    EXACT,
+    add_products,
+    exact_parts,
+    float32_is_kept,
+    reach_of,
+)
 from vcm_plugin.entropy.integer import (
     ACTIVATION_LIMIT,
     ACTIVATION_STEPS,
@@ -33,7 +40,6 @@ from vcm_plugin.entropy.rans import SYMBOL_LIMIT
 
 EDGES = (1, 3, 5, 7)  # of the nine taps, those on the other colour
 STEP = ACTIVATION_STEPS // LATENT_STEPS  # of latents, in 1/256
-EXACT = 2.0**24 - 2.0**10  # of a sum in float32; the margin is for the rounding of the question
 MANY = 0.8  # of a block's channels: with fewer that are not zero, only these are multiplied
 
 
@@ -79,7 +85,7 @@ class IntegerContexts(nn.Module):
         shared = first[0].weight.shape[1] // 9  # channels of psi, all that the first pass knows
         sizes = [shared, *(own.stop - own.start for own in networks.slices)]
         for colour in (0, 1):
-            passes = [(conv.weight.unflatten(1, (-1, 9)), conv.bias) for conv in first[colour::2]]
+            passes = [(conv.taps, conv.bias) for conv in first[colour::2]]
             bias = torch.cat([bias for _, bias in passes])
             self.register_buffer(f"bias{colour}", bias[:, None] * 2.0**-WEIGHT_BITS + 0.5)
             start = 0
@@ -88,7 +94,7 @@ class IntegerContexts(nn.Module):
                 self._register(f"{block}_{colour}", later)
                 start += size
         for number, (conv, size) in enumerate(zip(first[1::2], sizes[1:])):
-            self._register(f"own{number}", conv.weight.unflatten(1, (-1, 9))[:, -size:, EDGES])
+            self._register(f"own{number}", conv.taps[:, -size:, EDGES])
         for number, context in enumerate(networks.contexts):
             weight, bias = _quantised(context[-1])
             self.register_buffer(f"last{number}", weight)
@@ -104,21 +110,15 @@ class IntegerContexts(nn.Module):
         board = checkerboard(tuple(psi.shape[-2:]), psi.device)
         block = psi.new_zeros(len(board.order) + 1, psi.shape[1])
         block[:-1] = psi[0].flatten(1)[:, torch.from_numpy(board.order).to(psi.device)].T
-        return self._sums(board, block)
-
-    def _sums(self, board: Checkerboard, psi: torch.Tensor) -> Sums:
-        return Sums(self, board, psi)
+        return Sums(self, board, block)
 
     def _register(self, name: str, weight: torch.Tensor) -> None:
-        """Weights (O, C, taps) of a block of inputs, and what they add up to, (O, C)."""
+        """Weights (O, C, taps) of a block of inputs, and what their sums may reach: of psi as
+        exact.reach_of, of y (O, C)."""
         kept = weight.permute(2, 1, 0).contiguous()  # (taps, C, O)
         self.register_buffer(f"block{name}", kept.float() if kept.abs().max() <= EXACT else kept)
-        if name.startswith("0_"):  # psi is never negative: a sum is of one sign or smaller
-            taps = torch.stack((weight, -weight)).clamp(min=0)
-            self.register_buffer(f"reach{name}", taps.unflatten(3, (3, 3)).sum(4).amax((0, 3)))
-            self.register_buffer(f"tap_reach{name}", taps.amax((0, 3)))
-        else:
-            self.register_buffer(f"reach{name}", weight.abs().sum(2))
+        of_psi = name.startswith("0_")
+        self.register_buffer(f"reach{name}", reach_of(kept) if of_psi else weight.abs().sum(2))
 
 
 class Sums:
@@ -134,26 +134,16 @@ class Sums:
             self.totals.append(bias.repeat(1, around.shape[0] // 9))
             self._add(self.totals[c], f"0_{c}", psi, around, largest)
 
-    def of(self, number: int, colour: int) -> tuple[np.ndarray, np.ndarray]:
-        """Means in 1/16 and levels of slice `number` at the cells of a colour.
-
-        Both int32 (channels, cells); as EntropyNetworks.of_y, and rounded.
-        """
-        return self._of_hidden(2 * number + colour, self._hidden(number, colour))
-
-    def _hidden(self, number: int, colour: int) -> torch.Tensor:
-        """The activations between the two convolutions of a pass, (width, cells)."""
-        width = self.contexts.width
+    def of(self, number: int, colour: int) -> np.ndarray:
+        """Means in 1/16 and levels of slice `number` at the cells of a colour, and what else a pass
+        says; int32 (2 or more, channels, cells), as EntropyNetworks.of_y, and rounded."""
+        width, name = self.contexts.width, 2 * number + colour
         sums = self.totals[colour][number * width : (number + 1) * width]
-        return torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
-
-    def _of_hidden(self, name: int, hidden: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Means and levels of pass `name`, as `of`."""
+        hidden = torch.floor(sums).clamp_(0, ACTIVATION_LIMIT)
         bias, weight = self._buffer(f"last_bias{name}"), self._buffer(f"last{name}")
-        last = torch.addmm(bias, weight, hidden).unflatten(0, (2, -1))
         lowest, highest = self._buffer("limits")
-        mean, level = last.floor_().clamp_(lowest, highest).to(torch.int32).cpu().numpy()
-        return mean, level
+        last = torch.addmm(bias, weight, hidden).unflatten(0, (len(lowest), -1))
+        return last.floor_().clamp_(lowest, highest).to(torch.int32).cpu().numpy()
 
     def know(self, number: int, colour: int, y_hat: np.ndarray) -> None:
         """Take in slice `number` at the cells of a colour, int32 (channels, cells) in 1/16."""
@@ -183,38 +173,25 @@ class Sums:
         if not len(alive):
             return
         weight, of_psi = self._buffer(f"block{name}"), name.startswith("0_")
-        unit = 2.0**-WEIGHT_BITS * (1 if of_psi else STEP)
-        parts = self._parts(name, largest, of_psi) if weight.dtype == torch.float32 else 0
-        dtype = torch.float32 if parts else torch.float64
-        if len(alive) < MANY * len(largest):
+        whole = len(alive) >= MANY * len(largest)
+        if not whole:
             block, weight = block[:, alive], weight.index_select(1, alive)
-        weight = weight.flatten(0, 1).to(dtype)  # taps, then channels
-        rows = block.to(dtype).index_select(0, around).view(-1, len(weight))
-        for some, inputs in zip(weight.chunk(parts or 1), rows.chunk(parts or 1, 1)):
-            totals.add_(torch.mm(some.T, inputs.T), alpha=unit)
-
-    def _parts(self, name: str, largest: torch.Tensor, of_psi: bool) -> int:
-        """The least parts, by taps, of the sums over a block that float32 has room for, or 0."""
-        candidates = ((3, "reach"), (9, "tap_reach")) if of_psi else ((1, "reach"),)
-        for parts, reach in candidates if self.narrow else ():
-            if (self._buffer(f"{reach}{name}") @ largest).max().item() <= EXACT:
-                return parts
-        return 0
+        narrow = self.narrow and weight.dtype == torch.float32
+        rows = block.to(torch.float32 if narrow else torch.float64).index_select(0, around)
+        rows = rows.view(-1, *weight.shape[:2])  # of each cell its taps, then channels
+        parts = 0
+        if narrow and of_psi:
+            reach = self._buffer(f"reach{name}")
+            parts = exact_parts(rows, reach if whole else reach.index_select(1, alive))
+        elif narrow:
+            parts = int((self._buffer(f"reach{name}") @ largest).max().item() <= EXACT)
+        dtype = torch.float32 if parts else torch.float64
+        weight, rows = weight.flatten(0, 1).to(dtype), rows.flatten(1).to(dtype)
+        unit = 2.0**-WEIGHT_BITS * (1 if of_psi else STEP)
+        add_products(totals, weight, rows, parts or 1, unit)
 
     def _buffer(self, name: str) -> torch.Tensor:
         return getattr(self.contexts, name)
-
-
-def float32_is_kept() -> bool:
-    """Whether a product of float32 matrices on the CPU is computed in float32.
-
-    So it is by MKL, unless torch may hand it to oneDNN with bfloat16 or TF32.
-    """
-    return torch.backends.mkl.is_available() and (
-        torch.backends.mkldnn.matmul.fp32_precision in ("none", "ieee")
-        if hasattr(torch.backends.mkldnn, "matmul")
-        else torch.get_float32_matmul_precision() == "highest"
-    )
 
 
 def _quantised(conv: IntegerConv) -> tuple[torch.Tensor, torch.Tensor]:

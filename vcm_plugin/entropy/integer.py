@@ -7,7 +7,8 @@ products faster and less precise (TF32, bfloat16 in oneDNN) does not touch float
 
 Why not float32: the weights of a sum add up to 2^20.4, which leaves float32's 24 bits to
 inputs below 12. Weights split into two digits make exact products, but two products in float32
-take as long as one in float64. Where inputs are that small, contexts.py does take float32.
+take as long as one in float64. Where inputs are that small, contexts.py and earlier.py do take
+float32 (exact.py).
 
 Fixed point: activations count 1/256 and are clamped to +-2^20; weights count 2^-14.
 """
@@ -33,13 +34,14 @@ WEIGHT_BITS = 14  # after the binary point
 class IntegerConv(nn.Module):
     """A convolution of integers: weight (O, C, k, k) and bias (O,) hold int tensors.
 
-    Input and output count 1/256. Raises InputError where a sum could pass 2^52.
+    Input and output count 1/256. `weight` is kept as (O, k * k * C), as a product with the inputs
+    wants it: taps, then channels. Raises InputError where a sum could pass 2^52.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor):
         super().__init__()
         self.size = weight.shape[-1]
-        self.register_buffer("weight", weight.flatten(1).double())
+        self.register_buffer("weight", weight.double().permute(0, 2, 3, 1).flatten(1))
         self.register_buffer("bias", bias.double())
         largest = (self.weight.abs().sum(1) * ACTIVATION_LIMIT + self.bias.abs()).max().item()
         if not largest < 2.0**52:
@@ -49,15 +51,27 @@ class IntegerConv(nn.Module):
             )
         self.largest_sum = int(largest)
 
+    @property
+    def taps(self) -> torch.Tensor:
+        """The weights, (O, C, k * k)."""
+        return self.weight.unflatten(1, (self.size * self.size, -1)).transpose(1, 2)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) -> (N, O, h, w)."""
-        n, _, h, w = x.shape
-        reach, k = self.size // 2, self.size
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, reach, reach, reach, reach))  # channels last
-        taps = [x[:, i : i + h, j : j + w] for i in range(k) for j in range(k)]
-        rows = torch.cat(taps, dim=3).view(n * h * w, -1) if k > 1 else x.reshape(n * h * w, -1)
-        found = settled(self.bias, by_tap(self.weight, k), rows.T)  # (O, N * h * w)
-        return found.view(-1, n, h, w).transpose(0, 1)
+        if self.size == 1:
+            found = settled(self.bias, self.weight, x.transpose(0, 1).flatten(1))
+            return found.view(-1, *x.shape[:1], *x.shape[2:]).transpose(0, 1)
+        n, channels, h, w = x.shape
+        k, edge = self.size, self.size // 2
+        x = F.pad(x.transpose(0, 1), (edge, edge, edge, edge))
+        shape, x = x.shape[1:], x.flatten(1)  # a neighbour is as many columns away from every pixel
+        fixed, width = 2.0**-WEIGHT_BITS, x.shape[1] - (k - 1) * (shape[2] + 1)
+        total = (self.bias[:, None] * fixed + 0.5).repeat(1, x.shape[1])
+        for tap, weight in enumerate(self.weight.split(channels, 1)):
+            start = tap // k * shape[2] + tap % k
+            total[:, :width].addmm_(weight, x[:, start : start + width], alpha=fixed)
+        total = total.view(-1, *shape)[..., :h, :w].transpose(0, 1)
+        return total.floor().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
 
 
 class UpsampledConv(nn.Module):
@@ -69,7 +83,7 @@ class UpsampledConv(nn.Module):
 
     def __init__(self, conv: IntegerConv):
         super().__init__()
-        first, middle, last = conv.weight.unflatten(1, (-1, 3, 3)).unbind(2)
+        first, middle, last = conv.taps.unflatten(2, (3, 3)).unbind(2)
         phases = []
         for rows in ((first, middle + last), (first + middle, last)):
             for even in (True, False):
@@ -146,8 +160,3 @@ def settled(bias: torch.Tensor, weight: torch.Tensor, inputs: torch.Tensor) -> t
     fixed = 2.0**-WEIGHT_BITS
     total = torch.addmm(bias[:, None] * fixed + 0.5, weight, inputs, alpha=fixed)
     return total.floor_().clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
-
-
-def by_tap(weight: torch.Tensor, size: int) -> torch.Tensor:
-    """Weights (O, C * k * k) -> (O, k * k * C): columns in the order of taps, then channels."""
-    return weight.unflatten(1, (-1, size * size)).transpose(1, 2).flatten(1)

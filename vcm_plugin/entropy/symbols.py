@@ -34,10 +34,10 @@ def cheaper(
     [0, 1]
     """
     some = np.nonzero(q)
-    near, residual, costs = q[some], residual[some], costs[level[some]]
+    near, residual, level = q[some], residual[some], level[some]
     lower = near - np.sign(near)
-    rows, most = np.arange(len(near)), costs.shape[1] - 1
-    spent = [costs[rows, np.minimum(np.abs(x), most)] for x in (near, lower)]
+    most = costs.shape[1] - 1
+    spent = [costs[level, np.minimum(np.abs(x), most)] for x in (near, lower)]
     error = [error_weight * np.square(residual - x) for x in (near, lower)]
     q = q.copy()
     q[some] = np.where(spent[1] + error[1] < spent[0] + error[0], lower, near)

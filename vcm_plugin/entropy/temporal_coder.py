@@ -16,9 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from vcm_plugin.entropy.contexts import Checkerboard, IntegerContexts, Sums, checkerboard
+from vcm_plugin.entropy.contexts import IntegerContexts, checkerboard
+from vcm_plugin.entropy.earlier import EarlierFrames, bounded
 from vcm_plugin.entropy.integer import (
-    ACTIVATION_STEPS,
     ACTIVATIONS,
     LATENT_STEPS,
     WEIGHT_BITS,
@@ -31,7 +31,6 @@ from vcm_plugin.entropy.temporal import TemporalNetworks
 from vcm_plugin.errors import BitstreamError
 
 GATE_BITS = 8
-LIMIT = SYMBOL_LIMIT * LATENT_STEPS  # of a mean, in 1/16
 SHIFTS = range(-8, SCALE_LEVELS)  # of levels
 
 
@@ -41,6 +40,7 @@ class TemporalCoder:
     def __init__(self, networks: TemporalNetworks, tables: Tables):
         self.networks, self.tables = networks, tables
         self.contexts = GatedContexts(networks)
+        self.earlier = EarlierFrames(networks)
         self.costs = symbol_costs(tables)
         levels = np.arange(len(self.costs))
         self.shifted_costs = np.stack([self.costs[shifted(levels, n)] for n in SHIFTS])
@@ -49,6 +49,7 @@ class TemporalCoder:
         """Return self with its networks on another device."""
         self.networks.to(device)
         self.contexts.to(device)
+        self.earlier.to(device)
         return self
 
     @property
@@ -74,29 +75,30 @@ class TemporalCoder:
         shift: levels that all scales of y are smaller than the networks say; it is in the bytes.
         """
         encoder = Encoder(self.tables)
-        spent = np.zeros(self.costs.size)  # symbols by level and absolute value
+        kinds = []  # of the symbols of y: level and absolute value
+        levels, entries = _shifted_levels(shift), self.costs.shape[1]
         order = checkerboard(tuple(y.shape[-2:]), self.device).order
         z, y = (x.double().cpu().flatten(1).numpy() for x in (z, y))
         given = z, y[:, order]
 
         def write(which: int, own, cells, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
-            residual = given[which][own, cells] - mean / LATENT_STEPS
-            q = np.where(level > 0, np.rint(residual), 0)
-            q = q.clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+            coded, q = np.flatnonzero(level), np.zeros(level.size, np.int32)
+            residual = given[which][own, cells].ravel()[coded] - mean.ravel()[coded] / LATENT_STEPS
+            nearest = np.rint(residual).clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+            own_level = level.ravel()[coded]
             if which:
-                levels = shifted(level, shift)
+                used = levels[own_level]
                 if error_weight < math.inf:
-                    q = cheaper(q, residual, levels, error_weight, self.costs)
-                entries = self.costs.shape[1]
-                kinds = level * entries + np.minimum(np.abs(q), entries - 1)
-                spent[:] += np.bincount(kinds.ravel(), minlength=spent.size)
-                level = levels
-            encoder.add(q, level)
-            return q
+                    nearest = cheaper(nearest, residual, used, error_weight, self.costs)
+                kinds.append(own_level * entries + np.minimum(np.abs(nearest), entries - 1))
+                own_level = used
+            encoder.add(nearest, own_level)
+            q[coded] = nearest
+            return q.reshape(level.shape)
 
         latents = self._walk(octaves, last, before, write)
         data = bytes([shift - SHIFTS.start]) + encoder.finish()
-        return data, latents, self._best_shift(spent)
+        return data, latents, self._best_shift(np.concatenate(kinds))
 
     def decode(self, data: bytes, octaves: int, last: Latents, before: Latents) -> Latents:
         """Bytes -> latents. Raises BitstreamError."""
@@ -105,17 +107,20 @@ class TemporalCoder:
                 f"expected a shift of scales from 0 to {len(SHIFTS) - 1}, found {data[0]}; the "
                 "file is damaged"
             )
-        decoder, shift = Decoder(self.tables, data[1:]), SHIFTS[data[0]]
+        decoder, levels = Decoder(self.tables, data[1:]), _shifted_levels(SHIFTS[data[0]])
         latents = self._walk(
             octaves, last, before,
-            lambda which, _2, _3, _4, level: decoder.take(shifted(level, shift * which)),
+            lambda which, _2, _3, _4, level: decoder.take(levels[level] if which else level),
         )  # fmt: skip
         decoder.finish()
         return latents
 
-    def _best_shift(self, spent: np.ndarray) -> int:
-        """The shift at which symbols, counted by level and absolute value, take the least bits."""
-        return SHIFTS[int(np.argmin(self.shifted_costs.reshape(len(SHIFTS), -1) @ spent))]
+    def _best_shift(self, kinds: np.ndarray) -> int:
+        """The shift at which symbols take the least bits; kinds: their places in `costs`."""
+        count = np.bincount(kinds, minlength=1)
+        some = np.flatnonzero(count)
+        costs = self.shifted_costs.reshape(len(SHIFTS), -1)[:, some]
+        return SHIFTS[int(np.argmin(costs @ count[some].astype(np.float64)))]
 
     @torch.inference_mode()
     def _walk(self, octaves: int, last: Latents, before: Latents, transfer: Callable) -> Latents:
@@ -124,11 +129,11 @@ class TemporalCoder:
         conditioning = torch.full((1, 1, 1, 1), float(octaves), dtype=torch.float64)
         conditioning = conditioning.clamp(*ACTIVATIONS).to(self.device)
         z = self._z(conditioning, last.z, transfer)
-        features, predicted = self._of_earlier(conditioning, last.y, before.y)
+        features, predicted = self.earlier(last.y, before.y, conditioning)
         psi = networks.psi(activations(z, self.device)[None], conditioning, grid)
         sums = self.contexts.begin(torch.cat((psi, features), dim=1))
         order = sums.board.order
-        predicted = predicted.reshape(len(predicted), -1)[:, order]
+        predicted = predicted.take(order, axis=1)
         y = np.empty(predicted.shape, np.int64)
         for number, own in enumerate(networks.slices):
             for colour, cells in enumerate(sums.board.cells):
@@ -144,47 +149,24 @@ class TemporalCoder:
         mean, level, gate = (x[0] for x in self.networks.of_z_after(known, conditioning))
         mean, level = rounded_outputs(mean, level)
         gate = gate.clamp(0, 1 << GATE_BITS).to(torch.int32).cpu().numpy()
-        mean = gated(mean, gate, _bounded(last)).reshape(len(last), -1)
+        mean = gated(mean, gate, bounded(last)).reshape(len(last), -1)
         z = transfer(0, slice(None), slice(None), mean, level.reshape(mean.shape))
         return (LATENT_STEPS * z + mean).reshape(last.shape)
 
-    def _of_earlier(
-        self, conditioning: torch.Tensor, last: np.ndarray, before: np.ndarray
-    ) -> tuple[torch.Tensor, np.ndarray]:
-        """T (1, F, h, w), and P int32 (C, h, w) in 1/16."""
-        known, change = (
-            activations(x, self.device)[None].clamp(*ACTIVATIONS) for x in (last, last - before)
-        )
-        features, added = self.networks.of_earlier(known, change, conditioning)
-        step = ACTIVATION_STEPS // LATENT_STEPS
-        predicted = (known + added)[0].to(torch.int32) + step // 2 >> step.bit_length() - 1
-        return features, _bounded(predicted.cpu().numpy())
-
 
 class GatedContexts(IntegerContexts):
-    """The contexts of integer TemporalNetworks, pass by pass: mean, level and gate."""
+    """The contexts of integer TemporalNetworks; a pass says means, levels and gates in 1/256."""
 
     def __init__(self, networks: TemporalNetworks):
         super().__init__(networks)
+        fixed = 2.0**-WEIGHT_BITS  # as integer.settled does
         for number, gate in enumerate(networks.gates):
-            fixed = 2.0**-WEIGHT_BITS  # as integer.settled does
-            self.register_buffer(f"gate{number}", gate.weight * fixed)
-            self.register_buffer(f"gate_bias{number}", gate.bias[:, None] * fixed + 0.5)
-
-    def _sums(self, board: Checkerboard, psi: torch.Tensor) -> GatedSums:
-        return GatedSums(self, board, psi)
-
-
-class GatedSums(Sums):
-    """Sums whose passes also say how far a latent is predicted by earlier frames."""
-
-    def of(self, number: int, colour: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Means in 1/16, levels and gates in 1/256 of a slice at the cells of a colour."""
-        name, hidden = 2 * number + colour, self._hidden(number, colour)
-        mean, level = self._of_hidden(name, hidden)
-        gate = torch.addmm(self._buffer(f"gate_bias{name}"), self._buffer(f"gate{name}"), hidden)
-        gate = gate.floor_().clamp_(0, 1 << GATE_BITS).to(torch.int32).cpu().numpy()
-        return mean, level, gate
+            bias = gate.bias[:, None] * fixed + 0.5
+            for name, more in (("last", gate.weight * fixed), ("last_bias", bias)):
+                whole = torch.cat((self.get_buffer(f"{name}{number}"), more))
+                self.register_buffer(f"{name}{number}", whole)
+        ends = torch.tensor([0, 1 << GATE_BITS], dtype=torch.float64).view(2, 1, 1, 1)
+        self.register_buffer("limits", torch.cat((self.limits, ends), dim=1))
 
 
 def shifted(level: np.ndarray, shift: int) -> np.ndarray:
@@ -206,6 +188,6 @@ def gated(mean: np.ndarray, gate: np.ndarray, predicted: np.ndarray) -> np.ndarr
     return mean + (gate * (predicted - mean) + half >> GATE_BITS)
 
 
-def _bounded(latents: np.ndarray) -> np.ndarray:
-    """Latents as predictions: in the range of means, int32."""
-    return latents.clip(-LIMIT, LIMIT).astype(np.int32)
+def _shifted_levels(shift: int) -> np.ndarray:
+    """What each level becomes, int32."""
+    return shifted(np.arange(SCALE_LEVELS, dtype=np.int32), shift).astype(np.int32)

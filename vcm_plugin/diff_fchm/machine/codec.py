@@ -54,8 +54,14 @@ class MachineCodec:
         """dtype: of g_a and g_s; whatever it is, files decode to the same latents.
 
         inter: weights of the inter networks; without them every frame is intra. intra_period:
-        frames from one intra frame to the next; None: as vvc.intra_period says.
+        frames from one intra frame to the next; None: as vvc.intra_period says. Raises InputError
+        for weights that do not fit, and for a period below 1.
         """
+        if intra_period is not None and intra_period < 1:
+            raise InputError(
+                f"intra_period: expected 1 (every frame is intra) or more frames, found "
+                f"{intra_period}"
+            )
         data, tensors, self.metadata = read_weights(weights, "vfcn")
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
