@@ -81,6 +81,11 @@ def body(options: Namespace) -> None:
         write_json(options.output, _named(detections, condition))
     if options.features:
         _write_features(options.features, features)
+    if options.picture and picture is None:
+        raise InputError(
+            f"{options.bitstream} ends after its base unit, which holds no picture: leave out "
+            "--picture, or encode with --human"
+        )
     for path in filter(None, (options.picture, options.human)):
         _write_picture(path, picture)
     print(detector_in_words(condition))
