@@ -7,9 +7,10 @@ import picture_tiny
 import torch
 import vfcn_tiny
 
+from anchors.feature_head import FeatureHead
 from anchors.latent_transform import LatentTransform, export
 from anchors.picture_config import TransformConfig
-from anchors.picture_heads import FeatureHead, LatentScalableCodec, MultiHeadCodec
+from anchors.picture_heads import LatentScalableCodec, MultiHeadCodec
 from anchors.picture_learned import PictureLearnedCodec
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 

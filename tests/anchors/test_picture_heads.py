@@ -14,8 +14,9 @@ from picture_tiny import picture, tiny_codec, tiny_weights
 from vfcn_tiny import CONFIG as MACHINE
 from vfcn_tiny import tiny_weights as machine_weights
 
+from anchors.feature_head import FeatureHead
 from anchors.picture_config import TransformConfig, octaves_of, step_of
-from anchors.picture_heads import FeatureHead, LatentScalableCodec, MultiHeadCodec
+from anchors.picture_heads import LatentScalableCodec, MultiHeadCodec
 from anchors.picture_networks import LEVELS
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import EnhancementPayload, LatentsPayload, Unit
