@@ -40,13 +40,39 @@ class PictureConfig:
 
     def parse(self, rate_point: str) -> int:
         """The QP that a rate point names; raises InputError where the networks do not know it."""
-        qp, (low, high) = parse_qp(rate_point), self.qps
-        if not low <= qp <= high:
-            raise InputError(
-                f"rate point {rate_point}: these weights were trained for the QPs {low} to {high}; "
-                "choose one of these"
-            )
-        return qp
+        return trained_qp(rate_point, self.qps)
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """Sizes of a latent-space transform: the first channels of y_hat -> latents of diff_fchm.
+
+    latents: channels of y_hat that it reads; those of the first slices, or all. machine_latents:
+    channels that it makes. qps: lowest and highest QP that it was trained for.
+    """
+
+    latents: int = 96
+    machine_latents: int = 320
+    width: int = 96
+    blocks: int = 3
+    qps: tuple[int, int] = (30, 54)
+
+    def __post_init__(self):
+        if len(self.qps) != 2 or not 0 <= self.qps[0] <= self.qps[1] <= 63:
+            raise ValueError(f"qps must be two, 0 <= low <= high <= 63: {self}")
+        if min(self.latents, self.machine_latents, self.width, self.blocks) < 1:
+            raise ValueError(f"channels and blocks must be at least 1: {self}")
+
+
+def trained_qp(rate_point: str, qps: tuple[int, int]) -> int:
+    """The QP that a rate point names; raises InputError where networks of `qps` do not know it."""
+    qp, (low, high) = parse_qp(rate_point), qps
+    if not low <= qp <= high:
+        raise InputError(
+            f"rate point {rate_point}: these weights were trained for the QPs {low} to {high}; "
+            "choose one of these"
+        )
+    return qp
 
 
 def step_of(qp: int) -> float:

@@ -109,22 +109,24 @@ class PictureLearnedCodec:
         """
         qp = self.config.parse(rate_point)
         header = self._header(picture)
-        z, y = self._analysis(picture, qp)
+        return bitstream.write(header, [self.coded(picture, qp)])
+
+    def coded(self, picture: np.ndarray, qp: int) -> Unit:
+        """The latents unit of a picture."""
+        z, y = self.analysis(picture, qp)
         data, latents = self.coder.encode(z, y, octaves_of(qp), ERROR_WEIGHT)
-        payload = LatentsPayload(qp, latents.checksum(), data)
-        return bitstream.write(header, [Unit("latents", 0, payload.to_bytes())])
+        return Unit("latents", 0, LatentsPayload(qp, latents.checksum(), data).to_bytes())
 
     def decode(self, data: bytes) -> np.ndarray:
         """The RGB picture of a file, uint8 (H, W, 3). Raises BitstreamError."""
         header, payload, latents = self.decode_latents(data)
-        return self._synthesis(latents, payload.qp, header.source_size)
+        return self.synthesis(latents, payload.qp, header.source_size)
 
     def decode_latents(self, data: bytes) -> tuple[Header, LatentsPayload, Latents]:
         """A file -> its latents. Raises BitstreamError unless they match their checksum."""
         stream = bitstream.read(data)
         header = stream.header
-        stride = self.stride
-        header.require_picture_weights(self.name, self.weights_id, stride)
+        header.require_picture_weights(self.name, self.weights_id, self.stride)
         payload = LatentsPayload.from_bytes(stream.units[0].payload)
         low, high = self.config.qps
         if not low <= payload.qp <= high:
@@ -132,10 +134,19 @@ class PictureLearnedCodec:
                 f"expected a QP from {low} to {high}, which these weights know, found "
                 f"{payload.qp}; the file is damaged"
             )
-        grid = tuple(-(-n // stride) for n in header.source_size)
+        return header, payload, self.latents_of(payload, header)
+
+    def latents_of(self, payload: LatentsPayload, header: Header) -> Latents:
+        """The latents of a unit; raises BitstreamError unless they match their checksum."""
+        grid = self.grid_of(header.source_size)
         latents = self.coder.decode(payload.data, grid, octaves_of(payload.qp))
         latents.require(payload.checksum, "latents")
-        return header, payload, latents
+        return latents
+
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of y of a picture of this size."""
+        height, width = (-(-n // self.stride) for n in size)
+        return height, width
 
     @property
     def stride(self) -> int:
@@ -144,17 +155,22 @@ class PictureLearnedCodec:
 
         return STRIDE
 
-    def _header(self, picture: np.ndarray) -> Header:
+    @staticmethod
+    def size_of(picture: np.ndarray) -> tuple[int, int]:
+        """(height, width); raises InputError for what is no picture of uint8 (H, W, 3)."""
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise InputError(
                 f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}"
             )
-        size = picture.shape[:2]
+        return picture.shape[:2]
+
+    def _header(self, picture: np.ndarray) -> Header:
+        size = self.size_of(picture)
         header = Header(self.name, NO_SPLIT, size, size, weights_id=self.weights_id)
         header.require_picture_weights(self.name, self.weights_id, self.stride)
         return header
 
-    def _analysis(self, picture: np.ndarray, qp: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def analysis(self, picture: np.ndarray, qp: int) -> tuple[torch.Tensor, torch.Tensor]:
         """z and y (C, h, w) in steps of the quantiser."""
         import torch
 
@@ -168,16 +184,25 @@ class PictureLearnedCodec:
             y = self.model.g_a(x) / (step_of(qp) / LEVELS)
             return self.model.h_a(y)[0], y[0]
 
-    def _synthesis(self, latents: Latents, qp: int, size: tuple[int, int]) -> np.ndarray:
+    def decoded_y(self, latents: Latents, qp: int) -> torch.Tensor:
+        """y_hat (1, C, h, w), multiplied by its step."""
         import torch
 
         from anchors.picture_networks import LEVELS
         from vcm_plugin.entropy.latent_coder import LATENT_STEPS
 
         y_hat = torch.from_numpy(latents.y)[None].to(self.device, torch.float32)
+        return y_hat * (step_of(qp) / LEVELS / LATENT_STEPS)
+
+    def synthesis(self, latents: Latents, qp: int, size: tuple[int, int]) -> np.ndarray:
+        """The picture of a size, uint8 (H, W, 3), that latents stand for."""
+        import torch
+
+        from anchors.picture_networks import LEVELS
+
         octaves = torch.full((1, 1, 1, 1), octaves_of(qp) / 256, device=self.device)
         with torch.inference_mode():
-            x_hat = self.model.g_s(y_hat * (step_of(qp) / LEVELS / LATENT_STEPS), octaves)[0]
+            x_hat = self.model.g_s(self.decoded_y(latents, qp), octaves)[0]
         levels = ((x_hat + 1.0) * LEVELS).round().clamp(0, 255).to(torch.uint8)
         return levels[:, : size[0], : size[1]].permute(1, 2, 0).contiguous().cpu().numpy()
 

@@ -346,6 +346,29 @@ def latents(folder: Path) -> Kind:
     return fcm([*golden, *files], lambda data, _: codec.decode_latents(data))
 
 
+def heads(folder: Path) -> Kind:
+    """Pictures of latent_scalable, with their enhancement and without, and of multi_head."""
+    from heads_tiny import golden_codecs
+    from picture_tiny import picture
+
+    from anchors.picture_heads import LatentScalableCodec
+    from vcm_plugin.bitstream import read_header
+
+    codecs = golden_codecs(GOLDEN)
+    names = sorted(path for name in codecs for path in GOLDEN.glob(f"tiny_{name}_qp*.fcm"))
+    alone = LatentScalableCodec(codecs["latent_scalable"].head, both=False)
+    files = [
+        alone.encode(picture((70, 33)), "30"),
+        codecs["multi_head"].encode(picture((1, 1)), "30"),
+    ]
+
+    def decode(data: bytes, _: bool) -> None:
+        profile = read_header(data)[0].profile
+        codecs.get(profile, codecs["latent_scalable"]).decode_latents(data)
+
+    return fcm([*(path.read_bytes() for path in names), *files], decode)
+
+
 def raw_vvc(folder: Path) -> Kind:
     """Pictures of vvc_remote: no .fcm file, so no CRC; half have damaged NAL units."""
     from hvcn_tiny import picture
@@ -368,6 +391,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "private_sequence": private_sequence,
     "msfc": msfc,
     "latents": latents,
+    "heads": heads,
     "raw_vvc": raw_vvc,
 }
 

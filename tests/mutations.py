@@ -14,6 +14,7 @@ from vcm_plugin.bitstream import bits
 from vcm_plugin.bitstream.syntax import (
     AUXILIARY_PICTURE_PAYLOAD,
     CRC,
+    ENHANCEMENT_PAYLOAD,
     HUMAN_PAYLOAD,
     LATENTS_PAYLOAD,
     MACHINE_PAYLOAD,
@@ -30,6 +31,8 @@ PAYLOADS = {  # unit type -> table of its payload; without one it is a VVC strea
     "human": HUMAN_PAYLOAD,
     "auxiliary_picture": AUXILIARY_PICTURE_PAYLOAD,
     "latents": LATENTS_PAYLOAD,
+    "base": LATENTS_PAYLOAD,
+    "enhancement": ENHANCEMENT_PAYLOAD,
 }
 
 

@@ -85,6 +85,8 @@ REFUSED = {
     "vtm_remote_qps": ["[64]"],
     "msfc_qps": ["[64]"],
     "picture_learned_qps": ["[64]", "[37, 37]"],
+    "latent_scalable_qps": ["[64]", "[37, 37]", "['x']"],
+    "multi_head_qps": ["[64]", "37"],
     "simulcast_learned_points": ["['1+99']", "['1']", "['1+32@50']"],
     "diff_fchm_scales": ["[0]", "[-1]", "[.nan]", "[100]", "[1, 1.0]"],
     "simulcast_points": ["['1+99']", "['1']", "['x+32']"],

@@ -145,6 +145,7 @@ def test_a_proposal_says_what_the_pages_say():
     assert len(texts) > 300
     assert not [text for text in texts if text not in own and plain(text) not in pages]
     assert clauses("diff_fchm_picture") == clauses("picture_learned") == blocks
+    assert clauses("latent_scalable") == clauses("multi_head") == blocks
     assert clauses("vvc_remote") == []
     for item in ("1. z, (hyper_latents", "2. psi = ReLU", "3. y, in its slices"):
         assert any(text.startswith(item) for text in texts)

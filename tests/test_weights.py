@@ -5,6 +5,8 @@ import pytest
 import torch
 import yaml
 
+from anchors.feature_head import FeatureHead
+from anchors.picture_heads import LatentScalableCodec
 from anchors.picture_learned import PictureLearnedCodec
 from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
 from vcm_plugin.diff_fchm.human.codec import HumanCodec
@@ -43,6 +45,19 @@ def test_learned_pictures_load_and_are_small(name):
     codec = PictureLearnedCodec(FOLDER / name)
     assert f"{codec.weights_id:08x}" == INDEX[name]["id"]
     assert codec.parameters <= 3_000_000 and INDEX[name]["bytes"] <= 4_000_000
+
+
+SCALABLE = [name for name in INDEX if name.endswith("_scalable.safetensors")]
+
+
+@pytest.mark.parametrize("name", SCALABLE)
+def test_transforms_belong_to_their_picture_and_machine_layer(name):
+    picture = PictureLearnedCodec(FOLDER / INDEX[name]["picture"])
+    machine = MachineCodec(FOLDER / INDEX[name]["machine"])
+    codec = LatentScalableCodec(FeatureHead(FOLDER / name, picture, machine))
+    assert f"{codec.head.weights_id:08x}" == INDEX[name]["id"]
+    assert codec.head.detector_sha256 == machine.metadata["detector_sha256"]
+    assert INDEX[name]["bytes"] <= 4_000_000
 
 
 DETECTORS = [name for name in INDEX if name.endswith(".pth")]

@@ -4,6 +4,7 @@
 import math
 import sys
 
+import heads_tiny
 import numpy as np
 import picture_tiny
 import pytest
@@ -52,7 +53,11 @@ def learned_picture(folder):
     return picture_tiny.tiny_codec(folder), (picture_tiny.picture(), "37")
 
 
-@pytest.mark.parametrize("make", (machine, odd_size, human, msfc, learned_picture))
+def scalable(folder):
+    return heads_tiny.tiny_codecs(folder)["latent_scalable"], (picture_tiny.picture(), "37")
+
+
+@pytest.mark.parametrize("make", (machine, odd_size, human, msfc, learned_picture, scalable))
 def test_products_are_those_that_torch_counts_as_they_run(tmp_path, make):
     codec, arguments = make(tmp_path)
     data = codec.encode(*arguments)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vcm_plugin.bitstream.bits import read_elements, write_elements
 from vcm_plugin.bitstream.syntax import (
     AUXILIARY_PICTURE_PAYLOAD,
+    ENHANCEMENT_PAYLOAD,
     HUMAN_PAYLOAD,
     LATENTS_PAYLOAD,
     MACHINE_PAYLOAD,
@@ -123,7 +124,7 @@ class AuxiliaryPicturePayload:
 
 @dataclass(frozen=True)
 class LatentsPayload:
-    """Payload of a latents unit: the QP that its quantiser's step is that of, and the data."""
+    """Payload of a latents or base unit: the QP whose step its quantiser has, and the data."""
 
     qp: int
     checksum: int
@@ -135,6 +136,22 @@ class LatentsPayload:
     @classmethod
     def from_bytes(cls, payload: bytes) -> LatentsPayload:
         return cls(**read_elements(LATENTS_PAYLOAD, payload, 0, "the payload of latents")[0])
+
+
+@dataclass(frozen=True)
+class EnhancementPayload:
+    """Payload of an enhancement unit: what the latents of its base lack."""
+
+    checksum: int
+    data: bytes
+
+    def to_bytes(self) -> bytes:
+        return write_elements(ENHANCEMENT_PAYLOAD, vars(self))
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> EnhancementPayload:
+        what = "the payload of an enhancement unit"
+        return cls(**read_elements(ENHANCEMENT_PAYLOAD, payload, 0, what)[0])
 
 
 def _code_of_percent(percent: int) -> int:

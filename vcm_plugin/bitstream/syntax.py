@@ -12,11 +12,18 @@ from vcm_plugin.split_points import INPUT_PADDING, SPLIT_POINTS
 VERSION = 1
 MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
 MAGIC = int.from_bytes(b"FCM", "big")
-PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc", 4: "picture_learned"}
+PROFILES = {
+    1: "diff_fchm",
+    2: "vvc_feature",
+    3: "msfc",
+    4: "picture_learned",
+    5: "latent_scalable",
+    6: "multi_head",
+}
 PICTURES = ("picture_learned",)  # profiles of pictures alone: no split point, no layers
 PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
 UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture", 5: "inter",
-              6: "latents"}  # fmt: skip
+              6: "latents", 7: "base", 8: "enhancement"}  # fmt: skip
 PERCENTS = {0: "100 percent", 1: "75 percent", 2: "50 percent", 3: "25 percent"}
 SAMPLERS = {0: "deterministic (no noise added after the start)"}
 # Unit types of each profile, in file order; every one comes once per frame, frames in order. Of
@@ -27,6 +34,8 @@ UNITS_OF_PROFILE = {
     "vvc_feature": (("private",),),
     "msfc": (("private",),),
     "picture_learned": (("latents",),),
+    "latent_scalable": (("base",), ("enhancement",)),
+    "multi_head": (("latents",),),
 }
 # What may stand in the place of a first type from the second frame on.
 AFTER_OTHERS = {"machine": ("machine", "inter")}
@@ -92,7 +101,7 @@ SEQUENCE_HEADER = (
             when=(("profile", PACKED), ("exact_range_flag", 1))),
     CRC,
 )  # fmt: skip
-NUMBERED = (("unit_type", (1, 2, 3, 4, 6)),)
+NUMBERED = (("unit_type", (1, 2, 3, 4, 6, 7, 8)),)
 SHORT = (("unit_type", 5),)
 UNIT = (
     Element("unit_type", "u(8)", "", codes=UNIT_TYPES),
@@ -143,13 +152,18 @@ LATENTS_PAYLOAD = (
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
     Element("data", "b(v)", "entropy-coded latents"),
 )
+ENHANCEMENT_PAYLOAD = (
+    Element("checksum", "u(32)", "CRC-32 of the decoded integer latents of both units"),
+    Element("data", "b(v)", "entropy-coded latents, those that follow the ones of the base unit"),
+)
 SYNTAX = {
     "sequence_header": SEQUENCE_HEADER,
     "unit": UNIT,
     "payload of a machine unit": MACHINE_PAYLOAD,
     "payload of a human unit": HUMAN_PAYLOAD,
     "payload of an auxiliary_picture unit": AUXILIARY_PICTURE_PAYLOAD,
-    "payload of a latents unit": LATENTS_PAYLOAD,
+    "payload of a latents unit, and of a base unit": LATENTS_PAYLOAD,
+    "payload of an enhancement unit": ENHANCEMENT_PAYLOAD,
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from vcm_plugin.bitstream.file import Unit, read
 from vcm_plugin.bitstream.payloads import (
     AuxiliaryPicturePayload,
+    EnhancementPayload,
     HumanPayload,
     LatentsPayload,
     MachinePayload,
@@ -93,12 +94,15 @@ def _describe_unit(unit: Unit) -> str:
             f"strength {payload.strength} of 12{blocks} by the weights {payload.weights_id:04x}, "
             f"{len(payload.data)} bytes of VVC"
         )
-    if unit.type == "latents":
+    if unit.type in ("latents", "base"):
         payload = LatentsPayload.from_bytes(unit.payload)
         return (
             f"{line}, QP {payload.qp}, checksum {payload.checksum:08x}, {len(payload.data)} bytes "
             "of latents"
         )
+    if unit.type == "enhancement":
+        payload = EnhancementPayload.from_bytes(unit.payload)
+        return f"{line}, checksum {payload.checksum:08x}, {len(payload.data)} bytes of latents"
     return line
 
 
@@ -156,7 +160,10 @@ network restores the layers). Of a sequence (vvc_feature), the payloads one afte
 VVC byte stream: unit n holds its n-th access unit in decoding order. Where unit 1 is an intra
 picture all are, so that unit n is frame n, which is decoded with the parameter sets of unit 0.
 Profile picture_learned: one latents unit, of a picture; its split point is none, its network input
-has the size of the source.
+has the size of the source. Profiles latent_scalable and multi_head have the split point fpn and a
+network input of the source's size: features and the picture are made of the same latents.
+multi_head has one latents unit; latent_scalable one base unit, which the features are made of, then
+nothing or one enhancement unit: the picture needs both. Its file may be cut after the base unit.
 Machine bits are the bytes up to the end of the last unit of the first type; total bits are the size
 of the file. A reader refuses a value that is not in the tables, a length beyond the end of the
 file, a wrong CRC-32, a float that is not finite and a byte after the last unit."""

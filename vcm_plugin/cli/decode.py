@@ -73,6 +73,11 @@ def body(options: Namespace) -> None:
     with naming(options.bitstream), naming_condition(data, condition):
         decoded = _decoded(codec, data, options)
         picture = _repainted(decoded.picture, data, name, condition, options)
+    if options.picture and picture is None:
+        raise InputError(
+            f"{options.bitstream} ends after its base unit, which holds no picture: leave out "
+            "--picture, or encode with --human"
+        )
     model = model_of(condition, options)
     features = decoded.features
     features = model.nn_part1(decoded.picture) if features is None else features

@@ -35,7 +35,9 @@ def add(commands) -> None:
         "anchors: the QP, such as 32; vvc_remote: 32@50 codes at half the size",
     )
     parser.add_argument(
-        "--human", action="store_true", help="diff_fchm: also a layer that shows the picture"
+        "--human",
+        action="store_true",
+        help="diff_fchm, latent_scalable: also a layer that shows the picture",
     )
     parser.add_argument(
         "--human-kind",
@@ -66,23 +68,29 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """One picture -> one bitstream."""
-    from vcm_plugin.ctc.codecs import default_rate_point, make_codec
+    from vcm_plugin.ctc.codecs import default_rate_point, make_codec, override
     from vcm_plugin.ctc.coding import Source, encode, kind_of
     from vcm_plugin.files import write_bytes
     from vcm_plugin.metrics.rate import bpp
     from vcm_plugin.testsets.pictures import read_picture
 
     refuse_overwriting(options.output, options.picture)
-    if options.human and options.codec != "diff_fchm":
-        raise InputError(f"codec {options.codec}: leave out --human, which is for diff_fchm")
+    if options.human and options.codec not in ("diff_fchm", "latent_scalable"):
+        raise InputError(
+            f"codec {options.codec}: leave out --human, which is for diff_fchm and latent_scalable"
+        )
     condition = condition_of(options)
-    name = _human_codec(condition, options) if options.human else options.codec
+    name, own_layer = options.codec, options.human and options.codec == "diff_fchm"
+    if own_layer:
+        name = _human_codec(condition, options)
+    elif options.human:
+        condition = override(condition, {"latent_scalable_layers": "both"})
     codec = make_codec(name, condition, options.device)
     point = options.rate_point
     if point is None:
         point = default_rate_point(options.codec, codec, condition)
         print(f"rate point {point}: --rate-point chooses another")
-    if options.human:
+    if own_layer:
         point = f"{point}+{options.human_rate_point or dict(HUMAN_KINDS.values())[name]}"
     if name == "diff_fchm_human":
         codec.sampling = _sampling(options)

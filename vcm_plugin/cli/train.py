@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from anchors.msfc_config import MsfcConfig
-from anchors.picture_config import PictureConfig
+from anchors.picture_config import PictureConfig, TransformConfig
 from vcm_plugin.cli.options import command
 from vcm_plugin.conditions import bundled_weights, model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
@@ -28,6 +28,7 @@ from vcm_plugin.training.options import (
     PictureInputs,
     RestorerInputs,
     TrackerInputs,
+    TransformInputs,
     VfcnInputs,
     add_options,
     read_recipe,
@@ -41,6 +42,7 @@ from vcm_plugin.training.schedules import (
     RestorerTraining,
     Schedule,
     TrackerTraining,
+    TransformTraining,
     VfcnTraining,
 )
 
@@ -73,6 +75,9 @@ def add(commands) -> None:
          train_inter, (InterInputs, InterConfig, InterTraining)),
         ("picture", "a learned picture codec",
          train_picture, (PictureInputs, PictureConfig, PictureTraining)),
+        ("transform", "the latent-space transforms of latent_scalable and multi_head, over a "
+         "frozen learned picture codec",
+         train_transform, (TransformInputs, TransformConfig, TransformTraining)),
     ):  # fmt: skip
         one = networks.add_parser(name, help=summary, description=f"Trains {summary}.")
         add_options(one, *kinds)
@@ -250,14 +255,11 @@ def train_picture(options: Namespace) -> None:
     inputs, config, schedule = read_recipe(options, PictureInputs, PictureConfig, PictureTraining)
     from anchors.picture_networks import export
     from vcm_plugin.training.picture import train
-    from vcm_plugin.training.picture_samples import PictureStore, prepare
+    from vcm_plugin.training.picture_samples import PictureStore
 
     schedule = _settled(schedule, inputs)
     detector = _detector(inputs) if schedule.feature_weight else None
-    drawn: list[Path] = []
-    for drawn in prepare(inputs.cache or options.output / "pictures", inputs.drawn):
-        if len(drawn) % 200 == 0:
-            _say(f"{len(drawn)} of {inputs.drawn} pictures")
+    drawn = _drawn(inputs, options.output)
     store = PictureStore(drawn, _folders(inputs), inputs.found_share, detector)
     model = train(config, store, schedule, options.output, inputs.init, _say)
     if _is_first_process():
@@ -265,6 +267,52 @@ def train_picture(options: Namespace) -> None:
         used = {"drawn": inputs.drawn, "pictures": list(inputs.pictures)}
         export(model, detector and detector.weights_sha256, asdict(schedule) | used, path)
         print(f"picture weights: {path}")
+
+
+def train_transform(options: Namespace) -> None:
+    """Draw training pictures, train both transforms and export them: OUT/CODEC.safetensors."""
+    inputs, config, schedule = read_recipe(
+        options, TransformInputs, TransformConfig, TransformTraining
+    )
+    for key, what in (("picture", "picture codec"), ("vfcn", "machine layer")):
+        if not getattr(inputs, key):
+            raise InputError(f"transform: expected --{key}, the weights of the {what}")
+    from dataclasses import replace
+
+    from anchors.latent_transform import export
+    from anchors.picture_learned import PictureLearnedCodec
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+    from vcm_plugin.training.transform import TransformStore, train
+
+    schedule = _settled(schedule, inputs)
+    detector = _detector(inputs)
+    codec = PictureLearnedCodec(Path(bundled_weights(inputs.picture)))
+    machine = MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    config = replace(config, machine_latents=machine.config.latents)
+    drawn = _drawn(inputs, options.output)
+    store = TransformStore(options.output / "latents", drawn, codec, machine, detector)
+    for done in store.prepare(config, schedule):
+        if done % 50 == 0:
+            _say(f"coded {done} of {len(drawn)} pictures")
+    model = train(config, store, schedule, options.output, _say)
+    if _is_first_process():
+        trained = asdict(schedule) | {"drawn": inputs.drawn}
+        for name, transform in model.each.items():
+            path = options.output / f"{name}.safetensors"
+            bound = (codec.sha256, machine.latents_sha256, detector.weights_sha256)
+            export(transform, *bound, trained, path)
+            print(f"weights of {name}: {path}")
+
+
+def _drawn(inputs: PictureInputs | TransformInputs, output: Path) -> list[Path]:
+    """Pictures of the mini-CTC's train split, drawn where the folder lacks them."""
+    from vcm_plugin.training.picture_samples import prepare
+
+    drawn: list[Path] = []
+    for drawn in prepare(inputs.cache or output / "pictures", inputs.drawn):
+        if len(drawn) % 200 == 0:
+            _say(f"{len(drawn)} of {inputs.drawn} pictures")
+    return drawn
 
 
 def _settled(schedule: Schedule, inputs: Inputs) -> Schedule:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from anchors.msfc import MsfcSettings
+from anchors.picture_heads import LatentScalableSettings, MultiHeadSettings
 from anchors.picture_learned import PictureLearnedSettings
 from anchors.simulcast import SimulcastLearnedSettings, SimulcastSettings, is_fcm, is_simulcast
 from anchors.simulcast import split as split_simulcast
@@ -82,6 +83,8 @@ CODECS: dict[str, type[Settings]] = {
     "simulcast": SimulcastSettings,
     "msfc": MsfcSettings,
     "picture_learned": PictureLearnedSettings,
+    "latent_scalable": LatentScalableSettings,
+    "multi_head": MultiHeadSettings,
     "simulcast_learned": SimulcastLearnedSettings,
     "vtm_feature": VtmFeatureSettings,
     "vtm_remote": VtmRemoteSettings,

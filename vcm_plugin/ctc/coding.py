@@ -4,6 +4,7 @@
     feature   features -> file -> features             split inference
     picture   picture  -> file -> picture              remote inference: the whole network follows
     learned_picture    the same; its files are .fcm, not raw VVC streams
+    heads     picture  -> file -> features, picture    neither end has NN-Part1
     human     both     -> file -> features, picture    one for the detector, one for a person
 
 The only place that knows what a kind means; runner, command line, cross-check, CompressAI-Vision
@@ -44,7 +45,8 @@ class Source:
 class Decoded:
     """What a file holds: features, a picture uint8 RGB (H, W, 3), or both.
 
-    machine_bits: those that the features needed, where others are for a person.
+    machine_bits: those that the features needed, where others are for a person. picture: None, too,
+    where a file of the kind `heads` was cut behind what the features need.
     """
 
     features: FeaturePyramid | None = None
@@ -57,7 +59,8 @@ class Kind:
     """What a kind of codec takes and gives.
 
     suffix: of its files. takes_features: whether NN-Part1 comes before the encoder; otherwise it
-    comes after the decoder. gives_picture: whether there is a decoded picture to look at.
+    comes after the decoder, where it holds no features. gives_picture: whether there is a decoded
+    picture to look at.
     """
 
     suffix: str
@@ -103,6 +106,7 @@ KINDS = {
     ),
     "picture": _PICTURE,
     "learned_picture": replace(_PICTURE, suffix="fcm"),
+    "heads": replace(_PICTURE, suffix="fcm", decode=_decode_human),
     "human": Kind("fcm", True, True, _encode_human, _decode_human),
 }  # fmt: skip
 

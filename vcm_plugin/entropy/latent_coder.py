@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -84,6 +84,10 @@ class Latents:
     z: np.ndarray
     y: np.ndarray
 
+    def first(self, channels: int) -> Latents:
+        """z, and the first channels of y."""
+        return Latents(self.z, self.y[:channels])
+
     def checksum(self) -> int:
         """CRC-32 over z, then y, as little-endian 32-bit integers."""
         return self.crc(0)
@@ -140,7 +144,22 @@ class LatentCoder:
         error_weight: bits that a squared error of 1 of y is worth. Where it is finite, a symbol is
         the nearest integer or the next one towards 0, whichever is cheaper in bits and error.
         """
-        encoder = Encoder(self.tables)
+        (data,), latents = self.encode_layers(z, y, conditioning, (len(y),), error_weight)
+        return data, latents
+
+    def encode_layers(
+        self,
+        z: torch.Tensor,
+        y: torch.Tensor,
+        conditioning: int | torch.Tensor,
+        ends: Sequence[int],
+        error_weight: float = math.inf,
+    ) -> tuple[list[bytes], Latents]:
+        """As `encode`, in layers that are bytes of their own: z is in the first one.
+
+        ends: channels of y up to the end of each layer, each the end of a slice.
+        """
+        encoders = [Encoder(self.tables) for _ in ends]
         z, y = (x.double().cpu() for x in (z, y))
         order = checkerboard(tuple(y.shape[-2:]), self.device).order
         given = z.flatten(1).numpy(), y.flatten(1).numpy()[:, order]
@@ -151,22 +170,36 @@ class LatentCoder:
             q = q.clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
             if which and error_weight < math.inf:
                 q = cheaper(q, residual, level, error_weight, self.costs)
-            encoder.add(q, level)
+            encoders[_layer_of(own, ends)].add(q, level)
             return q
 
-        latents = self._walk(z.shape[-2:], y.shape[-2:], conditioning, write)
-        return encoder.finish(), latents
+        latents = self._walk(z.shape[-2:], y.shape[-2:], conditioning, write, ends[-1])
+        return [encoder.finish() for encoder in encoders], latents
 
     def decode(
         self, data: bytes, grid: tuple[int, int], conditioning: int | torch.Tensor
     ) -> Latents:
         """Bytes -> latents; grid: (height, width) of y. Raises BitstreamError."""
-        decoder = Decoder(self.tables, data)
+        return self.decode_layers([data], grid, conditioning, (self.networks.slices[-1].stop,))
+
+    def decode_layers(
+        self,
+        layers: Sequence[bytes],
+        grid: tuple[int, int],
+        conditioning: int | torch.Tensor,
+        ends: Sequence[int],
+    ) -> Latents:
+        """The layers of `encode_layers`, all or the first ones -> z, and the channels of y that
+        they hold. Raises BitstreamError."""
+        decoders = [Decoder(self.tables, data) for data in layers]
         z_grid = (-(-grid[0] // 4), -(-grid[1] // 4))
-        latents = self._walk(
-            z_grid, grid, conditioning, lambda _1, _2, _3, _4, level: decoder.take(level)
-        )
-        decoder.finish()
+
+        def read(which: int, own, cells, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
+            return decoders[_layer_of(own, ends)].take(level)
+
+        latents = self._walk(z_grid, grid, conditioning, read, ends[len(layers) - 1])
+        for decoder in decoders:
+            decoder.finish()
         return latents
 
     @property
@@ -175,8 +208,11 @@ class LatentCoder:
         return self.networks.contexts[0][0].weight.device
 
     @torch.inference_mode()
-    def _walk(self, z_grid, grid, conditioning: int | torch.Tensor, transfer: Callable) -> Latents:
-        """Visit z and all passes of y in coding order; `transfer` writes or reads the symbols."""
+    def _walk(
+        self, z_grid, grid, conditioning: int | torch.Tensor, transfer: Callable, end: int
+    ) -> Latents:
+        """Visit z and the passes of y up to channel `end` in coding order; `transfer` writes or
+        reads the symbols."""
         networks, device = self.networks, self.device
         conditioning = torch.as_tensor(conditioning, dtype=torch.float64, device=device)
         conditioning = (conditioning if conditioning.ndim else conditioning.view(1, 1, 1, 1)).clamp(
@@ -188,8 +224,10 @@ class LatentCoder:
         z = z.reshape(-1, *z_grid)
         sums = self.contexts.begin(networks.psi(activations(z, device)[None], conditioning, grid))
         order = sums.board.order
-        y = np.empty((networks.slices[-1].stop, len(order)), np.int64)
+        y = np.empty((end, len(order)), np.int64)
         for number, own in enumerate(networks.slices):
+            if own.stop > end:
+                break
             for colour, cells in enumerate(sums.board.cells):
                 mean, level = sums.of(number, colour)
                 q = transfer(1, own, cells, mean, level)
@@ -197,6 +235,11 @@ class LatentCoder:
                 y[own, order[cells]] = decoded
                 sums.know(number, colour, decoded)
         return Latents(z.astype(np.int64), y.reshape(-1, *grid))
+
+
+def _layer_of(own: slice, ends: Sequence[int]) -> int:
+    """The layer that holds these channels of y, or z where they are all."""
+    return 0 if own.stop is None else next(k for k, end in enumerate(ends) if own.stop <= end)
 
 
 def rounded_outputs(mean: torch.Tensor, raw_level: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

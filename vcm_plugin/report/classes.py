@@ -3,10 +3,12 @@
 
     MBID  independent streams          simulcast, simulcast_learned
     MBHD  the machine's part is first  diff_fchm_picture, diff_fchm_human
+                                       latent_scalable
+    SBMD  one stream, several heads    multi_head
     SBAR  rebuilt, then analysed       vvc_remote, picture_learned
 
 Classes may be compared within a family, of codecs whose pictures VVC codes or a network: across
-families it is picture codecs that differ. (SBMD, one stream with several heads, has no codec here.)
+families it is picture codecs that differ.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ CLASSES = {
     "simulcast_learned": ("MBID", LEARNED, "diff_fchm"),
     "diff_fchm_picture": ("MBHD", VVC, "diff_fchm"),
     "diff_fchm_human": ("MBHD", LEARNED, "diff_fchm"),
+    "latent_scalable": ("MBHD", LEARNED, "latent_scalable"),
+    "multi_head": ("SBMD", LEARNED, "multi_head"),
     "vvc_remote": ("SBAR", VVC, "vvc_remote"),
     "picture_learned": ("SBAR", LEARNED, "picture_learned"),
 }

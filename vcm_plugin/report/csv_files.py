@@ -70,7 +70,7 @@ def stages(
     spent = {stage: values.sum for stage, values in seconds[rate_point].items()}
     coding = {stage: spent[stage] for stage in ("encode", "decode")}
     if not kind.takes_features:
-        return {**coding, "nn_task": spent["nn_part1"] + spent["nn_part2"]}
+        return {**coding, "nn_task": spent.get("nn_part1", 0.0) + spent["nn_part2"]}
     once = seconds[UNCOMPRESSED].get("nn_part1")  # shared by all rate points
     first = spent.get("nn_part1", once and once.sum)
     return {"nn_part_1": first, **coding, "nn_part_2": spent["nn_part2"]}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What do finished runs say about human vision? Measures of the decoded pictures against bits.
 
-A human codec has two rates: its points at one machine rate make one curve over the human rate.
+A human codec has two rates: its points at one machine rate make one curve over the human rate. One
+whose machine part and picture have a rate together (latent_scalable, multi_head) has one curve.
 Every curve is compared with the anchors at an equal value of each measure, in total bits:
 
     simulcast (MBID)    its curve at the same machine rate, so at equal machine accuracy
@@ -56,13 +57,18 @@ class HumanPoint:
 
 @dataclass(frozen=True)
 class HumanCurve:
-    """The points of one run at one machine rate, by rising rate; machine: "" where one picture
-    serves both."""
+    """The points of one run at one machine rate, by rising rate; machine: "" where machine and
+    person have no rates of their own."""
 
     name: str
     run: str
     machine: str
     points: tuple[HumanPoint, ...]
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the detector has what the files hold for it, and not the picture."""
+        return any(point.machine_bpp is not None for point in self.points)
 
     def rates(self, metric: str) -> list[tuple[float, float]]:
         """(bpp, value) where it was measured, negated where lower is better; of several sizes
@@ -118,7 +124,9 @@ class EqualValue:
     def break_even_share(self) -> float | None:
         """The share of pictures looked at up to which the test costs less than one picture for
         both; over 1: it always does. None against any other anchor."""
-        if self.accuracy_bpp is None or self.anchor_bpp is None or self.machine_bpp is None:
+        if None in (self.accuracy_bpp, self.anchor_bpp, self.machine_bpp):
+            return None
+        if self.machine_bpp == self.bpp:  # of one stream, all of which the detector needs
             return None
         return (self.anchor_bpp - self.machine_bpp) / (self.bpp - self.machine_bpp)
 
@@ -146,7 +154,7 @@ def human_vision(results: Mapping[str, RunResult], anchors: Sequence[str]) -> Hu
     """Compare the human codecs among the runs {name: result} with the anchors among them."""
     curves = tuple(c for name, result in results.items() for c in _curves(name, result))
     equal, comparisons = [], []
-    for test in (c for c in curves if c.machine and c.run not in anchors):
+    for test in (c for c in curves if c.has_parts and c.run not in anchors):
         for anchor in (c for c in curves if c.run in anchors and c.machine in ("", test.machine)):
             for metric in COMPARED:
                 if not test.measured(metric) or not anchor.rates(metric):

@@ -20,6 +20,7 @@ from vcm_plugin.report.tables import Report
 from vcm_plugin.report.titles import spec_of, title_of
 
 KINDS = {"feature": "features", "picture": "the picture (remote inference)",
+         "heads": "the picture, of which features and picture are made",
          "human": "features and the picture"}  # fmt: skip
 PROTOCOLS = {
     "coco": "COCO",

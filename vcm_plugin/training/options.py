@@ -101,6 +101,15 @@ class PictureInputs(FeatureInputs):
 
 
 @dataclass(frozen=True)
+class TransformInputs(FeatureInputs):
+    """What the training of latent-space transforms works on; cache: folder for drawn pictures."""
+
+    vfcn: str = _key("weights of the machine layer, a file or a bundled name", "")
+    picture: str = _key("weights of the learned picture codec, a file or a bundled name", "")
+    drawn: int = _key("pictures of the mini-CTC's train split", 2000)
+
+
+@dataclass(frozen=True)
 class TrackerInputs(Inputs):
     """What the training of a tracker works on; cache: folder for the drawn frames."""
 

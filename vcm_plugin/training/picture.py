@@ -87,13 +87,24 @@ def feature_losses(
 ) -> dict[str, torch.Tensor]:
     """Squared error of p2..p5 over their variance (N,), of RGB pictures (N, 3, h, w), 0 .. 255."""
     with torch.no_grad():
-        wanted = _features(detector, source)
-    found = _features(detector, decoded)
+        wanted = features_of(detector, source)
+    found = features_of(detector, decoded)
     return {
         name: (found[name] - wanted[name]).square().mean(dim=(1, 2, 3))
         / wanted[name].var(dim=(0, 2, 3)).mean().clamp(min=1e-6)
         for name in LAYERS
     }
+
+
+def features_of(
+    detector: TorchvisionDetector, pictures: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """p2..p5 of RGB pictures (N, 3, h, w), 0 .. 255, at their own size; differentiable."""
+    config, backbone = detector.config, detector.model.backbone
+    x = pictures.flip(1) if config.input_format == "BGR" else pictures
+    mean, std = (x.new_tensor(v).view(1, -1, 1, 1) for v in (config.pixel_mean, config.pixel_std))
+    layers = backbone.stages_above_r2(backbone.res2(backbone.stem((x - mean) / std)))
+    return backbone.top_down(backbone.laterals(layers))
 
 
 def normalised(pictures: torch.Tensor) -> torch.Tensor:
@@ -116,11 +127,3 @@ def _begin(
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{init}: expected networks of the same sizes: {reason}") from error
-
-
-def _features(detector: TorchvisionDetector, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
-    config, backbone = detector.config, detector.model.backbone
-    x = pictures.flip(1) if config.input_format == "BGR" else pictures
-    mean, std = (x.new_tensor(v).view(1, -1, 1, 1) for v in (config.pixel_mean, config.pixel_std))
-    layers = backbone.stages_above_r2(backbone.res2(backbone.stem((x - mean) / std)))
-    return backbone.top_down(backbone.laterals(layers))

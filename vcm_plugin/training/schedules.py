@@ -170,6 +170,21 @@ class PictureTraining(Schedule):
 
 
 @dataclass(frozen=True)
+class TransformTraining(Schedule):
+    """Schedule of latent-space transforms; the seed fixes pictures and QPs.
+
+    codings: QPs at which each picture is coded, once, before the training.
+    """
+
+    codings: int = 3
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.codings < 1:
+            raise InputError(f"codings: expected at least 1, found {self.codings}")
+
+
+@dataclass(frozen=True)
 class InterTraining(Schedule):
     """Schedule and loss of the inter networks; the seed fixes clips and scales.
 

@@ -278,13 +278,23 @@ class MachineCodec:
         """Latents -> features; from here on float arithmetic differs between machines."""
         undone = self.model.undone(self._ranges(layer.payload.value_range)) / LATENT_STEPS
         y_hat = torch.from_numpy(layer.latents.y)[None].to(self.device, torch.float32) * undone
+        return self._restored(y_hat, layer.header)
+
+    @stage("feature_restoration")
+    @torch.inference_mode()
+    def restore(self, y: torch.Tensor, header: Header) -> FeaturePyramid:
+        """Latents (1, C, h, w) as `analyse` makes them, however they came here -> features of the
+        sizes of a header."""
+        return self._restored(y.to(self.device, torch.float32), header)
+
+    def _restored(self, y_hat: torch.Tensor, header: Header) -> FeaturePyramid:
         decoded = self.networks.synthesis(y_hat.to(self.dtype))
-        shapes = layer.header.shapes(self.config.each_channels)
+        shapes = header.shapes(self.config.each_channels)
         layers = {
             name: decoded[level][:, : shapes[name][1], : shapes[name][2]].cpu().contiguous()
             for level, name in self.config.levels.items()
         }
-        return FeaturePyramid(layers, layer.header.source_size, layer.header.input_size)
+        return FeaturePyramid(layers, header.source_size, header.input_size)
 
     def _header(self, features: FeaturePyramid) -> Header:
         self.require_layers(list(features.layers))

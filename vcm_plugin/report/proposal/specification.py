@@ -10,7 +10,8 @@ from vcm_plugin import bitstream
 from vcm_plugin.report.document import Block, Bullets, Column, Heading, Paragraph, Table
 
 PROFILES = tuple(bitstream.PROFILES.values())
-LEARNED = ("diff_fchm", "picture_learned")  # profiles whose units hold latents
+# Profiles whose units hold latents.
+LEARNED = ("diff_fchm", "picture_learned", "latent_scalable", "multi_head")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 _ITEM = re.compile(r"\d+\. |- ")
 
