@@ -23,6 +23,7 @@ from vcm_plugin.bitstream.header import (
 )
 from vcm_plugin.bitstream.payloads import (
     AuxiliaryPicturePayload,
+    FctmLikePayload,
     HumanPayload,
     LatentsPayload,
     MachinePayload,
@@ -38,6 +39,7 @@ __all__ = [
     "SYNTAX",
     "VERSION",
     "AuxiliaryPicturePayload",
+    "FctmLikePayload",
     "FrameReader",
     "Header",
     "HumanPayload",

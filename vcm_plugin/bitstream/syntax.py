@@ -12,9 +12,10 @@ from vcm_plugin.split_points import INPUT_PADDING, SPLIT_POINTS
 VERSION = 1
 MAX_INPUT_PIXELS = 1 << 22  # of the padded network input; bounds what a file can make us allocate
 MAGIC = int.from_bytes(b"FCM", "big")
-PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc", 4: "picture_learned"}
+PROFILES = {1: "diff_fchm", 2: "vvc_feature", 3: "msfc", 4: "picture_learned",
+            5: "fctm_like"}  # fmt: skip
 PICTURES = ("picture_learned",)  # profiles of pictures alone: no split point, no layers
-PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
+PACKED = (2, 3, 5)  # profiles whose units are VVC streams of 10-bit pictures
 UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture", 5: "inter",
               6: "latents"}  # fmt: skip
 PERCENTS = {0: "100 percent", 1: "75 percent", 2: "50 percent", 3: "25 percent"}
@@ -27,6 +28,7 @@ UNITS_OF_PROFILE = {
     "vvc_feature": (("private",),),
     "msfc": (("private",),),
     "picture_learned": (("latents",),),
+    "fctm_like": (("private",),),
 }
 # What may stand in the place of a first type from the second frame on.
 AFTER_OTHERS = {"machine": ("machine", "inter")}
@@ -143,6 +145,19 @@ LATENTS_PAYLOAD = (
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
     Element("data", "b(v)", "entropy-coded latents"),
 )
+FCTM_LIKE_PAYLOAD = (
+    Element("channels", "u(8)", "that are sent", 1, 255),
+    Element("whole_channels", "u(8)", "of these, the first ones, packed at full size; the others "
+            "at half", high=255),
+    Element("ordered_flag", "u(1)", "1: channels come in the order of the weights file; 0: as the "
+            "networks have them"),
+    Element("reserved", "u(3)", "0", high=0),
+    Element("statistics", "u(4)", "how many follow: none, or two for each layer", high=8),
+    Element("statistic", "u(8)", "mean of a layer's Z-scores in 1/16, or the logarithm of their "
+            "spread to the base 2 in 1/16; plus 128", high=255, times="statistics"),
+    Element("data", "b(v)", "VVC byte stream (Annex B) of one 10-bit picture in 4:0:0, of a "
+            "sequence one access unit of it"),
+)  # fmt: skip
 SYNTAX = {
     "sequence_header": SEQUENCE_HEADER,
     "unit": UNIT,
@@ -150,6 +165,7 @@ SYNTAX = {
     "payload of a human unit": HUMAN_PAYLOAD,
     "payload of an auxiliary_picture unit": AUXILIARY_PICTURE_PAYLOAD,
     "payload of a latents unit": LATENTS_PAYLOAD,
+    "payload of a private unit of profile fctm_like": FCTM_LIKE_PAYLOAD,
 }
 
 
