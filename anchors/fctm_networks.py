@@ -103,10 +103,18 @@ class Reduction(nn.Module):
         parts = zip(self.pools, in_cells(x).values(), CELLS.values())
         return sum(pool(layer) * (UNIT / n) for pool, layer, n in parts)
 
+    def seen(self, b: torch.Tensor) -> torch.Tensor:
+        """What gate and correction look at."""
+        return F.leaky_relu(self.look(b), 0.1)
+
+    def gates(self, seen: torch.Tensor) -> torch.Tensor:
+        """0 .. 2, for every sample of b."""
+        return 2.0 * torch.sigmoid(self.gate(seen))
+
     def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
         b = self.linear(x)
-        h = F.leaky_relu(self.look(b), 0.1)
-        return 2.0 * torch.sigmoid(self.gate(h)) * b + self.correct(h)
+        seen = self.seen(b)
+        return self.gates(seen) * b + self.correct(seen)
 
 
 class Restoration(nn.Module):

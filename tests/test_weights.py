@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from anchors.fctm_like import FctmLikeCodec
 from anchors.picture_learned import PictureLearnedCodec
 from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
 from vcm_plugin.diff_fchm.human.codec import HumanCodec
@@ -43,6 +44,17 @@ def test_learned_pictures_load_and_are_small(name):
     codec = PictureLearnedCodec(FOLDER / name)
     assert f"{codec.weights_id:08x}" == INDEX[name]["id"]
     assert codec.parameters <= 3_000_000 and INDEX[name]["bytes"] <= 4_000_000
+
+
+LIKE_FCTM = [name for name in INDEX if name.endswith("_fctm_like.safetensors")]
+
+
+@pytest.mark.parametrize("name", LIKE_FCTM)
+def test_fctm_like_belongs_to_its_detector(name):
+    codec = FctmLikeCodec(FOLDER / name)
+    assert f"{codec.weights_id:08x}" == INDEX[name]["id"] and INDEX[name]["bytes"] <= 4_000_000
+    detectors = [d for d in INDEX if INDEX[d].get("detector") == INDEX[name]["detector"]]
+    assert codec.metadata["detector_sha256"] in [INDEX[d]["sha256"] for d in detectors]
 
 
 DETECTORS = [name for name in INDEX if name.endswith(".pth")]

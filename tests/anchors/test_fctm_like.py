@@ -3,7 +3,9 @@
 
 import io
 import math
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,9 +37,11 @@ from vcm_plugin.ctc.codecs import (
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.training.fctm_like import _start_linear, importance_order, loss_terms, start, train
+from vcm_plugin.training.feature_loss import near_objects
 from vcm_plugin.training.schedules import FctmTraining
 
 SCHEDULE = FctmTraining(iterations=4, batch_size=2, warmup=2, checkpoint_every=2, task_weight=0.5)
+GOLDEN = Path(__file__).parents[1] / "golden"
 EVERY = Tools(zscore=True)
 NOTHING = Tools(zscore=False, removal=False, ordering=False, resampling=False)
 
@@ -241,6 +245,24 @@ def test_frames_of_other_channels_than_the_first(weights, tmp_path):
         list(codec.decode_frames(path))
 
 
+# --- golden files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "checksum"),
+    [("qp22", (5, 2, True), 3377339792), ("qp37_zscore", (2, 0, True), 561719261)],
+)
+def test_golden_files_decode_to_the_same_samples_for_ever(name, places, checksum):
+    codec = FctmLikeCodec(GOLDEN / "tiny.fctm_like")
+    data = (GOLDEN / f"tiny_fctm_like_{name}.fcm").read_bytes()
+    payload = payload_of(data)
+    assert payload.packing == places and (payload.statistics is not None) == ("zscore" in name)
+    (picture,) = codec.encoder.decode(payload.data)
+    assert zlib.crc32(picture.astype("<u2").tobytes()) == checksum
+    decoded = codec.decode(data).require_finite()
+    assert decoded.layers["p2"].shape == (8, 56, 80)
+
+
 # --- foreign and damaged files --------------------------------------------------------------
 
 
@@ -386,16 +408,21 @@ def test_training_begins_at_the_best_linear_code():
     assert best <= left * 1.0001 and left < 1.05 * best
 
 
-def test_the_start_is_the_linear_code_alone(store):
+def test_the_start_is_the_linear_code_with_a_gate(store):
     model = Fctm(replace(CONFIG, channels=store.channels))
     start(model, store, SCHEDULE)
     size, pictures = store.draw(2, np.random.default_rng(0))
     layers = store.features(size, pictures)
     with torch.no_grad():
         standard = model.standard(layers)
-        torch.testing.assert_close(model.reduce(standard), model.reduce.linear(standard))
-        low, high = model.value_range
-        assert low < model.reduce(standard).min() and model.reduce(standard).max() < high
+        b = model.reduce.linear(standard)
+        gates = model.reduce.gates(model.reduce.seen(b))
+        torch.testing.assert_close(model.reduce(standard), gates * b)
+    low, high = model.value_range
+    assert low < b.min() and b.max() < high
+    near = near_objects(store.boxes(size, pictures), standard["p2"].shape[-2:])
+    near = torch.nn.functional.adaptive_max_pool2d(near, b.shape[-2:]).bool().expand_as(gates)
+    assert gates[near].mean() > 1.3 * gates[~near].mean()
 
 
 def test_resumed_training_equals_an_undisturbed_one(store, tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ from vcm_plugin.training.schedules import FctmTraining
 START_PICTURES = 160  # from which the linear code is made
 SENSITIVITY_PICTURES = 32  # whose losses say what errors matter
 ITERATIONS = 2  # of the randomised decomposition
+GATE_STEPS, FAR = 200, 0.35  # of the gate's start; its value far from objects
 HEADROOM = 1.15  # of the range of b over what the linear code has on these pictures
 
 
@@ -87,8 +88,8 @@ def start(model: Fctm, store: FeatureStore, schedule: FctmTraining) -> None:
     """Make the networks the Karhunen-Loeve transform of cells of p4, and note the range of b.
 
     A channel counts by the squared error that it has there, and as much by what such an error does
-    to the detector's losses (`sensitivity`); a cell without an object near as in the loss. Raises
-    InputError for fewer cells than channels.
+    to the detector's losses (`sensitivity`); a cell without an object near as in the loss, and the
+    gate begins to close there. Raises InputError for fewer cells than channels.
     """
     mean, std, _ = feature_statistics(store, schedule)
     model.mean.copy_(mean)
@@ -98,9 +99,13 @@ def start(model: Fctm, store: FeatureStore, schedule: FctmTraining) -> None:
     with torch.no_grad():
         cells = [_cells(*batch, weights, schedule) for batch in _batches(model, store, schedule)]
         _start_linear(model, torch.cat(cells), weights, schedule.seed)
-        found = [model.reduce(x) for x, _ in _batches(model, store, schedule)]
-    low, high = min(x.min() for x in found), max(x.max() for x in found)
+        found = [
+            (model.reduce.linear(x), _near(x, boxes))
+            for x, boxes in _batches(model, store, schedule)
+        ]
+    low, high = min(b.min() for b, _ in found), max(b.max() for b, _ in found)
     model.value_range.copy_(HEADROOM * torch.stack((low, high)))
+    _start_gate(model, found, schedule.seed)
 
 
 def sensitivity(
@@ -144,6 +149,21 @@ def _start_linear(model: Fctm, cells: torch.Tensor, weights: dict, seed: int) ->
         spread.weight.copy_((kernels / weight).reshape(channels * n**2, count, 1, 1) / UNIT)
 
 
+def _start_gate(model: Fctm, found: list, seed: int) -> None:
+    """Let the gate be 1 near objects and FAR elsewhere, as well as it can tell that from b.
+
+    found: batches of b and of the cells near objects.
+    """
+    reduce, rng = model.reduce, np.random.default_rng(seed)
+    optimizer = torch.optim.Adam([*reduce.look.parameters(), *reduce.gate.parameters()], 2e-3)
+    for _ in range(GATE_STEPS):
+        b, near = found[int(rng.integers(len(found)))]
+        error = reduce.gates(reduce.seen(b)) - near.lerp(torch.full_like(near, FAR), 1.0 - near)
+        optimizer.zero_grad()
+        error.square().mean().backward()
+        optimizer.step()
+
+
 @torch.no_grad()
 def importance_order(model: Fctm, store: FeatureStore, schedule: FctmTraining) -> torch.Tensor:
     """Channels of b by falling importance: mean square times what restoration makes of a unit."""
@@ -162,11 +182,16 @@ def _batches(model: Fctm, store: FeatureStore, schedule: FctmTraining):
 
 def _cells(x: dict, boxes, weights: dict, schedule: FctmTraining) -> torch.Tensor:
     """Each cell of p4 with all that lies in it, weighted, (cells, features)."""
-    near = near_objects(boxes, x["p2"].shape[-2:])
-    near = F.adaptive_max_pool2d(near, tuple(x[GRID].shape[-2:]))
+    near = _near(x, boxes)
     count = near.lerp(torch.ones_like(near), schedule.background_weight).sqrt()
     parts = [
         F.pixel_unshuffle(layer * weights[name].view(1, -1, 1, 1), CELLS[name])
         for name, layer in in_cells(x).items()
     ]
     return (torch.cat(parts, dim=1) * count).permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _near(x: dict, boxes) -> torch.Tensor:
+    """1 for cells of p4 near an object, else 0."""
+    near = near_objects(boxes, x["p2"].shape[-2:])
+    return F.adaptive_max_pool2d(near, tuple(x[GRID].shape[-2:]))
