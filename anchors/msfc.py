@@ -57,6 +57,7 @@ class MsfcSettings:
                 f"test condition {context.name}: msfc needs weights, and none are bundled; train "
                 "them with scripts/train_msfc.py and name them in the key msfc_weights"
             )
+        context.require_fpn(self.name)
         context.require("msfc_preset")
         path = context.path(self.msfc_weights)
         codec = MsfcCodec(path, preset=self.msfc_preset, threads=context.threads)

@@ -334,6 +334,32 @@ def msfc(folder: Path) -> Kind:
     return fcm(files, choosing(codec.decode))
 
 
+def fctm_like(folder: Path) -> Kind:
+    """Pictures of fctm_like."""
+    from fctm_like_tiny import tiny_weights
+
+    from anchors.fctm_like import FctmLikeCodec, Tools
+
+    weights = tiny_weights(folder / "fctm_like.safetensors")
+    codecs = [FctmLikeCodec(weights, tools=Tools(zscore=zscore)) for zscore in (False, True)]
+    files = [codec.encode(features(seed=n), "22") for n, codec in enumerate(codecs)]
+    codecs[0].encoder = sparing(codecs[0].encoder)
+    return fcm(files, choosing(codecs[0].decode))
+
+
+def fctm_like_sequence(folder: Path) -> Kind:
+    """Sequences of fctm_like, all-intra and with low delay."""
+    from fctm_like_tiny import tiny_weights
+
+    from anchors.fctm_like import FctmLikeCodec
+
+    weights = tiny_weights(folder / "fctm_like.safetensors")
+    codecs = [FctmLikeCodec(weights, low_delay=low_delay) for low_delay in (False, True)]
+    files = [sequence(folder, codec, "22") for codec in codecs]
+    codecs[0].encoder = sparing(codecs[0].encoder)
+    return fcm(files, of_paths(folder, lambda path: list(codecs[0].decode_frames(path))))
+
+
 def latents(folder: Path) -> Kind:
     """Pictures of picture_learned."""
     from picture_tiny import picture
@@ -390,6 +416,8 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "private": private,
     "private_sequence": private_sequence,
     "msfc": msfc,
+    "fctm_like": fctm_like,
+    "fctm_like_sequence": fctm_like_sequence,
     "latents": latents,
     "heads": heads,
     "raw_vvc": raw_vvc,

@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from anchors.fctm_like import FctmLikeCodec
 from anchors.feature_head import FeatureHead
 from anchors.picture_heads import LatentScalableCodec
 from anchors.picture_learned import PictureLearnedCodec
@@ -58,6 +59,17 @@ def test_transforms_belong_to_their_picture_and_machine_layer(name):
     assert f"{codec.head.weights_id:08x}" == INDEX[name]["id"]
     assert codec.head.detector_sha256 == machine.metadata["detector_sha256"]
     assert INDEX[name]["bytes"] <= 4_000_000
+
+
+LIKE_FCTM = [name for name in INDEX if name.endswith("_fctm_like.safetensors")]
+
+
+@pytest.mark.parametrize("name", LIKE_FCTM)
+def test_fctm_like_belongs_to_its_detector(name):
+    codec = FctmLikeCodec(FOLDER / name)
+    assert f"{codec.weights_id:08x}" == INDEX[name]["id"] and INDEX[name]["bytes"] <= 4_000_000
+    detectors = [d for d in INDEX if INDEX[d].get("detector") == INDEX[name]["detector"]]
+    assert codec.metadata["detector_sha256"] in [INDEX[d]["sha256"] for d in detectors]
 
 
 DETECTORS = [name for name in INDEX if name.endswith(".pth")]

@@ -37,8 +37,7 @@ def split_point_of(layers: Iterable[str]) -> str:
             return name
     known = "; ".join(f"{', '.join(strides)} ({name})" for name, strides in SPLIT_POINTS.items())
     raise InputError(
-        f"expected the layers of one split point, in this order: {known}; found "
-        f"{', '.join(found)}"
+        f"expected the layers of one split point, in this order: {known}; found {', '.join(found)}"
     )
 
 

@@ -141,7 +141,7 @@ def test_refusals_say_what_was_expected_and_found():
     assert "46 43 4d (FCM), found 89 50 4e" in refusal(b"\x89PNG\r\n")
     assert "an empty file" in refusal(b"")
     assert "expected .fcm version 1, found version 2" in refusal(b"FCM\2" + whole[4:])
-    assert "unknown profile" in refusal(with_crc(b"FCM\1\x71" + header[5:-4]))
+    assert "unknown profile" in refusal(with_crc(b"FCM\1\xf1" + header[5:-4]))
     assert "payload needs 17 bytes" in refusal(whole[:-6]) and "found 15" in refusal(whole[:-6])
     assert "expected the machine unit of frame 0" in refusal(header)
     assert "found 1 more bytes" in refusal(write(PICTURE, units(1)) + b"\0")

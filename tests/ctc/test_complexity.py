@@ -4,6 +4,7 @@
 import math
 import sys
 
+import fctm_like_tiny
 import heads_tiny
 import numpy as np
 import picture_tiny
@@ -13,6 +14,7 @@ from hvcn_tiny import picture, tiny_codec
 from torch.utils.flop_counter import FlopCounterMode
 from vfcn_tiny import pyramid, tiny_weights
 
+from anchors.fctm_like import FctmLikeCodec, Tools
 from anchors.msfc import MsfcCodec
 from anchors.msfc_networks import Msfc, MsfcConfig, export
 from anchors.vvc_feature import VvcFeatureCodec
@@ -49,6 +51,11 @@ def msfc(folder):
     return MsfcCodec(path), (pyramid(), "37")
 
 
+def fctm_like(folder):
+    path = fctm_like_tiny.tiny_weights(folder / "tiny.safetensors")
+    return FctmLikeCodec(path, tools=Tools(zscore=True)), (pyramid(), "22")
+
+
 def learned_picture(folder):
     return picture_tiny.tiny_codec(folder), (picture_tiny.picture(), "37")
 
@@ -57,7 +64,9 @@ def scalable(folder):
     return heads_tiny.tiny_codecs(folder)["latent_scalable"], (picture_tiny.picture(), "37")
 
 
-@pytest.mark.parametrize("make", (machine, odd_size, human, msfc, learned_picture, scalable))
+@pytest.mark.parametrize(
+    "make", (machine, odd_size, human, msfc, fctm_like, learned_picture, scalable)
+)
 def test_products_are_those_that_torch_counts_as_they_run(tmp_path, make):
     codec, arguments = make(tmp_path)
     data = codec.encode(*arguments)

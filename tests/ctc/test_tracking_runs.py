@@ -4,6 +4,7 @@ and the tables that MPEG receives, as the harness's own script makes them."""
 
 import importlib.util
 
+import fctm_like_tiny
 import numpy as np
 import pytest
 from drawn_tracking import draw_set, drawn_tracking_run
@@ -14,6 +15,7 @@ from vcm_plugin.ctc.results import load_result
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.ctc_tables import write_ctc_tables
+from vcm_plugin.split.jde import JdeDetector
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -53,20 +55,29 @@ def test_the_tables_of_tvd(tvd, tmp_path):
 
 def test_a_detector_without_a_tracker_is_refused(tmp_path):
     condition = draw_set(tmp_path, "tvd_tracking", 3)
-    other = override(
-        condition, {"model": "minictc_mask_rcnn", "weights": "minictc_mask_rcnn.pth"}
-    )
+    other = override(condition, {"model": "minictc_mask_rcnn", "weights": "minictc_mask_rcnn.pth"})
     names = load_condition("minictc").class_names
     other = override(other, {"class_names": names, "split_point": "fpn"})
     with pytest.raises(InputError, match="protocol tracking needs a JDE network, minictc_mask"):
         run(other, "vvc_feature", tmp_path / "run", RunOptions(data_root=tmp_path))
 
 
-def test_weights_of_another_split_point_are_refused(tmp_path):
+def test_weights_of_another_split_point_are_refused(tmp_path, monkeypatch):
+    """Before NN-Part1 runs: it may take hours."""
     condition = draw_set(tmp_path, "tvd_tracking", 2)
+    monkeypatch.setattr(JdeDetector, "nn_part1", lambda *_: pytest.fail("NN-Part1 ran"))
     condition = override(condition, {"split_point": "jde_hieve"})
     with pytest.raises(InputError, match="code the layers 36, 61, 74 .*found 105, 90, 75"):
         run(condition, "diff_fchm", tmp_path / "run", RunOptions(data_root=tmp_path))
+    weights = fctm_like_tiny.tiny_weights(tmp_path / "fpn.safetensors")
+    fpn = {"fctm_like_weights": str(weights), "fctm_like_qps": (32,), "fctm_like_preset": "faster"}
+    with pytest.raises(InputError, match="fctm_like codes the split point fpn, found jde_hieve"):
+        run(
+            override(condition, fpn),
+            "fctm_like",
+            tmp_path / "other",
+            RunOptions(data_root=tmp_path),
+        )
 
 
 @pytest.mark.harness

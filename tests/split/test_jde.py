@@ -127,6 +127,15 @@ def test_checkpoints_of_others_are_refused(network, checkpoint, tmp_path):
         JdeDetector(SMALL, tmp_path / "code.pt", "jde_tvd")
 
 
+def test_a_checkpoint_of_another_input_size_is_refused(network, tmp_path):
+    path = jde_tiny.write_checkpoint(network, tmp_path / "jde.864x480.uncertainty.pt")
+    with pytest.raises(InputError, match="input size 160x96 .*named after 864x480; take") as error:
+        JdeDetector(SMALL, path, "jde_tvd")
+    assert "\n" not in str(error.value)
+    own = path.rename(tmp_path / "jde.160x096.pt")
+    assert JdeDetector(SMALL, own, "jde_tvd").weights_sha256
+
+
 def test_features_of_another_network_are_refused(checkpoint):
     detector = JdeDetector(SMALL, checkpoint, "jde_tvd")
     layers = {"36": torch.zeros(16, 12, 20), "61": torch.zeros(24, 6, 10),
@@ -199,9 +208,7 @@ def test_crossing_objects_keep_their_identities():
     tracker, found = Tracker(jde_tiny.FULL), []
     for frame in range(20):
         found.append(
-            tracker.update(
-                seen((10 + 5 * frame, 50, 20, 40, 0), (110 - 5 * frame, 52, 20, 40, 1))
-            )
+            tracker.update(seen((10 + 5 * frame, 50, 20, 40, 0), (110 - 5 * frame, 52, 20, 40, 1)))
         )
     last = dict(zip(found[-1].identities.tolist(), found[-1].boxes[:, 0]))
     first = dict(zip(found[1].identities.tolist(), found[1].boxes[:, 0]))

@@ -16,16 +16,18 @@ from hvcn_tiny import tiny_hvcn, tiny_prior
 from restorer_tiny import SIZES
 from vfcn_tiny import CONFIG, tiny_weights
 
+from anchors.fctm_config import FctmConfig
 from anchors.msfc_config import MsfcConfig
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.pictures import read_picture
-from vcm_plugin.training import detector, loop, msfc, precision, restorer, vfcn
+from vcm_plugin.training import detector, fctm_like, loop, msfc, precision, restorer, vfcn
 from vcm_plugin.training.hvcn import recipe
 from vcm_plugin.training.hvcn.samples import Samples
 from vcm_plugin.training.restorer_samples import RestorerStore, prepare
 from vcm_plugin.training.schedules import (
     DetectorTraining,
+    FctmTraining,
     HvcnTraining,
     MsfcTraining,
     RestorerTraining,
@@ -37,6 +39,7 @@ SHORT = {"iterations": 1, "batch_size": 1, "warmup": 0, "checkpoint_every": 1}
 MSFC = MsfcConfig(
     channels=8, fused_width=16, reduced=10, squeezed=4, width4=8, width3=8, width2=8
 )  # fmt: skip
+FCTM = FctmConfig(channels=8, reduced=10, hidden=8, refined=4)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ def trainings(store, folder: Path) -> dict[str, Training]:
             lambda s, folder, report: msfc.train(MSFC, store, s, folder, report),
             common | task | {"rate_weight": 9.0, "qps": (9.0, 10.0)},
         ),
+        "fctm_like": Training(
+            FctmTraining(**SHORT),
+            lambda s, folder, report: fctm_like.train(FCTM, store, s, folder, report),
+            common | task | {"rate_weight": 9.0, "qps": (9.0, 10.0)},
+        ),
         "detector": Training(
             DetectorTraining(**SHORT, crop=(64, 64)),
             lambda s, folder, report: detector.train(small, store.dataset, s, folder, None, report),
@@ -107,7 +115,7 @@ def known(store, tmp_path_factory):
     return trainings(store, tmp_path_factory.mktemp("trainings"))
 
 
-@pytest.mark.parametrize("network", ["vfcn", "msfc", "detector", "hvcn", "restorer"])
+@pytest.mark.parametrize("network", ["vfcn", "msfc", "fctm_like", "detector", "hvcn", "restorer"])
 def test_a_checkpoint_of_other_settings_is_refused_by_name(known, tmp_path, network):
     training, lines = known[network], []
     training.start(training.schedule, tmp_path, lines.append)

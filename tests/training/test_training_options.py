@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from anchors.fctm_config import FctmConfig
 from anchors.msfc_config import MsfcConfig
 from anchors.picture_config import PictureConfig
 from vcm_plugin.conditions import model_path
@@ -17,10 +18,11 @@ from vcm_plugin.diff_fchm.machine.inter_config import InterConfig
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.split.config import load_config
-from vcm_plugin.split.jde_config import load_jde_config
+from vcm_plugin.split.jde_config import is_jde, load_jde_config
 from vcm_plugin.training import options
 from vcm_plugin.training.schedules import (
     DetectorTraining,
+    FctmTraining,
     HvcnTraining,
     InterTraining,
     MsfcTraining,
@@ -35,6 +37,7 @@ RECIPES = sorted(path.stem for path in (cfg_folder() / "training").glob("*.yaml"
 KINDS = {
     "vfcn": (options.VfcnInputs, VfcnConfig, VfcnTraining),
     "msfc": (options.FeatureInputs, MsfcConfig, MsfcTraining),
+    "fctm_like": (options.FeatureInputs, FctmConfig, FctmTraining),
     "inter": (options.InterInputs, InterConfig, InterTraining),
     "hvcn": (options.HvcnInputs, HvcnConfig, HvcnTraining),
     "detector": (options.DetectorInputs, DetectorTraining),
@@ -53,9 +56,9 @@ def typed(network: str, *words) -> list:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_bundled_recipes_are_complete(name):
-    network = name.split("_")[0]
+    network = next(network for network in KINDS if name.startswith(f"{network}_"))
     inputs, *others = typed(network, name)
-    if network == "tracker":
+    if is_jde(model_path(inputs.model)):
         load_jde_config(model_path(inputs.model))
         return
     detector = load_config(model_path(inputs.model))

@@ -24,6 +24,7 @@ from vcm_plugin.bitstream.header import (
 from vcm_plugin.bitstream.payloads import (
     AuxiliaryPicturePayload,
     EnhancementPayload,
+    FctmLikePayload,
     HumanPayload,
     LatentsPayload,
     MachinePayload,
@@ -40,6 +41,7 @@ __all__ = [
     "VERSION",
     "AuxiliaryPicturePayload",
     "EnhancementPayload",
+    "FctmLikePayload",
     "FrameReader",
     "Header",
     "HumanPayload",

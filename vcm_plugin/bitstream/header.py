@@ -44,8 +44,9 @@ class Header:
     grid: (height, width) of the first layer; None where it follows from input_size.
     channels: none (they follow from weights_id), one for all layers, or one per layer.
     frame_rate: frames per second as (numerator, denominator); None for a single picture.
-    value_range: values of the samples 0 and 1023 (profiles vvc_feature and msfc); exact_range
-    stores them as 32-bit floats. They must be such floats before they are used: see round_float.
+    value_range: values of the samples 0 and 1023 (profiles vvc_feature, msfc and fctm_like);
+    exact_range stores them as 32-bit floats. They must be such floats before they are used: see
+    round_float.
     """
 
     profile: str

@@ -9,6 +9,7 @@ from vcm_plugin.bitstream.bits import read_elements, write_elements
 from vcm_plugin.bitstream.syntax import (
     AUXILIARY_PICTURE_PAYLOAD,
     ENHANCEMENT_PAYLOAD,
+    FCTM_LIKE_PAYLOAD,
     HUMAN_PAYLOAD,
     LATENTS_PAYLOAD,
     MACHINE_PAYLOAD,
@@ -152,6 +153,61 @@ class EnhancementPayload:
     def from_bytes(cls, payload: bytes) -> EnhancementPayload:
         what = "the payload of an enhancement unit"
         return cls(**read_elements(ENHANCEMENT_PAYLOAD, payload, 0, what)[0])
+
+
+@dataclass(frozen=True)
+class FctmLikePayload:
+    """Payload of a private unit of fctm_like: what its VVC picture holds, and the stream.
+
+    statistics: eight integers of 8 bits, mean and spread of each layer; None where none are sent.
+    """
+
+    channels: int
+    whole: int
+    ordered: bool
+    statistics: tuple[int, ...] | None
+    data: bytes
+
+    @property
+    def packing(self) -> tuple[int, int, bool]:
+        """What all frames of a sequence have alike."""
+        return self.channels, self.whole, self.ordered
+
+    def to_bytes(self) -> bytes:
+        self._check()
+        values = {
+            "channels": self.channels,
+            "whole_channels": self.whole,
+            "ordered_flag": int(self.ordered),
+            "reserved": 0,
+            "statistics": len(self.statistics or ()),
+            "statistic": self.statistics or (),
+            "data": self.data,
+        }
+        return write_elements(FCTM_LIKE_PAYLOAD, values)
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> FctmLikePayload:
+        what = "the payload of a private unit of fctm_like"
+        values, _ = read_elements(FCTM_LIKE_PAYLOAD, payload, 0, what)
+        found = cls(
+            values["channels"], values["whole_channels"], bool(values["ordered_flag"]),
+            tuple(values["statistic"]) or None, values["data"],
+        )  # fmt: skip
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        if self.whole > self.channels:
+            raise BitstreamError(
+                f"expected at most {self.channels} whole channels, which is how many there are, "
+                f"found {self.whole}"
+            )
+        if self.statistics is not None and len(self.statistics) != 8:
+            raise BitstreamError(
+                f"expected no statistics, or two for each of four layers, found "
+                f"{len(self.statistics)}"
+            )
 
 
 def _code_of_percent(percent: int) -> int:

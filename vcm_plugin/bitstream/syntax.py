@@ -19,9 +19,10 @@ PROFILES = {
     4: "picture_learned",
     5: "latent_scalable",
     6: "multi_head",
+    7: "fctm_like",
 }
 PICTURES = ("picture_learned",)  # profiles of pictures alone: no split point, no layers
-PACKED = (2, 3)  # profiles whose units are VVC streams of 10-bit pictures
+PACKED = (2, 3, 7)  # profiles whose units are VVC streams of 10-bit pictures
 UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture", 5: "inter",
               6: "latents", 7: "base", 8: "enhancement"}  # fmt: skip
 PERCENTS = {0: "100 percent", 1: "75 percent", 2: "50 percent", 3: "25 percent"}
@@ -36,6 +37,7 @@ UNITS_OF_PROFILE = {
     "picture_learned": (("latents",),),
     "latent_scalable": (("base",), ("enhancement",)),
     "multi_head": (("latents",),),
+    "fctm_like": (("private",),),
 }
 # What may stand in the place of a first type from the second frame on.
 AFTER_OTHERS = {"machine": ("machine", "inter")}
@@ -156,6 +158,19 @@ ENHANCEMENT_PAYLOAD = (
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents of both units"),
     Element("data", "b(v)", "entropy-coded latents, those that follow the ones of the base unit"),
 )
+FCTM_LIKE_PAYLOAD = (
+    Element("channels", "u(8)", "that are sent", 1, 255),
+    Element("whole_channels", "u(8)", "of these, the first ones, packed at full size; the others "
+            "at half", high=255),
+    Element("ordered_flag", "u(1)", "1: channels come in the order of the weights file; 0: as the "
+            "networks have them"),
+    Element("reserved", "u(3)", "0", high=0),
+    Element("statistics", "u(4)", "how many follow: none, or two for each layer", high=8),
+    Element("statistic", "u(8)", "mean of a layer's Z-scores in 1/16, or the logarithm of their "
+            "spread to the base 2 in 1/16; plus 128", high=255, times="statistics"),
+    Element("data", "b(v)", "VVC byte stream (Annex B) of one 10-bit picture in 4:0:0, of a "
+            "sequence one access unit of it"),
+)  # fmt: skip
 SYNTAX = {
     "sequence_header": SEQUENCE_HEADER,
     "unit": UNIT,
@@ -164,6 +179,7 @@ SYNTAX = {
     "payload of an auxiliary_picture unit": AUXILIARY_PICTURE_PAYLOAD,
     "payload of a latents unit, and of a base unit": LATENTS_PAYLOAD,
     "payload of an enhancement unit": ENHANCEMENT_PAYLOAD,
+    "payload of a private unit of profile fctm_like": FCTM_LIKE_PAYLOAD,
 }
 
 

@@ -10,6 +10,7 @@ from vcm_plugin.bitstream.file import Unit, read
 from vcm_plugin.bitstream.payloads import (
     AuxiliaryPicturePayload,
     EnhancementPayload,
+    FctmLikePayload,
     HumanPayload,
     LatentsPayload,
     MachinePayload,
@@ -49,7 +50,10 @@ def describe(data: bytes) -> list[str]:
     if header.value_range:
         lines.append("samples 0 .. 1023 stand for {:g} .. {:g}".format(*header.value_range))
     lines += _describe_order(stream.units)
-    lines += [_describe_unit(unit) for unit in stream.units]
+    if header.profile == "fctm_like":
+        lines += [_describe_channels(unit) for unit in stream.units]
+    else:
+        lines += [_describe_unit(unit) for unit in stream.units]
     lines.append(f"machine bits {8 * stream.machine_bytes}, total bits {8 * len(data)}")
     return lines
 
@@ -106,6 +110,17 @@ def _describe_unit(unit: Unit) -> str:
     return line
 
 
+def _describe_channels(unit: Unit) -> str:
+    payload = FctmLikePayload.from_bytes(unit.payload)
+    order = "by importance" if payload.ordered else "in the order of the networks"
+    sent = "" if payload.statistics is None else ", mean and spread of each layer"
+    return (
+        f"{unit.type} unit of frame {unit.frame}: {len(unit.payload)} bytes, {payload.channels} "
+        f"channels {order}, {payload.whole} of them at full size{sent}, {len(payload.data)} bytes "
+        "of VVC"
+    )
+
+
 DESCRIPTORS = """\
 Descriptors: u(n): n-bit unsigned integer, most significant bit first. leb128(v): unsigned LEB128, 7 bits in a byte,
 least significant group first, top bit set in all bytes but the last, shortest form, at most 5 bytes. float(n): IEEE 754
@@ -159,6 +174,9 @@ reduced channels on the grid of the last layer (msfc; weights_id says how many t
 network restores the layers). Of a sequence (vvc_feature), the payloads one after the other are one
 VVC byte stream: unit n holds its n-th access unit in decoding order. Where unit 1 is an intra
 picture all are, so that unit n is frame n, which is decoded with the parameter sets of unit 0.
+Profile fctm_like: one private unit for every frame, whose payload the last table shows; all frames
+of a file have the same channels and flags. In a sequence with inter prediction, too, frames are
+coded in the order in which they are shown: unit n holds the n-th access unit and frame n.
 Profile picture_learned: one latents unit, of a picture; its split point is none, its network input
 has the size of the source. Profiles latent_scalable and multi_head have the split point fpn and a
 network input of the source's size: features and the picture are made of the same latents.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from anchors.fctm_config import FctmConfig
 from anchors.msfc_config import MsfcConfig
 from anchors.picture_config import PictureConfig, TransformConfig
 from vcm_plugin.cli.options import command
@@ -35,6 +36,7 @@ from vcm_plugin.training.options import (
 )
 from vcm_plugin.training.schedules import (
     DetectorTraining,
+    FctmTraining,
     HvcnTraining,
     InterTraining,
     MsfcTraining,
@@ -63,6 +65,8 @@ def add(commands) -> None:
          train_vfcn, (VfcnInputs, VfcnConfig, VfcnTraining)),
         ("msfc", "the reduction anchor, for a frozen detector",
          train_msfc, (FeatureInputs, MsfcConfig, MsfcTraining)),
+        ("fctm_like", "the anchor fctm_like, for a frozen detector",
+         train_fctm_like, (FeatureInputs, FctmConfig, FctmTraining)),
         ("detector", "a small Faster or Mask R-CNN", train_detector,
          (DetectorInputs, DetectorTraining)),
         ("tracker", "a JDE network, on drawn sequences", train_tracker,
@@ -95,7 +99,9 @@ def train_vfcn(options: Namespace) -> None:
     from vcm_plugin.training.vfcn import train
 
     schedule = _settled(schedule, inputs)
-    store = _feature_store(inputs)
+    store = _pyramid_store(inputs, config, options.output)
+    if not config.layer_channels and config.split_point != "fpn":
+        config = replace(config, layer_channels=tuple(store.layer_channels))
     model = train(config, store, schedule, options.output, inputs.init, _say)
     if _is_first_process():
         path = options.output / "vfcn.safetensors"
@@ -117,6 +123,21 @@ def train_msfc(options: Namespace) -> None:
         path = options.output / "msfc.safetensors"
         export(model, store.detector.weights_sha256, asdict(schedule), path)
         print(f"MSFC weights: {path}")
+
+
+def train_fctm_like(options: Namespace) -> None:
+    """Train fctm_like and export it: OUT/fctm_like.safetensors."""
+    inputs, config, schedule = read_recipe(options, FeatureInputs, FctmConfig, FctmTraining)
+    from anchors.fctm_networks import export
+    from vcm_plugin.training.fctm_like import train
+
+    schedule = _settled(schedule, inputs)
+    store = _feature_store(inputs)
+    model = train(config, store, schedule, options.output, _say)
+    if _is_first_process():
+        path = options.output / "fctm_like.safetensors"
+        export(model, store.detector.weights_sha256, asdict(schedule), path)
+        print(f"fctm_like weights: {path}")
 
 
 def train_detector(options: Namespace) -> None:
@@ -336,11 +357,11 @@ def _dataset(inputs: Inputs):
     return open_test_set(override(load_condition("minictc"), {"minictc": "train"}))
 
 
-def _detector(inputs: FeatureInputs):
+def _detector(inputs: FeatureInputs, split_point: str = "fpn"):
     from vcm_plugin.split import load_split_model
 
     weights = inputs.weights and bundled_weights(inputs.weights)
-    return load_split_model(model_path(inputs.model), weights, runtime="torchvision")
+    return load_split_model(model_path(inputs.model), weights, split_point, runtime="torchvision")
 
 
 def _feature_store(inputs: FeatureInputs):
@@ -349,6 +370,28 @@ def _feature_store(inputs: FeatureInputs):
 
     detector = _detector(inputs)
     return FeatureStore(detector, _dataset(inputs), inputs.cache)
+
+
+def _pyramid_store(inputs: VfcnInputs, config: VfcnConfig, output: Path):
+    """The frozen detector's layers, at the split point that the networks are for."""
+    from vcm_plugin.split.jde_config import is_jde
+    from vcm_plugin.training.feature_store import FeatureStore
+
+    detector = _detector(inputs, config.split_point)
+    if not is_jde(model_path(inputs.model)):
+        return FeatureStore(detector, _dataset(inputs), inputs.cache)
+    from vcm_plugin.training.frame_features import FrameFeatures, drawn_frames, pictures_of
+    from vcm_plugin.training.tracker import TrackingStore
+
+    if inputs.images:
+        return FrameFeatures(detector, *pictures_of(_dataset(inputs)), inputs.cache)
+    folder = inputs.frames or output / "frames"
+    drawn = TrackingStore(folder, inputs.sequences, inputs.sequence_frames)
+    for done in drawn.prepare():
+        if done % 20 == 0:
+            _say(f"drew {done} of {inputs.sequences} sequences")
+    drawn.open()
+    return FrameFeatures(detector, drawn_frames(drawn), drawn.digest, inputs.cache)
 
 
 def _pictures(inputs: HvcnInputs) -> list[Path]:

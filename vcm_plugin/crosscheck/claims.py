@@ -254,10 +254,12 @@ def _read_run(name: str, folder: Path) -> Claims:
             records[point] = _read_lines(folder / point)
         condition = load_condition(folder / "condition.yaml")
         content = read_json(folder / "ground_truth.json")
-        truth = check_annotations(content, Path(f"runs/{name}/ground_truth.json")).coco
+        tracks = condition.protocol == "tracking"
+        truth = check_annotations(content, Path(f"runs/{name}/ground_truth.json"), tracks).coco
         sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
         for point, lines in records.items():
-            check_predictions(lines.values(), sizes, f"runs/{name}/{point}/pictures.jsonl")
+            where = f"runs/{name}/{point}/pictures.jsonl"
+            check_predictions(lines.values(), sizes, where, tracks)
         return Claims(name, folder, condition, result, truth, records)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"runs/{name}: a field is missing or of another kind: {error}") from error

@@ -15,11 +15,15 @@ _MOST = 1 << 40  # of a number in a prediction
 
 
 def check_predictions(
-    records: Iterable[Record], sizes: Mapping[int, tuple[int, int]], where: str
+    records: Iterable[Record],
+    sizes: Mapping[int, tuple[int, int]],
+    where: str,
+    tracks: bool = False,
 ) -> None:
     """Raise InputError, which names picture and field, for a prediction that no detector makes.
 
-    sizes: (height, width) of each picture, as the ground truth has them; where: the file.
+    sizes: (height, width) of each picture, as the ground truth has them; where: the file. tracks:
+    every prediction has an identity, which no other has in its frame.
     """
     for record in records:
         for item in (*(record.predictions or ()), *(record.painted or ())):
@@ -29,6 +33,8 @@ def check_predictions(
                 raise InputError(
                     f"{where}: picture {record.image_id}: prediction: {error}"
                 ) from error
+        if tracks:
+            _check_identities(record, where)
 
 
 def _check(item: Any, sizes: Mapping[int, tuple[int, int]]) -> None:
@@ -53,6 +59,18 @@ def _check(item: Any, sizes: Mapping[int, tuple[int, int]]) -> None:
             check_rle(item["segmentation"], *sizes[item["image_id"]])
         except ValueError as error:
             raise ValueError(f"segmentation: {error}") from error
+
+
+def _check_identities(record: Record, where: str) -> None:
+    seen = set()
+    for item in record.predictions or ():
+        identity = item.get("track_id")
+        if type(identity) is not int or (item["image_id"], identity) in seen:
+            raise InputError(
+                f"{where}: sequence {record.image_id}: prediction: track_id: expected a whole "
+                f"number, once in frame {item['image_id']}, found {brief(identity)}"
+            )
+        seen.add((item["image_id"], identity))
 
 
 def _check_confusion(matrix: Any) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from anchors.fctm_like import FctmLikeSettings
 from anchors.msfc import MsfcSettings
 from anchors.picture_heads import LatentScalableSettings, MultiHeadSettings
 from anchors.picture_learned import PictureLearnedSettings
@@ -29,6 +30,7 @@ from vcm_plugin.diff_fchm.machine.config import MachineSettings
 from vcm_plugin.errors import BitstreamError, InputError, brief
 from vcm_plugin.metrics.rate import bpp
 from vcm_plugin.rate_points import Grammar
+from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.vvc import PRESETS
 from vcm_plugin.vvc.stream import START_CODES, access_units, read_format
 
@@ -82,6 +84,7 @@ CODECS: dict[str, type[Settings]] = {
     "diff_fchm_human": HumanSettings,
     "simulcast": SimulcastSettings,
     "msfc": MsfcSettings,
+    "fctm_like": FctmLikeSettings,
     "picture_learned": PictureLearnedSettings,
     "latent_scalable": LatentScalableSettings,
     "multi_head": MultiHeadSettings,
@@ -120,6 +123,20 @@ class Context:
         """Raise InputError where the condition does not have these keys."""
         for key in keys:
             self.condition.require(key)
+
+    @property
+    def layers(self) -> list[str]:
+        """Those of the condition's split point; none where it names no detector."""
+        return list(SPLIT_POINTS[self.condition.split_point]) if self.condition.model else []
+
+    def require_fpn(self, codec: str) -> None:
+        """Raise InputError where a codec of p2..p5 would be given other layers."""
+        if self.layers not in ([], list(SPLIT_POINTS["fpn"])):
+            raise InputError(
+                f"test condition {self.name}: {codec} codes the split point fpn, found "
+                f"{self.condition.split_point} ({', '.join(self.layers)}); use the codec "
+                "vvc_feature, or diff_fchm with weights for these layers"
+            )
 
     def require_detector(self, weights: str, trained_for: str, way_out: str = "") -> None:
         """Raise InputError where the condition's detector is not the one of a codec's training.

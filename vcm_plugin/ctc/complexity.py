@@ -26,14 +26,15 @@ from vcm_plugin.ctc.codecs import Codec
 from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.results import Complexity
 
-ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "log2", "pow",
-               "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu")  # fmt: skip
-REDUCTIONS = ("mean", "sum")
+ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "exp2", "log2",
+               "pow", "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu")  # fmt: skip
+REDUCTIONS = ("mean", "std", "sum")
 # fvcore itself passes over views, clamp, floor, ReLU, max and most comparisons.
 MOVES_DATA = ("im2col", "pad", "pixel_shuffle", "pixel_unshuffle", "unflatten", "frexp",
               "lift_fresh", "numpy_T", "movedim", "repeat_interleave", "numel", "as_strided",
-              "index_select", "repeat", "fill_", "randn")  # fmt: skip
-COMPARES = ("abs", "ne", "lt", "all", "amin", "amax", "aminmax", "round", "floor_", "__rshift__")
+              "index_select", "repeat", "fill_", "randn", "clone")  # fmt: skip
+COMPARES = ("abs", "ne", "lt", "all", "any", "amin", "amax", "aminmax", "round", "floor_",
+            "__rshift__")  # fmt: skip
 NO_FVCORE = "n/a: pip install fvcore"
 
 

@@ -14,7 +14,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.split.detections import Detections
 from vcm_plugin.split.geometry import check_picture
-from vcm_plugin.split.jde_checkpoint import load_jde_weights
+from vcm_plugin.split.jde_checkpoint import load_jde_weights, require_input_size
 from vcm_plugin.split.jde_config import JdeConfig
 from vcm_plugin.split.jde_network import STRIDES, JdeNetwork, by_anchor, decode_boxes
 from vcm_plugin.split.letterbox import letterbox, to_source
@@ -37,6 +37,7 @@ class JdeDetector:
                 f"split_point: expected {' or '.join(SPLITS)} for a JDE network, found "
                 f"{split_point}"
             )
+        require_input_size(weights, config.input_size)
         self.config, self.split_point, self.device = config, split_point, torch.device(device)
         self.runtime = f"torch {torch.__version__.split('+')[0]}"
         self.model = JdeNetwork(config.sizes())

@@ -24,6 +24,7 @@ from vcm_plugin.split.jde_network import JdeNetwork
 
 HEADER_BYTES = 20
 # Entries of the authors' checkpoints that no test needs: classifier, weights of the losses.
+_SIZE = re.compile(r"(?<!\d)(\d{3,4})x(\d{3,4})(?!\d)")  # width x height, as the authors name files
 _OF_TRAINING = re.compile(r"classifier\.|module_list\.\d+\.yolo_\d+\.|loss_")
 
 
@@ -47,6 +48,22 @@ def load_jde_weights(network: JdeNetwork, path: str | Path) -> str:
     fitted = fit_weights(expected, Checkpoint(own, checkpoint.sha256, checkpoint.name))
     network.load_state_dict({names[jde]: w for jde, w in fitted.items()}, strict=False)
     return checkpoint.sha256
+
+
+def require_input_size(path: str | Path, size: tuple[int, ...]) -> None:
+    """Raise InputError where a checkpoint is named after another input size than (height, width).
+
+    The weights do not tell: the network takes any size, but anchors and accuracy belong to one.
+
+    >>> require_input_size("jde.1088x608.uncertainty.pt", (608, 1088))
+    """
+    named = _SIZE.search(Path(path).name)
+    if named and (int(named[2]), int(named[1])) != tuple(size):
+        raise InputError(
+            f"{path}: expected a checkpoint for the input size {size[1]}x{size[0]} (width x "
+            f"height) of the model, found one named after {named[0]}; take the one of this size, "
+            "or the model file whose input_size and anchors are of that one"
+        )
 
 
 def to_jde_state_dict(network: JdeNetwork) -> dict[str, torch.Tensor]:

@@ -11,6 +11,8 @@ What is taken, and how:
   an object that no detector can find, and real sets hold some: it is passed over and counted.
 - A category that is no class and that nothing is annotated as, such as the root category of
   exports, is passed over; `match_categories` of coco.py does that.
+- Of tracks (`tracks`): track_id, confidence, object_class and visibility, as testsets/tracking.py
+  makes them of gt.txt, whose boxes may leave the picture by more.
 Keys that nothing here reads are left out. pycocotools never sees what was not checked.
 """
 
@@ -68,15 +70,18 @@ def read_annotations(path: Path) -> Annotations:
     return check_annotations(content, path)
 
 
-def check_annotations(content: Any, path: Path) -> Annotations:
-    """The checked content of an annotation file; path: what a refusal names. Raises InputError."""
+def check_annotations(content: Any, path: Path, tracks: bool = False) -> Annotations:
+    """The checked content of an annotation file; path: what a refusal names. Raises InputError.
+
+    tracks: every annotation has an identity, too.
+    """
     try:
-        return _checked(content)
+        return _checked(content, tracks)
     except ValueError as error:
         raise InputError(f"{_shown(path)}: {error}"[:MOST_CHARACTERS]) from error
 
 
-def _checked(content: Any) -> Annotations:
+def _checked(content: Any, tracks: bool) -> Annotations:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise ValueError(f"expected COCO annotations with a list {key!r}, found none")
@@ -88,8 +93,11 @@ def _checked(content: Any) -> Annotations:
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     known = {category["id"] for category in categories}
     annotations = _all(
-        "annotation", content["annotations"], lambda item: _annotation(item, sizes, known, numbers)
-    )
+        "annotation", content["annotations"],
+        lambda item: (
+            _annotation(item, sizes, known, numbers, tracks) | (_track(item) if tracks else {})
+        ),
+    )  # fmt: skip
     empty = [item for item in annotations if not _area_in_picture(item, sizes)]
     if empty:
         left_out = {item["id"] for item in empty}
@@ -154,7 +162,11 @@ def _category(item: dict) -> dict:
 
 
 def _annotation(
-    item: dict, sizes: Mapping[int, tuple[int, int]], categories: set, numbers: Mapping[str, int]
+    item: dict,
+    sizes: Mapping[int, tuple[int, int]],
+    categories: set,
+    numbers: Mapping[str, int],
+    tracks: bool,
 ) -> dict:
     found = {
         "id": _id(item, "id"),
@@ -167,7 +179,9 @@ def _annotation(
         if found[key] not in known:
             raise ValueError(f"{key}: expected one of {where}, found {brief(item[key])}")
     size = sizes[found["image_id"]]
-    found["bbox"] = box = _box(item.get("bbox"), *size)
+    found["bbox"] = box = _box(item.get("bbox"))
+    if not tracks:  # whose boxes may leave the picture by any length
+        _check_extent("bbox", (box[0], box[0] + box[2]), (box[1], box[1] + box[3]), *size)
     found["iscrowd"] = 0 if item.get("iscrowd") is None else _whole(item, "iscrowd", 0, 1)
     area = item.get("area")
     if area is not None and not (_is_number(area) and area >= 0):
@@ -181,6 +195,16 @@ def _annotation(
             raise ValueError(f"segmentation: {error}") from error
         found["segmentation"] = mask
     return found
+
+
+def _track(item: dict) -> dict:
+    """Identity, class and what else a line of gt.txt says of an object."""
+    found: dict[str, Any] = {"track_id": _whole(item, "track_id", 0, _ID - 1)}
+    for key in ("confidence", "visibility"):
+        if not _is_number(item.get(key)):
+            raise ValueError(f"{key}: expected a number, found {brief(item.get(key))}")
+        found[key] = item[key]
+    return found | {"object_class": _whole(item, "object_class", -_ID, _ID - 1)}
 
 
 def _id(item: dict, key: str, numbers: Mapping[str, int] | None = None) -> int:
@@ -220,13 +244,11 @@ def _is_number(value: Any) -> bool:
     return abs(value) <= 1e300 and math.isfinite(value)
 
 
-def _box(box: Any, height: int, width: int) -> list:
+def _box(box: Any) -> list:
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise ValueError(f"bbox: expected [x, y, width, height], found {brief(box)}")
-    x, y, w, h = box
-    if w < 0 or h < 0:
+    if box[2] < 0 or box[3] < 0:
         raise ValueError(f"bbox: expected a width and height from 0 on, found {brief(box)}")
-    _check_extent("bbox", (x, x + w), (y, y + h), height, width)
     return box
 
 

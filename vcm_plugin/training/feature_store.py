@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from vcm_plugin.files import claim_note, sha256_of
+from vcm_plugin.split.config import DetectorConfig
 from vcm_plugin.split.geometry import network_input_size, padded_size
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.split_points import SPLIT_POINTS
@@ -31,7 +32,9 @@ class FeatureStore:
     def __init__(self, detector: TorchvisionDetector, dataset: CocoDataset, folder: Path | None):
         self.detector, self.dataset = detector, dataset
         config = detector.config
+        self.split_point = detector.split_point
         self.channels = config.fpn_channels
+        self.layer_channels = _channels(config, self.split_point)
         self.groups: dict[Size, list[int]] = {}  # network input size -> pictures
         for index, entry in enumerate(dataset.pictures):
             size = network_input_size(
@@ -39,11 +42,13 @@ class FeatureStore:
             )
             self.groups.setdefault(size, []).append(index)
         self.place = {i: k for group in self.groups.values() for k, i in enumerate(group)}
-        self.kept: dict[Size, tuple[np.memmap, np.memmap]] = {}
+        self.digest = digest_of_pictures(dataset.pictures)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._claim(folder)
-            self.kept = {size: self._open(folder, size) for size in self.groups}
+            claim_features(folder, detector.weights_sha256, self.digest, self.split_point)
+        self.kept = {
+            size: KeptLayers(folder, f"{size[0]}x{size[1]}", len(group), self._shapes(size))
+            for size, group in self.groups.items()
+        }
         self.annotations: dict[int, list[dict]] = {p.image_id: [] for p in dataset.pictures}
         for annotation in dataset.coco["annotations"]:
             if not annotation.get("iscrowd"):
@@ -58,11 +63,12 @@ class FeatureStore:
         return size, rng.choice(group, count, replace=count > len(group)).tolist()
 
     def features(self, size: Size, pictures: list[int]) -> dict[str, torch.Tensor]:
-        """p2..p5 of pictures of one network input size, (N, C, h, w)."""
-        rows = torch.stack([self._row(size, picture) for picture in pictures])
-        shapes = self._shapes(size)
-        parts = rows.split([int(np.prod(shape)) for shape in shapes.values()], dim=1)
-        return {name: part.view(-1, *shape) for (name, shape), part in zip(shapes.items(), parts)}
+        """The layers of pictures of one network input size, (N, C, h, w)."""
+        return self.kept[size].batch([self.place[picture] for picture in pictures], lambda place: (
+            self.detector.nn_part1(
+                read_picture(self.dataset.pictures[self.groups[size][place]].path)
+            ).layers
+        ))  # fmt: skip
 
     def targets(self, size: Size, pictures: list[int]) -> list[dict[str, torch.Tensor]]:
         """torchvision's targets in the network input: boxes, labels from 1, masks."""
@@ -94,44 +100,70 @@ class FeatureStore:
         return {"boxes": torch.from_numpy(tight_boxes(stack.numpy())), "labels": labels,
                 "masks": stack}  # fmt: skip
 
-    def _row(self, size: Size, picture: int) -> torch.Tensor:
-        rows, done = self.kept.get(size, (None, None))
-        place = self.place[picture]
-        if done is not None and done[place]:
-            return torch.from_numpy(rows[place].astype(np.float32))
-        pyramid = self.detector.nn_part1(read_picture(self.dataset.pictures[picture].path))
-        row = torch.cat([layer.flatten() for layer in pyramid.layers.values()])
-        if done is not None:
-            rows[place] = row.numpy()
-            done[place] = 1
-        return row.half().float()
-
     def _shapes(self, size: Size) -> dict[str, tuple[int, int, int]]:
         height, width = padded_size(size)
-        strides = SPLIT_POINTS["fpn"]
-        return {n: (self.channels, height // s, width // s) for n, s in strides.items()}
+        strides = SPLIT_POINTS[self.split_point]
+        return {
+            name: (count, height // stride, width // stride)
+            for (name, stride), count in zip(strides.items(), self.layer_channels, strict=True)
+        }
 
-    def _claim(self, folder: Path) -> None:
-        """Note whose features a folder keeps. Raises InputError where they are others'."""
-        pictures = digest_of_pictures(self.dataset.pictures)
-        ours = {"detector": self.detector.weights_sha256, "pictures": pictures}
-        what = "the features of this detector and these pictures"
-        claim_note(folder / "features.json", ours, what)
 
-    def _open(self, folder: Path, size: Size) -> tuple[np.memmap, np.memmap]:
-        count = len(self.groups[size])
-        length = sum(int(np.prod(shape)) for shape in self._shapes(size).values())
-        stem = f"{size[0]}x{size[1]}"
-        files = []
-        for name, dtype, shape in (
-            (f"{stem}.f16", np.float16, (count, length)),
-            (f"{stem}.done", np.uint8, (count,)),
-        ):
-            path = folder / name
-            expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
-            mode = "r+" if path.exists() and path.stat().st_size == expected else "w+"
-            files.append(np.memmap(path, dtype, mode, shape=shape))
-        return files[0], files[1]
+class KeptLayers:
+    """Layers of given shapes of so many pictures, kept in a folder as 16-bit floats.
+
+    Without a folder nothing is kept: every batch is made anew.
+    """
+
+    def __init__(
+        self, folder: Path | None, stem: str, count: int, shapes: dict[str, tuple[int, int, int]]
+    ):
+        self.shapes = shapes
+        self.rows = self.done = None
+        if folder is not None:
+            length = sum(int(np.prod(shape)) for shape in shapes.values())
+            self.rows = _mapped(folder / f"{stem}.f16", np.float16, (count, length))
+            self.done = _mapped(folder / f"{stem}.done", np.uint8, (count,))
+
+    def batch(
+        self, places: list[int], make: Callable[[int], dict[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """Layers (N, C, h, w) of the pictures at these places; `make` gives those that are new."""
+        rows = torch.stack([self._row(place, make) for place in places])
+        parts = rows.split([int(np.prod(shape)) for shape in self.shapes.values()], dim=1)
+        return {name: x.view(-1, *shape) for (name, shape), x in zip(self.shapes.items(), parts)}
+
+    def _row(self, place: int, make: Callable) -> torch.Tensor:
+        if self.done is not None and self.done[place]:
+            return torch.from_numpy(self.rows[place].astype(np.float32))
+        row = torch.cat([layer.flatten() for layer in make(place).values()])
+        if self.done is not None:
+            self.rows[place] = row.numpy()
+            self.done[place] = 1
+        return row.half().float()
+
+
+def claim_features(folder: Path, detector_sha256: str, pictures: str, split_point: str) -> None:
+    """Note whose features a folder keeps. Raises InputError where they are others'."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = {"detector": detector_sha256, "pictures": pictures}
+    if split_point != "fpn":
+        ours["split_point"] = split_point
+    claim_note(folder / "features.json", ours, "the features of this detector and these pictures")
+
+
+def _mapped(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A file as an array, made anew where it is missing or of another size."""
+    expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    mode = "r+" if path.exists() and path.stat().st_size == expected else "w+"
+    return np.memmap(path, dtype, mode, shape=shape)
+
+
+def _channels(config: DetectorConfig, split_point: str) -> tuple[int, ...]:
+    """Channels of each layer of a split point of an R-CNN."""
+    if split_point == "r2":
+        return (config.res2_out_channels,)
+    return (config.fpn_channels,) * len(SPLIT_POINTS[split_point])
 
 
 def digest_of_pictures(pictures: Sequence[PictureEntry]) -> str:

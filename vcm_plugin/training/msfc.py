@@ -19,7 +19,7 @@ import torch
 from anchors.msfc_networks import Msfc, MsfcConfig, relative_step
 from vcm_plugin.training import loop
 from vcm_plugin.training.feature_loss import draw_batch, feature_statistics, task_loss, weighted_mse
-from vcm_plugin.training.feature_store import FeatureStore, digest_of_pictures
+from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.loop import Terms
 from vcm_plugin.training.schedules import MsfcTraining
 
@@ -40,7 +40,7 @@ def train(
     model.mean.copy_(mean)
     model.std.copy_(std)
     path = folder / "msfc_state.pth"
-    made_from = {"pictures": digest_of_pictures(store.dataset.pictures)}
+    made_from = {"pictures": store.digest}
     return loop.fit(accelerator, model, store, schedule, path, loss_terms, report, made_from)
 
 

@@ -55,6 +55,11 @@ class VfcnInputs(FeatureInputs):
         "presets that the weights file names; a test takes diff_fchm_scales of its condition",
         ("0.25", "0.5", "1", "2", "4"),
     )
+    sequences: int = _key(
+        "of JDE without --images: of the mini-CTC tracking set's train split", 150
+    )
+    sequence_frames: int = _key("frames of each of these sequences that are used", 6)
+    frames: Path | None = _key("folder for these frames; default: OUT/frames")
 
 
 @dataclass(frozen=True)

@@ -96,9 +96,7 @@ def feature_losses(
     }
 
 
-def features_of(
-    detector: TorchvisionDetector, pictures: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def features_of(detector: TorchvisionDetector, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
     """p2..p5 of RGB pictures (N, 3, h, w), 0 .. 255, at their own size; differentiable."""
     config, backbone = detector.config, detector.model.backbone
     x = pictures.flip(1) if config.input_format == "BGR" else pictures

@@ -88,6 +88,14 @@ class MsfcTraining(FeatureSchedule):
 
 
 @dataclass(frozen=True)
+class FctmTraining(FeatureSchedule):
+    """Schedule and loss of fctm_like; the seed fixes batches and QPs."""
+
+    rate_weight: float = 0.115
+    qps: tuple[float, float] = (6.0, 40.0)  # a QP is uniform between them
+
+
+@dataclass(frozen=True)
 class HvcnTraining(Schedule):
     """Schedule and loss of one stage of the human layer; the seed fixes crops, scales, noise."""
 

@@ -5,6 +5,9 @@ Loss of a picture at scale s, everything but the rate being in the domain that I
 
     bpp + lambda * 255^2 * sum of w_l MSE_l  +  task_weight / s^2 * sum of the detector's losses
 
+A detector is cut at any split point of which VFCN codes the layers (config.split_point); the losses
+of the detector are those of p2..p5.
+
 Cells farther than MARGIN from every object count background_weight in the MSE. The squared error of
 the features is s^2 times that of the normalised ones, so both distortions weigh alike in features,
 and a larger s asks for fewer bits. The detector's losses are those of NN-Part2 on the decoded
@@ -28,7 +31,7 @@ from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
 from vcm_plugin.training import loop
 from vcm_plugin.training.feature_loss import draw_batch, feature_statistics, task_loss, weighted_mse
-from vcm_plugin.training.feature_store import FeatureStore, digest_of_pictures
+from vcm_plugin.training.feature_store import FeatureStore
 from vcm_plugin.training.loop import Terms
 from vcm_plugin.training.schedules import VfcnTraining
 
@@ -51,7 +54,7 @@ def train(
     store.detector.model.to(accelerator.device)
     model = _new_model(config, store, schedule, init)
     path = folder / "vfcn_state.pth"
-    made_from = {"pictures": digest_of_pictures(store.dataset.pictures)}
+    made_from = {"pictures": store.digest}
     made_from["init"] = sha256_of_file(init) if init else None
     return loop.fit(accelerator, model, store, schedule, path, loss_terms, report, made_from)
 
@@ -61,17 +64,18 @@ def loss_terms(
 ) -> Terms:
     """Terms of the loss for batch number `draw`, which alone decides about every random number."""
     rng, size, pictures, layers = draw_batch(store, schedule, draw)
-    device = layers["p2"].device
+    device = next(iter(layers.values())).device
     low, high = ivn.feature_range(layers, size)
     exponents = torch.from_numpy(rng.uniform(*np.log(schedule.scales), len(pictures)))
     scales = exponents.exp().float().to(device)
     ranges = torch.stack((scales * low, scales * high), dim=1)  # (N, 2)
     low, width = ranges[:, 0].view(-1, 1, 1, 1), (ranges[:, 1] - ranges[:, 0]).view(-1, 1, 1, 1)
-    normal = {name: ((x - low) / width) for name, x in layers.items()}
+    config = getattr(model, "module", model).config
+    normal = {level: (layers[name] - low) / width for level, name in config.levels.items()}
     decoded, bits = model(normal, ranges)
     decoded = {name: x.float() for name, x in decoded.items()}
     errors = {name: decoded[name] - normal[name] for name in decoded}
-    distortion = weighted_mse(errors, store.boxes(size, pictures), schedule)
+    distortion = weighted_mse(errors, store.boxes(size, pictures), schedule, config.stride)
     terms = {
         "bpp": bits.mean() / (size[0] * size[1]),
         "mse": schedule.lmbda * 255**2 * distortion,
@@ -101,6 +105,7 @@ def read_average(path: Path) -> tuple[VfcnConfig, dict[str, torch.Tensor]]:
 def _new_model(
     config: VfcnConfig, store: FeatureStore, schedule: VfcnTraining, init: Path | None
 ) -> Vfcn:
+    _check(config, store, schedule)
     torch.manual_seed(schedule.seed)
     model = Vfcn(config).to(memory_format=torch.channels_last)
     if init is None:
@@ -113,3 +118,19 @@ def _new_model(
                 "--init: expected a checkpoint of networks of the same sizes, found others"
             ) from error
     return model
+
+
+def _check(config: VfcnConfig, store: FeatureStore, schedule: VfcnTraining) -> None:
+    """Raise InputError where the networks are for other layers than the detector's."""
+    wanted, found = config.each_channels, tuple(store.layer_channels)
+    if (config.split_point, wanted) != (store.split_point, found):
+        raise InputError(
+            f"expected networks for the layers of this detector, split point {store.split_point} "
+            f"with {', '.join(map(str, found))} channels; found {config.split_point} with "
+            f"{', '.join(map(str, wanted))}; set split_point, and channels or layer_channels"
+        )
+    if schedule.task_weight and config.split_point != "fpn":
+        raise InputError(
+            f"task_weight: expected 0 at the split point {config.split_point}, since the losses of "
+            f"a detector are known for p2..p5 alone, found {schedule.task_weight}"
+        )

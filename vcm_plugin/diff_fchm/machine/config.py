@@ -70,6 +70,11 @@ class VfcnConfig:
         return dict(zip(LEVELS, SPLIT_POINTS[self.split_point]))
 
     @property
+    def stride(self) -> int:
+        """Of the finest layer, to the padded network input."""
+        return next(iter(SPLIT_POINTS[self.split_point].values()))
+
+    @property
     def each_channels(self) -> tuple[int, ...]:
         """Channels of each layer, finest first."""
         return self.layer_channels or (self.channels,) * len(SPLIT_POINTS[self.split_point])
@@ -113,6 +118,8 @@ class MachineSettings:
             inter=None if inter is None else context.path(inter),
             intra_period=period,
         )
+        if context.layers:  # refused here, before NN-Part1 has run
+            codec.require_layers(context.layers)
         if not self.diff_fchm_other_detector:
             context.require_detector(
                 self.diff_fchm_weights, codec.metadata["detector_sha256"],
