@@ -19,7 +19,9 @@ from anchors.msfc import MsfcCodec
 from anchors.msfc_networks import Msfc, MsfcConfig, export
 from anchors.vvc_feature import VvcFeatureCodec
 from vcm_plugin.ctc import complexity
+from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.coding import Source
+from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
 PRODUCTS = ("conv", "matmul", "linear", "addmm", "bmm", "mm")
@@ -116,3 +118,29 @@ def test_without_fvcore_the_cost_says_what_is_missing(tmp_path, monkeypatch):
 def test_a_codec_without_networks_has_no_count():
     cost = complexity.measure(VvcFeatureCodec("faster"), Source(None, pyramid()), "37", 100)
     assert cost.encode_kmac is cost.decode_kmac is cost.parameters is None
+
+
+def test_the_detector_costs_what_its_layers_say():
+    """Counted once more, layer by layer, from the shapes that pass through."""
+    condition = load_condition("minictc")
+    model, macs = load_detector(condition), []
+
+    def note(layer, _, output):
+        of_one = layer.weight.numel() / output.shape[1]  # a weight for each input of an output
+        if isinstance(layer, torch.nn.ConvTranspose2d):  # each weight meets every input place
+            of_one = layer.weight.numel() / output.shape[1] / math.prod(layer.stride)
+        macs.append(output.numel() * of_one)
+
+    kinds = torch.nn.Conv2d | torch.nn.Linear | torch.nn.ConvTranspose2d
+    layers = [layer for layer in model.model.modules() if isinstance(layer, kinds)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    scene = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    features = model.nn_part1(scene)
+    first = sum(macs)
+    model.nn_part2(features)
+    second = sum(macs) - first
+    for hook in hooks:
+        hook.remove()
+    kmac = complexity.of_detector(model, scene, scene[..., 0].size)
+    assert kmac == pytest.approx((first / 1000 / 96 / 128, second / 1000 / 96 / 128), rel=1e-9)
+    assert min(kmac) > 1

@@ -18,6 +18,7 @@ from vcm_plugin.metrics.bd_rate import (
     bits_at,
     bootstrap_counts,
     monotone_fit,
+    prepare,
 )
 from vcm_plugin.metrics.convex_hull import convex_hull
 from vcm_plugin.metrics.psnr import psnr
@@ -323,3 +324,29 @@ def test_bd_rate_interval_is_refused_when_too_many_resamples_are():
         "20 % of the resamples had no BD-rate (2 of 4" in interval.reason
         and "not monotone" in interval.reason
     )
+
+
+def test_refusals_show_rates_that_can_be_read():
+    bits = [(1_297_184.4, 92.6), (2_468_104, 92.3), (5e6, 93.0), (2.0e7, 93.1)]
+    assert "92.600 at 1,297,184 but 92.300 at 2,468,104" in bits_at(bits, 92).reason
+    bpp = [(0.0123456, 60.0), (0.232181, 59.0), (6.63653, 70.0), (10.0, 71.0)]
+    assert "60.000 at 0.01235 but 59.000 at 0.2322" in bd_rate(bpp, bpp).reason
+    assert (
+        bd_rate([(2e6, 1.0)] * 4, bpp).reason == "anchor: two points have the same rate 2,000,000"
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_prepared_curves_give_the_same_as_their_points(method):
+    anchor = [(1, 30.0), (2, 42.0), (4, 47.0), (8, 50.0)]
+    test = [(rate / 3, value + 0.5) for rate, value in anchor]
+    ready = prepare(anchor, method), prepare(test, method)
+    assert bd_rate(*ready, method) == bd_rate(anchor, test, method)
+    assert bits_at(ready[0], 45, method) == bits_at(anchor, 45, method)
+    pairs = [anchor] * 9, [test] * 9
+    assert bd_rate_interval(*pairs, method) == bd_rate_interval(
+        [ready[0]] * 9, [ready[1]] * 9, method
+    )
+    other = next(name for name in METHODS if name != method)
+    with pytest.raises(InputError, match=f"prepared for {method}, expected one for {other}"):
+        bd_rate(*ready, other)

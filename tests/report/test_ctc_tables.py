@@ -32,6 +32,14 @@ def test_tables_of_sequences(sfu, tmp_path):
     assert [row["Dataset"] for row in rows[12::4]] == ["CLASS-C", "CLASS-D"]
     assert [row["qp"] for row in rows[:4]] == ["29", "35", "41", "47"]
     assert [row["qp"] for row in rows[12:16]] == ["0", "1", "2", "3"]
+    named = rows_of(tmp_path / "SFUHW/rate_points_SFU.csv")
+    assert list(named[0]) == ["Dataset", "harness_qp", "rate_point"]
+    assert [tuple(row.values()) for row in named[:2]] == [
+        (names[0], "29", "0.7"), (names[0], "35", "1.4"),
+    ]  # fmt: skip
+    assert [(row["Dataset"], row["harness_qp"]) for row in named] == [
+        (row["Dataset"], row["qp"]) for row in rows[:12]
+    ]
     point = result.points[1]
     summary = rows_of(tmp_path / "SFUHW/sfu-hw-BQSquare_416x240_60_val/qp35/evaluation/summary.csv")
     assert len(summary) == 1 and list(summary[0]) == VIDEO

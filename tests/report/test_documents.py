@@ -12,8 +12,9 @@ from test_tables import runs  # noqa: F401 (a fixture)
 from test_web import cells_of, embedded
 
 from vcm_plugin.cli.main import main
-from vcm_plugin.report import tables, write_document
-from vcm_plugin.report.document import Table
+from vcm_plugin.ctc.results import Complexity
+from vcm_plugin.report import costs, tables, write_document
+from vcm_plugin.report.document import KEPT, MISSING, WHOLE, Column, Document, Table
 from vcm_plugin.report.human_tables import human_tables
 from vcm_plugin.report.human_vision import human_vision
 from vcm_plugin.report.paper import to_document
@@ -88,3 +89,68 @@ def test_a_missing_package_is_named_before_anything_is_computed(runs, tmp_path, 
     with pytest.raises(InputError, match=r"needs the package no_such_package, .*\[report\]"):
         package.write_report(runs, [], tmp_path / "out", ["xlsx"])
     assert not (tmp_path / "out").exists()
+
+
+def table_of(rows: int, notes: tuple[str, ...] = ()) -> Table:
+    columns = Column("name", "name"), Column("bits", "bits", ",d")
+    numbered = tuple({"name": f"row {n}", "bits": 1000 * n} for n in range(rows))
+    return Table("A table", columns, numbered, notes)
+
+
+@pytest.mark.parametrize("notes", ((), ("one", "two")))
+def test_tables_are_parted_only_where_they_are_long(tmp_path, notes):
+    short, long = table_of(WHOLE, notes), table_of(WHOLE + 1, notes)
+    write_document(Document("d", (short, long)), tmp_path / "d", ["docx", "tex"])
+    latex = (tmp_path / "d.tex").read_text()
+    for table, grid in zip((short, long), docx.Document(tmp_path / "d.docx").tables, strict=True):
+        kept = [
+            row.cells[0].paragraphs[0].style.paragraph_format.keep_with_next for row in grid.rows
+        ]
+        rows = len(table.rows)
+        ends = {rows - 1} if rows <= WHOLE else {*range(KEPT - 1, rows - KEPT), rows - 1}
+        if notes:
+            ends -= {rows - 1}
+        assert [number for number, keeps in enumerate(kept[1:]) if not keeps] == sorted(ends)
+        assert kept[0]
+    kept_rows = sum(table.keeps(n) for table in (short, long) for n in range(len(table.rows)))
+    kept_notes = 2 * max(0, len(notes) - 1)
+    assert latex.count(" \\\\*\n") == kept_rows + kept_notes
+
+
+def test_short_cells_stay_on_one_line_and_titles_take_no_more_than_they_need():
+    columns = (
+        Column("curve", "curve"), Column("metric", "metric"), Column("bpp", "bpp", ".4f"),
+        Column("fit", "bpp after monotone fit", ".4f"), Column("note", "note"),
+    )  # fmt: skip
+    row = {
+        "curve": "vvc_remote_100",
+        "metric": "mask AP50",
+        "bpp": 0.1,
+        "fit": 0.2,
+        "note": "x " * 90,
+    }
+    table = Table("t", columns, (row,))
+    widths = [share * 102 for share in table.shares(102)]
+    assert widths[0] >= len("vvc_remote_100") and widths[1] >= len("mask AP50")
+    assert widths[3] < 22 and widths[4] == max(widths)
+
+
+def test_every_cell_of_a_row_has_the_size_of_the_table(tmp_path):
+    """An empty cell, too, else its row is higher than the others."""
+    rows = ({"name": "", "bits": 1}, {"name": "a", "bits": None})
+    table = Table("t", (Column("name", "name"), Column("bits", "bits", ",d")), rows)
+    write_document(Document("d", (table,)), tmp_path / "d", ["docx"])
+    (grid,) = docx.Document(tmp_path / "d.docx").tables
+    styles = {cell.paragraphs[0].style.font.size for row in grid.rows for cell in row.cells}
+    assert len(styles) == 1 and None not in styles
+
+
+def test_complexity_has_both_parts_of_the_detector_and_says_what_has_no_count(report):
+    cost = Complexity("37", 7.32, "n/a: no count of aten::cumsum", 4739305, 1 << 30, 30.3, 12.5)
+    first = report.runs[0]
+    run = replace(first, timings=replace(first.timings, complexity=cost))
+    table = costs.complexity(replace(report, runs=(run,)))
+    row = [run.name, "7.3", f"{MISSING} (1)", "30.3", "12.5", "4,739,305", "1,024"]
+    assert table.texts() == [row]
+    assert table.notes[-1] == "(1) n/a: no count of aten::cumsum"
+    assert table in costs.tables(replace(report, runs=(run,)))

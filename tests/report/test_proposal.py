@@ -16,7 +16,7 @@ from vcm_plugin.cli.main import main
 from vcm_plugin.environment import cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import tables
-from vcm_plugin.report.document import MISSING, Figure, Paragraph, Table
+from vcm_plugin.report.document import MISSING, Figure, Heading, Paragraph, Table
 from vcm_plugin.report.proposal import to_document, write_proposal
 from vcm_plugin.report.proposal.config import load_config
 from vcm_plugin.report.text_files import BREAK, FLUSH_LEFT, latex_text
@@ -82,10 +82,13 @@ def test_markdown_and_latex_hold_the_same_numbers(written):
     assert (folder / "rd_box_ap.png").is_file() and (folder / "architecture.png").is_file()
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+LATEX = next(filter(shutil.which, ("pdflatex", "xelatex")), None)
+
+
+@pytest.mark.skipif(LATEX is None, reason="no LaTeX here")
 def test_latex_compiles_and_nothing_leaves_the_page(written, tmp_path):
     folder = written[0]
-    command = ["pdflatex", "-interaction=nonstopmode", f"-output-directory={tmp_path}"]
+    command = [LATEX, "-interaction=nonstopmode", f"-output-directory={tmp_path}"]
     for _ in range(2):  # the second time with the widths of the tables
         done = subprocess.run(
             [*command, "proposal.tex"], cwd=folder, capture_output=True, text=True
@@ -224,13 +227,25 @@ def test_a_proposal_that_was_copied_elsewhere_says_where_it_looked(runs, tmp_pat
 
 
 @pytest.mark.skipif(shutil.which("xelatex") is None, reason="no xelatex here")
-def test_xelatex_sets_other_scripts(runs, tmp_path):  # noqa: F811
-    write_proposal(config(tmp_path, runs, title="Bäume, Ελλάδα, Мир"), tmp_path / "p.tex")
+@pytest.mark.parametrize("fonts", (True, False))
+def test_xelatex_sets_other_scripts(runs, tmp_path, fonts):  # noqa: F811
+    """Where no font has Chinese, the document and the log say so, and it is made all the same."""
+    write_proposal(config(tmp_path, runs, title="Bäume, Ελλάδα, Мир, 编解码器"), tmp_path / "p.tex")
+    if not fonts:
+        text = (tmp_path / "p.tex").read_text()
+        (tmp_path / "p.tex").write_text(re.sub(r"\\trycjk\{[^}]*\}", "", text))
     command = ["xelatex", "-interaction=nonstopmode", "p.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "p.pdf").stat().st_size > 10_000
-    assert "Missing character" not in (tmp_path / "p.log").read_text(errors="replace")
+    log = (tmp_path / "p.log").read_text(errors="replace")
+    assert "Missing character" not in log
+    assert fonts or "no font for Chinese, Japanese or Korean" in " ".join(log.split())
+
+
+def test_only_documents_with_chinese_text_ask_for_its_fonts(runs, tmp_path):  # noqa: F811
+    write_proposal(config(tmp_path, runs), tmp_path / "p.tex")
+    assert "cjk" not in (tmp_path / "p.tex").read_text()
 
 
 def test_another_suffix_is_refused(runs, tmp_path):  # noqa: F811
@@ -251,10 +266,22 @@ def test_the_shipped_example_says_your_organisation(runs, tmp_path):  # noqa: F8
     assert "BD-rate against vvc_feature" in (tmp_path / "proposal.md").read_text()
 
 
-@pytest.mark.skipif(not shutil.which("soffice"), reason="no LibreOffice here to render it with")
-def test_it_renders_to_pdf(written, tmp_path):
-    folder = written[0]
+PAGES = all(map(shutil.which, ("soffice", "pdftotext")))
+
+
+@pytest.mark.skipif(not PAGES, reason="no LibreOffice and pdftotext here to look at pages with")
+def test_no_page_ends_with_a_heading(written, tmp_path):
+    folder, document, *_ = written
     command = ["soffice", "--headless", f"-env:UserInstallation={tmp_path.as_uri()}/profile"]
     command += ["--convert-to", "pdf", "--outdir", str(tmp_path), str(folder / "proposal.docx")]
     subprocess.run(command, check=True, capture_output=True)
-    assert (tmp_path / "proposal.pdf").read_bytes().startswith(b"%PDF")
+    command = ["pdftotext", "-layout", str(tmp_path / "proposal.pdf"), "-"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    headings = {block.text for block in document.blocks if isinstance(block, Heading)}
+    pages = [[line.strip() for line in page.splitlines() if line.strip()]
+             for page in text.split("\f") if page.strip()]  # fmt: skip
+    assert len(pages) > 5
+    for page in pages:
+        assert re.fullmatch(r"\d+ / \d+", page[-1])
+        last = page[-2]  # above the number of the page
+        assert last not in headings and not re.match(r"Table \d+: ", last), last

@@ -113,10 +113,12 @@ def test_every_number_read_back_equals_the_tables(written):
             assert [same(c.value, v) for c, v in zip(row[place + 1 :], low_high)] == [True, True]
             if result.percent is not None:
                 assert same(row[place].value, result.percent)
-    complexity = with_numbers(costs.complexity(report))
+    complexity = with_numbers(costs.seconds(report))
     for number, row in enumerate(complexity.rows, start=3):
         for place, column in enumerate(complexity.columns, start=1):
-            assert same(book["Complexity"].cell(number, place).value, shown(row.get(column.key)))
+            assert same(
+                book["Seconds per picture"].cell(number, place).value, shown(row.get(column.key))
+            )
 
 
 def test_a_program_that_does_not_recalculate_shows_the_same(written):

@@ -67,8 +67,8 @@ SEQUENCE_HEADER = (
     Element("magic", "u(24)", "0x46434D, the letters FCM"),
     Element("version", "u(8)", f"{VERSION}"),
     Element("profile", "u(4)", "what the units hold", codes=PROFILES),
-    Element("split_point", "u(4)", "names the layers and their strides; none: the file holds a "
-            "picture", codes=SPLIT_CODES),
+    Element("split_point", "u(4)", "names the layers and their strides; none: a picture",
+            codes=SPLIT_CODES),
     Element("picture_flag", "u(1)", "1: one frame, without a rate"),
     Element("weights_flag", "u(1)", "1: weights_id follows"),
     Element("detector_flag", "u(1)", "1: detector_id follows; 0: it follows from weights_id"),

@@ -17,7 +17,9 @@ def add(commands) -> None:
         "tables",
         "the tables that MPEG receives, from runs of its test sets",
         "Writes summary.csv of every data set, sequence and rate point and final_<SET>.csv in the "
-        "layout of CompressAI-Vision: from one run of sequences, or from both tasks of MPEG-OIV6.",
+        "layout of CompressAI-Vision: from one run of sequences, or from both tasks of MPEG-OIV6. "
+        "Its column qp is an integer that stands for a rate point; rate_points_<SET>.csv says for "
+        "which.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="of one codec")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")

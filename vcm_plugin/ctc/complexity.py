@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What does a codec cost? Arithmetic by fvcore, parameters, memory; seconds are in the journal.
+"""What do a codec and a detector cost? Arithmetic, parameters, memory; seconds are in the journal.
 
 What is counted is what runs: a call of `encode` or `decode` is traced from its first operation to
 its last. Convolutions and matrix products count multiply-accumulates, an elementwise operation one
 for each of its outputs; what moves data, compares or rounds counts nothing, as in fvcore itself. An
 operation that neither fvcore nor this file knows makes the count unknown: it is reported by its
 name and never counted as zero.
+
+A detector cannot be traced (what it computes depends on what it finds), so torch counts the
+convolutions and matrix products of NN-Part1 and NN-Part2 as they run, and nothing else of them.
 """
 
 from __future__ import annotations
@@ -15,16 +18,22 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from vcm_plugin.ctc.codecs import Codec
 from vcm_plugin.ctc.coding import Source, decode, encode
 from vcm_plugin.ctc.results import Complexity
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vcm_plugin.ctc.detector import SplitModel
 
 ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "exp2", "log2",
                "pow", "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu")  # fmt: skip
@@ -67,6 +76,14 @@ def measure(codec: Codec, source: Source, rate_point: str, pixels: int) -> Compl
         parameters,
         memory,
     )
+
+
+def of_detector(model: SplitModel, picture: np.ndarray, pixels: int) -> tuple[float, float]:
+    """kMAC per source pixel of NN-Part1 and of NN-Part2 of an uncompressed picture, uint8 (H, W,
+    3); NN-Part2 does the more, the more it finds."""
+    features = model.nn_part1(picture)
+    first = _products(model.nn_part1, picture) / 1000 / pixels
+    return first, _products(model.nn_part2, features) / 1000 / pixels
 
 
 def count(function: Callable, *arguments: Any) -> Macs:
@@ -123,6 +140,13 @@ class _KeepAll(TorchFunctionMode):
 def _matmul(inputs: list, outputs: list) -> int:
     """Of a product whose factors may be batches; fvcore leaves out the batch of the second."""
     return math.prod(outputs[0].type().sizes()) * inputs[0].type().sizes()[-1]
+
+
+def _products(function: Callable, *arguments: Any) -> float:
+    """Multiply-accumulates of the convolutions and matrix products of a call."""
+    with FlopCounterMode(display=False) as counter:
+        function(*arguments)
+    return counter.get_total_flops() / 2  # torch counts 2 for a multiply-add
 
 
 def _kmac(pixels: int, function: Callable, *arguments: Any) -> float | str:

@@ -227,9 +227,11 @@ class Worker:
         return self._described(entry, inferred, read_entry(entry) if with_source else None)
 
     def complexity(self, entry: PictureEntry, point: str) -> Iterator[Complexity]:
-        """What the codec costs on this picture."""
+        """What the codec and the detector cost on this picture."""
         source, pixels = self._source(entry), entry.height * entry.width
-        yield complexity.measure(self.codec, source, point, pixels)
+        costs = complexity.measure(self.codec, source, point, pixels)
+        first, second = complexity.of_detector(self.model, source.picture, pixels)
+        yield dataclasses.replace(costs, nn_part1_kmac=first, nn_part2_kmac=second)
 
     def evaluate(
         self, point: str, skipped: Sequence[int]

@@ -184,10 +184,12 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a codec costs on one picture.
+    """What a codec, and the detector around it, cost on one picture.
 
     encode_kmac, decode_kmac: thousand multiply-accumulates per source pixel, or "n/a: ..."; None
     where all work is done outside torch. parameters: None for a codec without weights.
+    nn_part1_kmac, nn_part2_kmac: those of convolutions and matrix products in the two parts of the
+    detector; None in results of older versions.
     """
 
     rate_point: str
@@ -195,6 +197,8 @@ class Complexity:
     decode_kmac: float | str | None
     parameters: int | None
     peak_memory_bytes: int
+    nn_part1_kmac: float | None = None
+    nn_part2_kmac: float | None = None
 
 
 @dataclass(frozen=True)

@@ -354,12 +354,12 @@ class _Test:
         return tuple(described) if sequences else None
 
     def complexity(self, skipped: tuple[Skipped, ...]) -> Complexity | None:
-        """What the codec costs on the first picture at the last rate point, which takes an encoder
-        the least time; measured once, not for sequences."""
+        """What codec and detector cost on the first picture, at the last rate point, which takes an
+        encoder the least time; measured once, not for sequences."""
         if self.plan.dataset.sequences:
             return None
         known = load_timings(self.plan.folder)
-        if known and known.complexity:
+        if known and known.complexity and known.complexity.nn_part1_kmac is not None:
             return known.complexity
         (entry, *_) = self.plan.dataset.without({s.image_id for s in skipped}).pictures
         (measured,) = self.workers.run("complexity", [(entry, self.points[-1])])

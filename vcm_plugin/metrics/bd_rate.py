@@ -9,6 +9,7 @@ means fewer bits at equal accuracy. What cannot be computed comes back as
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -52,7 +53,47 @@ class Interval:
     reason: str | None = None
 
 
-def bd_rate(anchor: Curve, test: Curve, method: str = "pchip", min_overlap: float = 0.0) -> BdRate:
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A curve made ready for one method: by rising rate, fitted where the method asks for it.
+
+    points: float64 (N, 2). problem: why no BD-rate can be made of it, or None.
+    """
+
+    points: np.ndarray
+    method: str
+    problem: str | None
+
+    @cached_property
+    def log_rate(self) -> PchipInterpolator:
+        """log10(rate) over accuracy, of a curve without a problem."""
+        return PchipInterpolator(self.points[:, 1], np.log10(self.points[:, 0]))
+
+
+def prepare(curve: Curve, method: str = "pchip") -> Prepared:
+    """A curve for `bd_rate`, `bits_at` and `bd_rate_interval`, which take it in a curve's place:
+    one that is compared with several others is fitted and interpolated once.
+
+    Raises InputError for what is no curve, and for an unknown method.
+    """
+    _label(method)
+    points = points_of(curve)
+    problem = _unusable(points)
+    if problem is None and method == "monotone":
+        points = np.array(monotone_fit(points.tolist()))
+        if np.any(np.diff(points[:, 1]) <= 1e-9):
+            problem = "the monotone fit is flat: accuracy does not rise with the rate"
+    if problem is None:
+        problem = _not_rising(points)
+    return Prepared(points, method, problem)
+
+
+def bd_rate(
+    anchor: Curve | Prepared,
+    test: Curve | Prepared,
+    method: str = "pchip",
+    min_overlap: float = 0.0,
+) -> BdRate:
     """Average rate difference of `test` against `anchor` at equal accuracy, in percent.
 
     "pchip" interpolates log10(rate) over accuracy piecewise as the JVET reporting sheet does;
@@ -60,7 +101,8 @@ def bd_rate(anchor: Curve, test: Curve, method: str = "pchip", min_overlap: floa
     Refused, with the reason: fewer than four points, equal or falling points, no overlap,
     an overlap below `min_overlap` accuracy points.
 
-    Raises InputError for what is no curve, and for an unknown method.
+    Raises InputError for what is no curve, for one that was prepared for another method, and for an
+    unknown method.
 
     >>> anchor = [(1, 30), (2, 40), (4, 50), (8, 60)]
     >>> round(bd_rate(anchor, [(rate / 2, ap) for rate, ap in anchor]).percent, 6)
@@ -72,27 +114,27 @@ def bd_rate(anchor: Curve, test: Curve, method: str = "pchip", min_overlap: floa
     'test: 3 points, at least 4 are needed'
     """
     label = _label(method)
-    prepared = []
+    curves = []
     for name, curve in (("anchor", anchor), ("test", test)):
-        points, problem = _prepare(curve, method)
-        if problem is not None:
-            return BdRate(None, label, reason=f"{name}: {problem}")
-        prepared.append(points)
-    low = max(points[0, 1] for points in prepared)
-    high = min(points[-1, 1] for points in prepared)
+        prepared = _prepared(curve, method)
+        if prepared.problem is not None:
+            return BdRate(None, label, reason=f"{name}: {prepared.problem}")
+        curves.append(prepared)
+    low = max(curve.points[0, 1] for curve in curves)
+    high = min(curve.points[-1, 1] for curve in curves)
     if high <= low:
-        ranges = " and ".join(f"{p[0, 1]:.2f} .. {p[-1, 1]:.2f}" for p in prepared)
+        ranges = " and ".join(f"{c.points[0, 1]:.2f} .. {c.points[-1, 1]:.2f}" for c in curves)
         return BdRate(None, label, reason=f"no overlap: the accuracies are {ranges}")
     overlap = (float(low), float(high))
     if high - low < min_overlap:
         reason = f"the overlap {low:.2f} .. {high:.2f} is under {min_overlap:g} accuracy points"
         return BdRate(None, label, overlap, reason)
-    areas = [_log_rate(points).integrate(low, high) for points in prepared]
+    areas = [curve.log_rate.integrate(low, high) for curve in curves]
     difference = float(areas[1] - areas[0]) / (high - low)
     return BdRate(float(100 * (10**difference - 1)), label, overlap)
 
 
-def bits_at(curve: Curve, accuracy: float, method: str = "pchip") -> BitsAt:
+def bits_at(curve: Curve | Prepared, accuracy: float, method: str = "pchip") -> BitsAt:
     """The rate at which a curve reaches `accuracy`: PCHIP of log10(rate) over accuracy.
 
     Used for the near-lossless point (1 AP below uncompressed). Never extrapolates. Raises
@@ -104,15 +146,15 @@ def bits_at(curve: Curve, accuracy: float, method: str = "pchip") -> BitsAt:
     '61.00 is above the measured accuracies 30.00 .. 60.00'
     """
     label = _label(method)
-    points, problem = _prepare(curve, method)
-    if problem is not None:
-        return BitsAt(None, label, problem)
-    low, high = points[0, 1], points[-1, 1]
+    prepared = _prepared(curve, method)
+    if prepared.problem is not None:
+        return BitsAt(None, label, prepared.problem)
+    low, high = prepared.points[0, 1], prepared.points[-1, 1]
     if not low <= accuracy <= high:
         side = "below" if accuracy < low else "above"
         reason = f"{accuracy:.2f} is {side} the measured accuracies {low:.2f} .. {high:.2f}"
         return BitsAt(None, label, reason)
-    return BitsAt(float(10 ** _log_rate(points)(accuracy)), label)
+    return BitsAt(float(10 ** prepared.log_rate(accuracy)), label)
 
 
 def monotone_fit(curve: Curve) -> list[tuple[float, float]]:
@@ -190,8 +232,8 @@ def bootstrap_counts(pictures: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def bd_rate_interval(
-    anchors: Sequence[Curve],
-    tests: Sequence[Curve],
+    anchors: Sequence[Curve | Prepared],
+    tests: Sequence[Curve | Prepared],
     method: str = "pchip",
     min_overlap: float = 0.0,
 ) -> Interval:
@@ -219,17 +261,12 @@ def _label(method: str) -> str:
     return METHODS[method]
 
 
-def _prepare(curve: Curve, method: str) -> tuple[np.ndarray, str | None]:
-    """Points by rising rate, fitted if asked, and what is wrong with them (or None)."""
-    points = points_of(curve)
-    problem = _unusable(points)
-    if problem is None and method == "monotone":
-        points = np.array(monotone_fit(points.tolist()))
-        if np.any(np.diff(points[:, 1]) <= 1e-9):
-            return points, "the monotone fit is flat: accuracy does not rise with the rate"
-    if problem is None:
-        problem = _not_rising(points)
-    return points, problem
+def _prepared(curve: Curve | Prepared, method: str) -> Prepared:
+    if not isinstance(curve, Prepared):
+        return prepare(curve, method)
+    if curve.method != method:
+        raise InputError(f"a curve prepared for {curve.method}, expected one for {method}")
+    return curve
 
 
 def _unusable(points: np.ndarray) -> str | None:
@@ -243,7 +280,7 @@ def _no_rates(points: np.ndarray) -> str | None:
         return "every point needs a positive rate and a finite accuracy"
     same = np.flatnonzero(np.diff(points[:, 0]) == 0)
     if len(same):
-        return f"two points have the same rate {points[same[0], 0]:.6g}"
+        return f"two points have the same rate {_rate(points[same[0], 0])}"
     return None
 
 
@@ -252,12 +289,15 @@ def _not_rising(points: np.ndarray) -> str | None:
     if not len(falls):
         return None
     pairs = "; ".join(
-        f"{points[i, 1]:.3f} at {points[i, 0]:.6g} but {points[i + 1, 1]:.3f} at "
-        f"{points[i + 1, 0]:.6g}"
+        f"{points[i, 1]:.3f} at {_rate(points[i, 0])} but {points[i + 1, 1]:.3f} at "
+        f"{_rate(points[i + 1, 0])}"
         for i in falls
     )
     return f"not monotone, accuracy does not rise with the rate: {pairs}"
 
 
-def _log_rate(points: np.ndarray) -> PchipInterpolator:
-    return PchipInterpolator(points[:, 1], np.log10(points[:, 0]))
+def _rate(rate: float) -> str:
+    """A rate in a sentence: bits by thousands, bits per pixel by their first digits; no powers."""
+    if rate >= 1000:
+        return f"{rate:,.0f}"
+    return f"{rate:.4g}" if rate >= 1e-3 else f"{rate:.6f}"

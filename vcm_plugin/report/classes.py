@@ -70,7 +70,7 @@ def class_table(human: Report, machine: Report | None, anchor: str) -> Table:
         Column("machine", "machine BD-rate (box AP) %", "+.1f"),
         *(Column(key, f"total bits BD-rate ({title_of(key)}) %", "+.1f") for key in MEASURES),
         Column("break_even", "break-even share (PSNR)", ".2f"),
-        Column("parameters", "parameters", "d"),
+        Column("parameters", "parameters", ",d"),
         Column("encode_kmac", "encoder kMAC/pixel", ".1f"),
         Column("decode_kmac", "decoder kMAC/pixel", ".1f"),
         Column("encode_seconds", "encode s", ".3f"), Column("decode_seconds", "decode s", ".3f"),

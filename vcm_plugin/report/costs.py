@@ -8,51 +8,85 @@ from collections.abc import Mapping
 from vcm_plugin.ctc.codecs import CODECS
 from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import UNCOMPRESSED, StageSeconds
-from vcm_plugin.report.document import Column, Table
+from vcm_plugin.report.document import Column, Footnotes, Table
 from vcm_plugin.report.made import busy_runs
 from vcm_plugin.report.runs import Run
 from vcm_plugin.report.tables import Report
 
-COSTS = ("encode_kmac", "decode_kmac", "parameters")
-STAGES = ("encode", "decode", "nn_part1", "nn_part2")
+KMAC = {
+    "encode_kmac": "encoder kMAC per pixel",
+    "decode_kmac": "decoder kMAC per pixel",
+    "nn_part1_kmac": "NN-Part1 kMAC per pixel",
+    "nn_part2_kmac": "NN-Part2 kMAC per pixel",
+}
+STAGES = {"encode": "encode (s)", "decode": "decode (s)",
+          "nn_part1": "NN-Part1 (s)", "nn_part2": "NN-Part2 (s)"}  # fmt: skip
+MACHINE = "timed on a machine that was"
+
+
+def tables(report: Report) -> list[Table]:
+    """All of them; one without rows is left to whoever shows them."""
+    return [against_anchors(report), complexity(report), seconds(report)]
 
 
 def complexity(report: Report) -> Table:
-    """Arithmetic, parameters, seconds per picture and peak memory, with the machine."""
+    """Arithmetic of codec and detector, parameters and peak memory of every run."""
+    columns = (
+        Column("codec", "codec"),
+        *(Column(key, title, ".1f") for key, title in KMAC.items()),
+        Column("parameters", "parameters", ",d"),
+        Column("peak_memory_mib", "peak memory (MiB)", ",.0f"),
+    )
+    notes, rows = Footnotes(), []
+    for run in report.runs:
+        costs = run.timings and run.timings.complexity
+        if costs is not None:
+            kmac = {key: getattr(costs, key) for key in KMAC}
+            marks = {key: notes.mark(text) for key, text in kmac.items() if isinstance(text, str)}
+            rows.append({
+                "codec": run.name,
+                **kmac | marks,
+                "parameters": costs.parameters,
+                "peak_memory_mib": costs.peak_memory_bytes / (1 << 20),
+            })  # fmt: skip
+    told = (
+        "kMAC: thousand multiply-accumulates per source pixel, counted as they run on the first "
+        "picture at the last rate point. Those of a codec hold every operation, and there are none "
+        "where it runs outside PyTorch; those of NN-Part1 and NN-Part2 hold convolutions and "
+        "matrix products. Peak memory is that of one process with its detector and its largest "
+        "encoder.",
+        *notes.texts,
+    )
+    return Table("Complexity", columns, tuple(rows), told)
+
+
+def seconds(report: Report) -> Table:
+    """Seconds per picture at every rate point, with the machine."""
     columns = (
         Column("codec", "codec"),
         Column("rate_point", "rate point"),
-        Column("encode_kmac", "encoder kMAC per pixel", ".2f"),
-        Column("decode_kmac", "decoder kMAC per pixel", ".2f"),
-        Column("parameters", "parameters", "d"),
-        Column("encode", "encode (s)", ".3f"),
-        Column("decode", "decode (s)", ".3f"),
-        Column("nn_part1", "NN-Part1 (s)", ".3f"),
-        Column("nn_part2", "NN-Part2 (s)", ".3f"),
-        Column("peak_memory_mib", "peak memory (MiB)", ".0f"),
-        Column("machine", "timed on a machine that was"),
+        *(Column(key, title, ".3f") for key, title in STAGES.items()),
+        Column("machine", MACHINE),
     )
     busy, rows = busy_runs(report), []
     for run in report.runs:
         if run.timings is None:
             continue
-        costs = run.timings.complexity
         state = "busy" if run.name in busy else "free" if run.sessions else None
         for point in run.points:
             rows.append({
                 "codec": run.name,
                 "rate_point": point.rate_point,
-                **{key: getattr(costs, key, None) for key in COSTS},
                 **seconds_per_picture(run.timings.points, point.rate_point, point.pictures),
-                "peak_memory_mib": costs and costs.peak_memory_bytes / (1 << 20),
                 "machine": state,
             })  # fmt: skip
-    return Table("Complexity", columns, tuple(rows), _machine_notes(report))
+    return Table("Seconds per picture", columns, tuple(rows), _machine_notes(report))
 
 
 def against_anchors(report: Report) -> Table:
     """Mean seconds of a picture over the rate points at full size, and what part of the anchor's
     they are: of the codecs alone, and with the parts of the network on the same side."""
+    busy = busy_runs(report)
     columns = (
         Column("test", "test"),
         Column("anchor", "anchor"),
@@ -62,10 +96,10 @@ def against_anchors(report: Report) -> Table:
         Column("decode", "decode (s)", ".3f"),
         Column("decode_percent", "DecT (%)", ".0f"),
         Column("receiver_percent", "with NN-Part2 (%)", ".0f"),
-        Column("busy", "timed on a busy machine"),
+        *([Column("busy", "timed on a busy machine")] if busy else []),
     )
     spent = {run.name: _mean_seconds(run) for run in report.runs if run.timings is not None}
-    busy, rows = busy_runs(report), []
+    rows = []
     for test, mine in spent.items():
         for anchor in report.anchors:
             if test in report.anchors or anchor == test or anchor not in spent:
@@ -132,10 +166,7 @@ def _machine_notes(report: Report) -> tuple[str, ...]:
         "longer than they need be.",
     )
     return (
-        "Seconds are means over the pictures, on " + "; ".join(devices) + ". kMAC are thousand "
-        "multiply-accumulates per source pixel, counted as they run on the first picture at the "
-        "last rate point; a codec that runs outside PyTorch has none. Peak memory is that of one "
-        "process with its detector and its largest encoder.",
+        "Means over the pictures, on " + "; ".join(devices) + ".",
         *_shared_notes(report),
         *(mark if busy else ()),
     )

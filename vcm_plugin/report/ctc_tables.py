@@ -3,9 +3,13 @@
 
     <out>/<datacatalog>/<data set or sequence>/qp<int>/evaluation/summary.csv
     <out>/<datacatalog>/final_<SET>.csv
+    <out>/<datacatalog>/rate_points_<SET>.csv
 
-Beside summary.csv lie the predictions as the harness's table script wants them, so that it makes
-the same final_<SET>.csv of this folder. Layout: that of CompressAI-Vision.
+Its scripts find and sort rate points by a column and by folders called qp, and take the mean of
+every other column over a class, so an integer stands there for what is no QP; rate_points_<SET>.csv
+says which rate point it stands for. Beside summary.csv lie the predictions as the harness's table
+script wants them, so that it makes the same final_<SET>.csv of this folder. Layout: that of
+CompressAI-Vision.
 """
 
 from __future__ import annotations
@@ -56,6 +60,7 @@ class Part:
     """One data set or sequence at one rate point: the row of its summary.csv and its files."""
 
     folder: str
+    rate_point: str
     row: Row
     files: Mapping[str, Any]  # name -> content of a JSON file beside summary.csv, or its bytes
 
@@ -96,6 +101,10 @@ def write_ctc_tables(runs: Sequence[Path], out: Path) -> Path:
     if name != "OIV6":
         rows += list(_classes(name, rows, results[0]))
     _write(path, [{"": index} | _final(row) for index, row in enumerate(rows)])
+    _write(path.with_name(f"rate_points_{name}.csv"), [
+        {"Dataset": part.row["Dataset"], "harness_qp": part.row["qp"],
+         "rate_point": part.rate_point} for part in parts
+    ])  # fmt: skip
     return path
 
 
@@ -173,7 +182,7 @@ def _pictures(run: Path, result: RunResult, _: str) -> list[Part]:
             "end_accuracy": accuracy[0] / 100,
             **stages(seconds, point.rate_point, kind),
         }
-        parts.append(Part(name, row, {}))
+        parts.append(Part(name, point.rate_point, row, {}))
     return parts
 
 
@@ -209,7 +218,7 @@ def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
                 files = {f"{folder}_info_to_eval.h5": _tracks(frames, found)}
             else:
                 files = _files(name, number, sequence.name, found, accuracy)
-            parts.append(Part(folder, row, files))
+            parts.append(Part(folder, point.rate_point, row, files))
     return parts
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any
 
 MISSING = "\N{EM DASH}"  # in place of a value that there is not
 LONG = 24  # characters; a longer text is broken over lines, and set flush left
-PADDING = 4.0  # characters, of both sides of a cell
+PADDING = 3.0  # characters, of both sides of a cell
+WHOLE = 32  # rows; a table of no more is not parted by the end of a page
+KEPT = 3  # rows of a longer one that stay with its head, and with its notes
 _BLANKS = {0x0B: " ", 0x0C: " ", 0x1C: " ", 0x1D: " ", 0x1E: " ", 0x1F: " ", 0x85: " "}
 _NOT_IN_XML = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -29,14 +32,19 @@ class Column:
     heat: bool = False
 
     def text(self, value: Any) -> str:
-        """A value as every format shows it; two numbers are an interval."""
+        """A value as every format shows it; two numbers are an interval.
+
+        >>> Column("gain", "gain", "+.1f").text(-0.04), Column("bits", "bits", ",d").text(1234567)
+        ('0.0', '1,234,567')
+        """
         if value is None:
             return MISSING
         if isinstance(value, str):
             return value
         if isinstance(value, Sequence):
             return " .. ".join(self.text(item) for item in value)
-        return format(value, self.spec)
+        text = format(value, self.spec)
+        return text.lstrip("+-") if not text.strip("+-0.") else text  # no zero has a sign
 
 
 @dataclass(frozen=True)
@@ -59,20 +67,50 @@ class Table:
 
     def shares(self, characters: int = 110) -> list[float]:
         """Shares of a page that is so many characters wide: every column has room for its longest
-        word, and what is left goes where texts are longer."""
-        least, more = [], []
-        for texts in zip([column.title for column in self.columns], *self.texts(), strict=True):
-            whole = " ".join(texts).replace(" .. ", "....")  # an interval stays on one line
-            word = min(max(map(len, whole.split()), default=0), LONG)
-            least.append(word + PADDING)
-            more.append(min(max(map(len, texts)), 3 * LONG) - word)
-        spare = max(0.0, characters - sum(least)) / max(1, sum(more))
-        widths = [width + spare * extra for width, extra in zip(least, more, strict=True)]
+        word, up to LONG; what is left goes to still longer words, and then to where a text takes
+        most lines."""
+        widths, words, texts_of = [], [], []
+        for title, *texts in zip([c.title for c in self.columns], *self.texts(), strict=True):
+            whole = " ".join([title, *texts]).replace(" .. ", "....")  # an interval stays whole
+            word = max(map(len, whole.split()), default=0)
+            widths.append(min(word, LONG) + PADDING)
+            words.append(min(word, 3 * LONG) + PADDING)
+            texts_of.append(max([(len(title) + 3) // 2, *map(len, texts)]))
+        _serve(widths, words, characters - sum(widths))
+        _even_lines(widths, texts_of, int(characters - sum(widths)))
         return [width / sum(widths) for width in widths]
+
+    def keeps(self, number: int) -> bool:
+        """Whether row `number` stays on the page of the next, or the last one on that of a note."""
+        rows = len(self.rows)
+        if number == rows - 1:
+            return bool(self.notes)
+        return rows <= WHOLE or number < KEPT - 1 or number >= rows - KEPT
 
     def is_numeric(self, column: Column) -> bool:
         """Whether a column is set flush right: a number has a format specification."""
         return bool(column.spec)
+
+
+def _serve(widths: list[float], wanted: Sequence[float], spare: float) -> None:
+    """Widen columns to what they want, as far as the spare characters go."""
+    needs = [max(0.0, want - width) for want, width in zip(wanted, widths, strict=True)]
+    by_need = sorted(range(len(needs)), key=needs.__getitem__)
+    for served, number in enumerate(by_need):
+        extra = min(needs[number], max(0.0, spare) / (len(by_need) - served))
+        widths[number] += extra
+        spare -= extra
+
+
+def _even_lines(widths: list[float], texts: Sequence[int], spare: int) -> None:
+    """Give the spare characters, one by one, to the column whose text takes most lines."""
+    for _ in range(spare):
+        lines = [math.ceil(text / (w - PADDING)) for text, w in zip(texts, widths, strict=True)]
+        worst = max(lines)
+        if worst <= 1:
+            return
+        needs = [(text - w, n) for n, (text, w) in enumerate(zip(texts, widths, strict=True))]
+        widths[min(needs[n] for n in range(len(needs)) if lines[n] == worst)[1]] += 1
 
 
 class Footnotes:
@@ -127,7 +165,7 @@ class Figure:
     name: str
     png: bytes
     caption: str
-    width_cm: float = 14.5
+    width_cm: float = 12.5  # two plots and their captions on a page
 
 
 @dataclass(frozen=True)

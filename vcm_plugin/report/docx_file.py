@@ -10,6 +10,7 @@ from pathlib import Path
 
 import docx
 from docx.enum.section import WD_ORIENT
+from docx.enum.style import WD_STYLE_TYPE
 from docx.enum.text import WD_ALIGN_PARAGRAPH
 from docx.oxml import OxmlElement
 from docx.oxml.ns import qn
@@ -29,6 +30,7 @@ from vcm_plugin.report.document import (
 # From so many columns on, so many points, and the characters that a page then has room for.
 SIZES = ((9, 6.5, 135), (8, 7.0, 125), (0, 8.5, 102))
 PAGE_CM = 17.0  # between the margins
+GRID = "Light Grid Accent 1"
 FONT = "Arial"  # or Liberation Sans, which is as wide, where there is no Arial
 EPOCH = datetime(2000, 1, 1)  # the same report gives the same file
 
@@ -37,6 +39,7 @@ def write_docx(document: Document, path: Path) -> None:
     """Write a document; A4, captions and pages numbered by fields, repeated head rows."""
     file = docx.Document()
     _page(file)
+    _fonts(file)
     _head_and_foot(file, document)
     _properties(file, document)
     blocks = list(document.blocks)
@@ -71,6 +74,27 @@ def _page(file) -> None:
     section.left_margin = section.right_margin = Cm(2)
     section.top_margin = section.bottom_margin = Cm(2)
     file.styles["Normal"].font.name, file.styles["Normal"].font.size = FONT, Pt(10)
+
+
+def _fonts(file) -> None:
+    """One font for everything, in place of those of the template's theme."""
+    for fonts in file.styles.element.iter(qn("w:rFonts")):
+        if fonts.get(qn("w:asciiTheme")):
+            fonts.attrib.clear()
+            for script in ("ascii", "hAnsi", "cs"):
+                fonts.set(qn(f"w:{script}"), FONT)
+
+
+def _cell_style(file, points: float, kept: bool) -> str:
+    """The id of the paragraph style of cells; kept: on the page of the next paragraph."""
+    name = f"Table {points:g}{' kept' if kept else ''}"
+    if name not in file.styles:
+        style = file.styles.add_style(name, WD_STYLE_TYPE.PARAGRAPH)
+        style.base_style, style.font.size = file.styles["Normal"], Pt(points)
+        style.paragraph_format.space_after = Pt(0)
+        style.paragraph_format.line_spacing = 1.0
+        style.paragraph_format.keep_with_next = kept
+    return file.styles[name].style_id
 
 
 def _properties(file, document: Document) -> None:
@@ -127,40 +151,44 @@ def _add_caption(file, kind: str, number: int, text: str):
 
 def _add_table(file, table: Table, number: int) -> None:
     points, room = next(size[1:] for size in SIZES if len(table.columns) >= size[0])
-    size = Pt(points)
+    styles = {kept: _cell_style(file, points, kept) for kept in (True, False)}
     if table.title:
         caption = _add_caption(file, "Table", number, table.title)
         caption.paragraph_format.keep_with_next = True
-        grid = file.add_table(rows=1, cols=len(table.columns), style="Light Grid Accent 1")
-        titles = [column.title for column in table.columns]
-        _fill(grid.rows[0], titles, [False] * len(titles), size)
-        marker = OxmlElement("w:tblHeader")
-        marker.set(qn("w:val"), "true")
-        grid.rows[0]._tr.get_or_add_trPr().append(marker)
-    else:
-        grid = file.add_table(rows=0, cols=len(table.columns), style="Table Grid")
-    right = [bool(column.spec) for column in table.columns]
-    for texts in table.texts():
-        row = grid.add_row()
-        row._tr.get_or_add_trPr().append(OxmlElement("w:cantSplit"))
-        _fill(row, texts, right, size)
+    grid = file.add_table(
+        rows=0, cols=len(table.columns), style=GRID if table.title else "Table Grid"
+    )
     grid.autofit = False
     for column, share in zip(grid.columns, table.shares(room), strict=True):
-        column.width = width = Cm(PAGE_CM * share)  # LibreOffice reads the column, Word the cells
-        for cell in column.cells:
-            cell.width = width
-    for note in table.notes:
+        column.width = Cm(PAGE_CM * share)  # which its cells take over when they are added
+    if table.title:
+        head, titles = grid.add_row(), [column.title for column in table.columns]
+        _fill(head, titles, [False] * len(titles), styles[True])
+        _mark(head, "w:tblHeader")
+    right = [bool(column.spec) for column in table.columns]
+    for place, texts in enumerate(table.texts()):
+        row = grid.add_row()
+        _mark(row, "w:cantSplit")
+        _fill(row, texts, right, styles[table.keeps(place)])
+    for place, note in enumerate(table.notes, start=1):
         paragraph = file.add_paragraph(note)
         paragraph.paragraph_format.space_before = Pt(3)
         paragraph.paragraph_format.space_after = Pt(0)
+        paragraph.paragraph_format.keep_with_next = place < len(table.notes)
         paragraph.runs[0].font.size = Pt(8.5)
     file.add_paragraph()
 
 
-def _fill(row, texts: Sequence[str], right: Sequence[bool], size: Pt) -> None:
+def _mark(row, name: str) -> None:
+    """A property of a row that is there or not."""
+    row._tr.get_or_add_trPr().append(OxmlElement(name))
+
+
+def _fill(row, texts: Sequence[str], right: Sequence[bool], style: str) -> None:
     for cell, text, flush in zip(row.cells, texts, right, strict=True):
         paragraph = cell.paragraphs[0]
-        paragraph.add_run(text).font.size = size
+        paragraph._p.style = style  # its id: by name it would be searched for at every cell
+        paragraph.add_run(text)
         if flush and len(text) < LONG:  # a refusal reads better flush left
             paragraph.alignment = WD_ALIGN_PARAGRAPH.RIGHT
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How do the curves look? One plot per task: bits per pixel (log) against its main metric."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
 
@@ -23,16 +24,30 @@ from vcm_plugin.report.published import Reference
 from vcm_plugin.report.tables import Report
 from vcm_plugin.report.titles import METRICS, TASKS
 
+Drawn = Mapping[str, Mapping[str, bytes]]  # metric -> format -> the file
 LINE = 118  # characters of a line above a plot
 
 
-def write_plots(report: Report, out: Path, formats: Sequence[str]) -> None:
-    """Write rd_<metric>.<format> for every task that was measured."""
+def write_plots(report: Report, out: Path, formats: Sequence[str]) -> Drawn:
+    """Write rd_<metric>.<format> for every task that was measured; returns what was written."""
+    drawn = draw_all(report, formats)
+    for metric, files in drawn.items():
+        for name, data in files.items():
+            (out / f"rd_{metric}.{name}").write_bytes(data)
+    return drawn
+
+
+def draw_all(report: Report, formats: Sequence[str]) -> Drawn:
+    """The plot of every task that was measured, in every format; each is drawn once."""
+    files: dict[str, dict[str, bytes]] = {}
     for metric in plotted(report) if formats else ():
         with rc_context(SETTINGS):
             figure = draw(report, metric)
             for name in formats:
-                figure.savefig(out / f"rd_{metric}.{name}", dpi=200, metadata=NO_DATES[name])
+                with io.BytesIO() as file:
+                    figure.savefig(file, format=name, dpi=200, metadata=NO_DATES[name])
+                    files.setdefault(metric, {})[name] = file.getvalue()
+    return files
 
 
 def plotted(report: Report) -> tuple[str, ...]:

@@ -4,19 +4,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from vcm_plugin.ctc.results import PointResult
 from vcm_plugin.errors import InputError
-from vcm_plugin.metrics.bd_rate import bootstrap_counts
+from vcm_plugin.metrics.bd_rate import Prepared, bootstrap_counts, prepare
 from vcm_plugin.metrics.coco_ap import average_precisions, read_matches
 from vcm_plugin.metrics.convex_hull import convex_hull
 from vcm_plugin.report.curves import Curve
 from vcm_plugin.report.runs import Run
 
-Resampled = dict[tuple[str, str], list | None]  # (curve, metric) -> one curve per resample
+
+@dataclass(frozen=True)
+class Resampled:
+    """Curves on resamples of the pictures, which are prepared for a method once, however many
+    curves they are compared with.
+
+    drawn: (curve, metric) -> one curve per resample; None where a run keeps no matches.
+    """
+
+    drawn: Mapping[tuple[str, str], list | None]
+    _prepared: dict[tuple[str, str, str], list[Prepared]] = field(default_factory=dict)
+
+    def prepared(self, curve: str, metric: str, method: str) -> list[Prepared] | None:
+        """The resamples of a curve for a method of `bd_rate`."""
+        drawn = self.drawn[curve, metric]
+        if drawn is None:
+            return None
+        key = curve, metric, method
+        if key not in self._prepared:
+            self._prepared[key] = [prepare(points, method) for points in drawn]
+        return self._prepared[key]
 
 
 def resampled_curves(
@@ -33,13 +54,13 @@ def resampled_curves(
             if path.is_file():
                 resampled = _resampled_point(path, stored, resamples, seed)
                 points[run.name, stored.rate_point] = resampled
-    drawn: Resampled = {}
+    drawn: dict[tuple[str, str], list | None] = {}
     for curve in curves:
         values = [points.get((point.codec, point.rate_point)) for point in curve.points]
         for metric in metrics:
             complete = all(value is not None for value in values)
             drawn[curve.name, metric] = _drawn(values, metric, curve.hull) if complete else None
-    return drawn
+    return Resampled(drawn)
 
 
 def _drawn(points: Sequence[Mapping[str, np.ndarray]], metric: str, hull: bool) -> list:

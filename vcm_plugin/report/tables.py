@@ -235,7 +235,7 @@ def _compare(
     for method in METHODS:
         curves = anchor.rate_accuracy(metric), test.rate_accuracy(metric)
         results.append(bd_rate(*curves, method, rules.min_overlap))
-        pair = resampled[anchor.name, metric], resampled[test.name, metric]
+        pair = [resampled.prepared(curve.name, metric, method) for curve in (anchor, test)]
         if None in pair:
             reason = "the runs keep no matches of their pictures"
             results.append(Interval(None, 0, rules.resamples, reason))

@@ -51,7 +51,7 @@ def rate_accuracy_table(report: Report) -> Table:
                 curve.name if number == 1 else "",
                 point.rate_point,
                 f"{point.bpp:.4f}",
-                str(point.bits),
+                f"{point.bits:,}",
                 *(f"{point.accuracy[metric]:.2f}" for metric in report.ap_metrics),
                 end_section=number == len(points),
             )

@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vcm_plugin.report.document import (
+    KEPT,
     LONG,
+    WHOLE,
     Block,
     Bullets,
     Document,
@@ -31,8 +36,6 @@ _PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
 \else
 \usepackage{fontspec}
 \IfFontExistsTF{DejaVu Serif}{\setmainfont{DejaVu Serif}[Scale=0.88]}{}
-\ifXeTeX\IfFileExists{xeCJK.sty}{\IfFontExistsTF{Noto Sans CJK SC}%
-{\usepackage{xeCJK}\setCJKmainfont{Noto Sans CJK SC}}{}}{}\fi
 \fi
 \usepackage[margin=2cm]{geometry}
 \usepackage{fancyhdr}
@@ -46,7 +49,33 @@ _PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
 \setlength{\tabcolsep}{3pt}
 \newcolumntype{L}[1]{>{\raggedright\arraybackslash}p{\dimexpr #1\textwidth-2\tabcolsep\relax}}
 \newcolumntype{R}[1]{>{\raggedleft\arraybackslash}p{\dimexpr #1\textwidth-2\tabcolsep\relax}}
+\newcommand{\lastrule}{\noalign{\nobreak\vskip\aboverulesep\nobreak\hrule height \heavyrulewidth
+\nobreak\vskip\belowrulesep\nobreak}}
+\newcommand{\need}[1]{\par\penalty-100 \ifdim\dimexpr\pagegoal-\pagetotal\relax<#1 \vfil\break\fi}
+\emergencystretch=3em
 """
+# Of documents with Chinese, Japanese or Korean text: the font that is there. LaTeX says so where
+# there is none, and the document shows [CJK] in the place of such text.
+_CJK_PREAMBLE = r"""\newcommand{\cjk}[1]{[CJK]}
+\ifPDFTeX
+\IfFileExists{CJKutf8.sty}{\usepackage{CJKutf8}\IfFileExists{c70gbsn.fd}%
+{\renewcommand{\cjk}[1]{\begin{CJK*}{UTF8}{gbsn}#1\end{CJK*}}\let\cjkfound\relax}{}}{}
+\else
+\def\trycjk#1{\ifdefined\cjkfound\else\IfFontExistsTF{#1}{\newfontfamily\cjkfont{#1}%
+\let\cjkfound\relax}{}\fi}
+\trycjk{Noto Sans CJK SC}\trycjk{Noto Serif CJK SC}\trycjk{Source Han Sans SC}
+\trycjk{FandolSong}\trycjk{SimSun}\trycjk{Songti SC}\trycjk{WenQuanYi Zen Hei}
+\ifdefined\cjkfound\renewcommand{\cjk}[1]{{\cjkfont
+\ifXeTeX\XeTeXlinebreaklocale "zh"\XeTeXlinebreakskip=0pt plus 1pt\fi #1}}\fi
+\fi
+\ifdefined\cjkfound\else\GenericWarning{}{vcm-plugin: no font for Chinese, Japanese or Korean text,
+which is shown as [CJK]: install Noto Sans CJK and use xelatex}\fi
+"""
+_CJK = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]+")
+# Size of a table's letters, and the characters that a page then has room for.
+WIDE_FROM, WIDE, NARROW = 8, (r"\scriptsize", 125), (r"\footnotesize", 110)
+# Points: a heading with a line of text, a line of a table, the most that is kept on a page.
+HEADING, LINE, LARGEST = 60.0, 9.8, 600.0
 BREAK, FLUSH_LEFT = r"\allowbreak{}", r"\raggedright\arraybackslash "
 
 
@@ -66,18 +95,21 @@ def write_latex(document: Document, path: Path) -> None:
         _latex_head(document), r"\begin{document}", _latex_front(front) if front else "",
         rf"\begin{{center}}{{\LARGE {latex_text(document.title)}}}\end{{center}}",
     ]  # fmt: skip
-    parts = [_PREAMBLE + "\n".join(title), *map(_latex, blocks), r"\end{document}"]
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    parts = [_need(blocks, n) + _latex(block) for n, block in enumerate(blocks)]
+    body = "\n\n".join(["\n".join(title), *parts, r"\end{document}"])
+    preamble = _PREAMBLE + (_CJK_PREAMBLE if _CJK.search(body) else "")
+    path.write_text(f"{preamble}{body}\n", encoding="utf-8")
 
 
 def _latex_head(document: Document) -> str:
     """Header and page numbers, and the properties of the PDF."""
     told = {"pdftitle": document.title, "pdfauthor": document.author,
             "pdfsubject": document.subject, "pdfkeywords": document.keywords}  # fmt: skip
-    properties = ",".join(f"{key}={{{latex_text(value)}}}" for key, value in told.items())
+    properties = ",".join(f"{key}={{{_escaped(value)}}}" for key, value in told.items())
+    rule = "" if document.header else r"\renewcommand{\headrulewidth}{0pt}"
     return "\n".join([
         r"\usepackage[hidelinks]{hyperref}", rf"\hypersetup{{{properties}}}",
-        r"\setlength{\headheight}{13pt}", r"\pagestyle{fancy}", r"\fancyhf{}",
+        r"\setlength{\headheight}{13pt}", r"\pagestyle{fancy}", r"\fancyhf{}", rule,
         rf"\fancyhead[L]{{\footnotesize {latex_text(document.header)}}}",
         r"\fancyfoot[C]{\thepage\ / \pageref*{LastPage}}",
     ])  # fmt: skip
@@ -91,7 +123,15 @@ def _latex_front(front: Front) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
+    """Text with LaTeX's special characters escaped, and Chinese, Japanese and Korean marked.
+
+    >>> latex_text("A & 编解码器")
+    'A \\\\& \\\\cjk{编解码器}'
+    """
+    return _CJK.sub(lambda found: rf"\cjk{{{found[0]}}}", _escaped(text))
+
+
+def _escaped(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
@@ -144,25 +184,64 @@ def _latex(block: Block) -> str:
     return _latex_table(block)
 
 
+def _need(blocks: Sequence[Block], number: int) -> str:
+    """What a heading needs of a page, so that it does not stand alone at the foot of one; longtable
+    leaves a break between a heading and a table."""
+    if not isinstance(blocks[number], Heading):
+        return ""
+    below = [block for block in blocks[number:] if not isinstance(block, Heading)]
+    points = HEADING
+    if below and isinstance(below[0], Table):
+        points += min(_height(below[0]), LARGEST)
+    elif below and isinstance(below[0], Figure):
+        points += LARGEST / 2
+    return rf"\need{{{points:.0f}pt}}"
+
+
+def _height(table: Table) -> float:
+    """About the points that a table takes, its notes with it; of a long one, its first rows."""
+    room = (WIDE if len(table.columns) >= WIDE_FROM else NARROW)[1]
+    shares = table.shares(room)
+    lines = [
+        max(math.ceil(len(text) / (share * room)) for text, share in zip(row, shares, strict=True))
+        for row in table.texts()
+    ]
+    notes = [math.ceil(len(note) / room) for note in table.notes]
+    whole = sum(lines) + sum(notes) if len(lines) <= WHOLE else sum(lines[:KEPT])
+    return LINE * (whole + 3) + HEADING
+
+
 def _latex_table(table: Table) -> str:
     texts = [[column.title for column in table.columns], *table.texts()]
     kinds = ["R" if table.is_numeric(column) else "L" for column in table.columns]
-    spec = "".join(f"{k}{{{share:.4f}}}" for k, share in zip(kinds, table.shares(), strict=True))
-    lines = [" & ".join(map(_latex_cell, row, kinds)) + r" \\" for row in texts]
-    notes = "\n\n".join(_latex_words(note) for note in table.notes)
+    size, room = WIDE if len(table.columns) >= WIDE_FROM else NARROW
+    shares = table.shares(room)
+    spec = "".join(f"{k}{{{share:.4f}}}" for k, share in zip(kinds, shares, strict=True))
+    rows = [" & ".join(map(_latex_cell, row, kinds)) for row in texts]
     head = [r"\toprule"]
     if table.title:
         head = [
             rf"\caption{{{latex_text(table.title)}}}\\ \toprule",
-            lines[0] + r" \midrule \endhead",
+            rows[0] + r" \\ \midrule \endhead",
         ]
+    ends = [r" \\*" if table.keeps(number) else r" \\" for number in range(len(table.rows))]
     return "\n".join([
-        rf"{{\footnotesize\begin{{longtable}}{{{spec}}}",
+        rf"{{{size}\begin{{longtable}}{{{spec}}}",
         *head,
-        *lines[1:],
-        r"\bottomrule\end{longtable}",
-        notes + "}",
+        *map("".join, zip(rows[1:], ends, strict=True)),
+        r"\lastrule",
+        *_latex_notes(table),
+        r"\end{longtable}}",
     ])  # fmt: skip
+
+
+def _latex_notes(table: Table) -> list[str]:
+    """The notes as rows below the last rule, which stay on the page of the last row."""
+    cells = [
+        rf"\multicolumn{{{len(table.columns)}}}{{L{{1}}}}{{{_latex_words(note)}}}"
+        for note in table.notes
+    ]
+    return [cell + (r" \\*" if n < len(cells) else r" \\") for n, cell in enumerate(cells, start=1)]
 
 
 def _latex_cell(text: str, kind: str) -> str:

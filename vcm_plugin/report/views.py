@@ -138,7 +138,7 @@ def all_tables(report: Report) -> list[Table]:
     tables = [
         bd_rates(report), near_lossless(report), *human_tables(report.human_vision),
         *losses(report), *(points(report, task) for task in tasks(report)),
-        *sequence_tables(report), costs.against_anchors(report), costs.complexity(report),
+        *sequence_tables(report), *costs.tables(report),
         *made.tables(report), anchor_bd_rates(report), published(report),
         surveyed(report),
     ]  # fmt: skip
@@ -149,7 +149,7 @@ def paper_tables(report: Report) -> list[Table]:
     """Those of paper: fewer columns, and not every category at every rate point."""
     tables = [
         bd_rates(report), near_lossless(report), main_points(report), *sequence_tables(report),
-        costs.against_anchors(report), costs.complexity(report),
+        *costs.tables(report),
     ]  # fmt: skip
     return [table for table in tables if table.rows]
 
@@ -167,7 +167,7 @@ def data_tables(report: Report) -> list[Table]:
     """Those that a spreadsheet has beside its sheets of each task, raw and whole."""
     tables = [
         near_lossless(report), category_points(report), *human_tables(report.human_vision),
-        costs.against_anchors(report), costs.complexity(report), anchor_bd_rates(report),
+        *costs.tables(report), anchor_bd_rates(report),
         published(report), surveyed(report),
     ]  # fmt: skip
     return [table for table in tables if table.rows]
@@ -179,7 +179,7 @@ def _points(report: Report, title: str, metrics: Sequence[str], task: str | None
     columns = (
         Column("codec", "codec"),
         Column("rate_point", "rate point"),
-        Column("bits", "bits", "d"),
+        Column("bits", "bits", ",d"),
         Column("bpp", "bpp", ".4f"),
         *([Column("kbps", "kbps", ".2f")] if report.dataset.sequences else []),
         *(Column(metric, title_of(metric), spec_of(metric)) for metric in metrics),

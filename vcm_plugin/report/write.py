@@ -56,7 +56,7 @@ def write_report(
     if "json" in formats:
         write_json(report, out)
     plots = [name for name in formats if name in PLOTS]
-    write_plots(report, out, plots)
+    drawn = write_plots(report, out, plots)
     write_human_plot(report, out, plots)
     write_expected_plot(report, out, plots)
     if "xlsx" in formats:
@@ -70,7 +70,7 @@ def write_report(
         files += [f"report.{name}" for name in ("json", "xlsx") if name in formats]
         write_web(report, out / "report.html", viewer or ViewerOptions(), files)
     if {"docx", "md", "tex"} & set(formats):
-        write_document(to_document(report), out / "report", formats)
+        write_document(to_document(report, drawn), out / "report", formats)
     return report
 
 

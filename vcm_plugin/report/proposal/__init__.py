@@ -76,7 +76,7 @@ def to_document(config: ProposalConfig, report: Report) -> tuple[Document, list[
     blocks += [Paragraph(text) for text in made.lacking(report)]
     blocks += [Heading("Results"), *figures(report), views.bd_rates(report)]
     blocks += [views.main_points(report), *sequence_tables(report), views.near_lossless(report)]
-    blocks += [Heading("Complexity"), costs.against_anchors(report), costs.complexity(report)]
+    blocks += [Heading("Complexity"), *(t for t in costs.tables(report) if t.rows)]
     blocks += [Heading("Training"), *_training(config, trained)]
     blocks += [Heading("Cross-check"), Paragraph(_crosscheck(config, report))]
     blocks += [Heading("Conclusion"), *_conclusion(config, report)]
