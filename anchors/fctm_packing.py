@@ -54,7 +54,7 @@ def layout(count: int, whole: int, grid: tuple[int, int]) -> tuple[tuple[int, in
 
     >>> size, places = layout(10, 6, (8, 10))
     >>> size, [(p.count, p.grid, p.top, p.columns) for p in places]
-    ((32, 32), [(6, (8, 10), 0, 3), (4, (4, 5), 16, 6)])
+    ((32, 32), [(6, (8, 10), 0, 2), (4, (4, 5), 24, 4)])
     """
     found = [_with_columns(count, whole, grid, n) for n in range(1, max(1, count) + 1)]
     allowed = [one for one in found if max(one[0]) <= MAX_ASPECT * min(one[0])] or found

@@ -215,8 +215,8 @@ def test_integer_networks_are_exact_at_their_limits(codec):
     """float64 against Python-exact int64 arithmetic, at the largest activations."""
     network = codec.coder.networks.contexts[-1][0]
     x = torch.full((1, network.weight.shape[1] // 9, 4, 4), float(1 << 20), dtype=torch.float64)
-    columns = torch.nn.functional.unfold(x, 3, padding=1).long()
-    total = network.weight.long() @ columns + network.bias.long()[:, None]
+    columns = torch.nn.functional.unfold(x, 3, padding=1).long()  # channels, then taps
+    total = network.taps.flatten(1).long() @ columns + network.bias.long()[:, None]
     expected = ((total + (1 << 13)) >> 14).clamp(-(1 << 20), 1 << 20)
     assert torch.equal(network(x).flatten(2).long(), expected)
     assert network.largest_sum < 2**52

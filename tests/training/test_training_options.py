@@ -10,7 +10,7 @@ import pytest
 
 from anchors.fctm_config import FctmConfig
 from anchors.msfc_config import MsfcConfig
-from anchors.picture_config import PictureConfig
+from anchors.picture_config import PictureConfig, TransformConfig
 from vcm_plugin.conditions import model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
@@ -29,6 +29,7 @@ from vcm_plugin.training.schedules import (
     PictureTraining,
     RestorerTraining,
     TrackerTraining,
+    TransformTraining,
     VfcnTraining,
 )
 
@@ -42,6 +43,7 @@ KINDS = {
     "hvcn": (options.HvcnInputs, HvcnConfig, HvcnTraining),
     "detector": (options.DetectorInputs, DetectorTraining),
     "picture": (options.PictureInputs, PictureConfig, PictureTraining),
+    "transform": (options.TransformInputs, TransformConfig, TransformTraining),
     "tracker": (options.TrackerInputs, TrackerTraining),
     "restorer": (options.RestorerInputs, RestorerConfig, RestorerTraining),
 }
@@ -64,7 +66,7 @@ def test_bundled_recipes_are_complete(name):
     detector = load_config(model_path(inputs.model))
     if network == "hvcn":  # the machine layer says the channels
         assert name.endswith(others[-1].stage)
-    elif network not in ("detector", "restorer", "inter", "picture"):
+    elif network not in ("detector", "restorer", "inter", "picture", "transform"):
         assert others[0].channels == detector.fpn_channels
 
 
