@@ -282,6 +282,6 @@ def test_no_page_ends_with_a_heading(written, tmp_path):
              for page in text.split("\f") if page.strip()]  # fmt: skip
     assert len(pages) > 5
     for page in pages:
-        assert re.fullmatch(r"\d+ / \d+", page[-1])
+        assert re.fullmatch(r"\d+ ?/ ?\d+", page[-1])
         last = page[-2]  # above the number of the page
         assert last not in headings and not re.match(r"Table \d+: ", last), last
