@@ -360,9 +360,9 @@ def _without_machine(result: dict, machine: str) -> dict:
     points = []
     for point in result["points"]:
         if point["rate_point"].startswith(f"{machine}+"):
-            vision = {k: v for k, v in point["human_vision"].items() if k != "machine_bits"}
             bits = point["bits"] - point["human_vision"]["machine_bits"]
-            points.append(point | {"bits": bits, "human_vision": vision})
+            alone = point["human_vision"] | {"machine_bits": 0}
+            points.append(point | {"bits": bits, "human_vision": alone})
     return {"points": points}
 
 

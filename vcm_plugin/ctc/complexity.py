@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from vcm_plugin.ctc.detector import SplitModel
 
 ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "exp2", "log2",
-               "pow", "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu")  # fmt: skip
-REDUCTIONS = ("mean", "std", "sum")
+               "pow", "reciprocal", "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu")  # fmt: skip
+REDUCTIONS = ("avg_pool2d", "mean", "std", "sum")
 # fvcore itself passes over views, clamp, floor, ReLU, max and most comparisons.
 MOVES_DATA = ("im2col", "pad", "pixel_shuffle", "pixel_unshuffle", "unflatten", "frexp",
               "lift_fresh", "numpy_T", "movedim", "repeat_interleave", "numel", "as_strided",
@@ -100,6 +100,7 @@ def count(function: Callable, *arguments: Any) -> Macs:
         handles = {name: elementwise_flop_counter(0, 1) for name in ELEMENTWISE}
         handles |= {name: elementwise_flop_counter(1, 0) for name in REDUCTIONS}
         handles |= dict.fromkeys((*MOVES_DATA, *COMPARES)) | {"matmul": _matmul}
+        handles["addmm_"] = _addmm_in_place
         for name, handle in handles.items():
             analysis.set_op_handle(f"aten::{name}", handle)
         return Macs(dict(analysis.by_operator()), dict(analysis.unsupported_ops()))
@@ -140,6 +141,11 @@ class _KeepAll(TorchFunctionMode):
 def _matmul(inputs: list, outputs: list) -> int:
     """Of a product whose factors may be batches; fvcore leaves out the batch of the second."""
     return math.prod(outputs[0].type().sizes()) * inputs[0].type().sizes()[-1]
+
+
+def _addmm_in_place(inputs: list, outputs: list) -> int:
+    """Of a product that is added to what is there, which fvcore does not know."""
+    return math.prod(outputs[0].type().sizes()) * inputs[1].type().sizes()[-1]
 
 
 def _products(function: Callable, *arguments: Any) -> float:
