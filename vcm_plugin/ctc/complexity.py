@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
     from vcm_plugin.ctc.detector import SplitModel
 
-ELEMENTWISE = ("add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "exp2", "log2",
-               "pow", "reciprocal", "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu")  # fmt: skip
+ELEMENTWISE = (
+    "add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "exp2", "log2", "pow",
+    "reciprocal", "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu",
+)  # fmt: skip
 REDUCTIONS = ("avg_pool2d", "mean", "std", "sum")
 # fvcore itself passes over views, clamp, floor, ReLU, max and most comparisons.
 MOVES_DATA = ("im2col", "pad", "pixel_shuffle", "pixel_unshuffle", "unflatten", "frexp",
