@@ -71,8 +71,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write named arrays as one compressed .npz file, atomically.
+def write_arrays(path: Path, arrays: Mapping[str, Any], compressed: bool = True) -> None:
+    """Write named arrays as one .npz file, atomically.
 
     It is made in memory: numpy leaves an archive open where the disk is full, and Python then
     prints a traceback of its own.
@@ -80,7 +80,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     import numpy as np
 
     archive = io.BytesIO()
-    np.savez_compressed(archive, **arrays)
+    (np.savez_compressed if compressed else np.savez)(archive, **arrays)
     write_bytes(path, archive.getvalue())
 
 

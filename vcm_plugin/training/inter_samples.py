@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
-from vcm_plugin.files import claim_note, sha256_of, writing
+from vcm_plugin.files import claim_note, sha256_of, write_arrays
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.testsets.minictc_sequences import draw_sequence
 
@@ -39,8 +39,8 @@ def prepare(
             pictures = (picture for picture, _ in draw_sequence("train", index, frames))
             found = [machine.analyse(detector.nn_part1(picture)) for picture in pictures]
             latents = np.stack([x.y[0].numpy().astype(np.float16) for x in found])
-            with writing(path) as file:
-                np.savez(file, y=latents, ranges=np.array([x.value_range for x in found]))
+            ranges = np.array([x.value_range for x in found])
+            write_arrays(path, {"y": latents, "ranges": ranges}, compressed=False)
         yield index + 1
 
 

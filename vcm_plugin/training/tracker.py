@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.files import claim_note, sha256_of, sha256_of_file
+from vcm_plugin.files import claim_note, sha256_of, sha256_of_file, write_arrays
 from vcm_plugin.split.jde_config import JdeConfig
 from vcm_plugin.split.jde_network import STRIDES, JdeNetwork, by_anchor
 from vcm_plugin.testsets import minictc_tracking
@@ -90,9 +90,8 @@ class TrackingStore:
         for picture, objects in drawn:
             pictures.append(picture)
             truth.append([[seen.identity, *seen.box] for seen in objects])
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, pictures=np.stack(pictures), truth=json.dumps(truth))
-        partial.replace(path)
+        kept = {"pictures": np.stack(pictures), "truth": json.dumps(truth)}
+        write_arrays(path, kept, compressed=False)
 
 
 class TrackingLosses(nn.Module):

@@ -30,7 +30,7 @@ from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS
 from vcm_plugin.errors import InputError
 from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.files import sha256_of, writing
+from vcm_plugin.files import sha256_of, write_arrays
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.split_points import INPUT_PADDING
 from vcm_plugin.testsets.pictures import read_picture
@@ -83,8 +83,8 @@ class TransformStore:
                 rng = np.random.default_rng((schedule.seed, number))
                 low, high = config.qps
                 qps = rng.integers(low, high + 1, schedule.codings).tolist()
-                with writing(self._file(number)) as file:
-                    np.savez(file, **self._sample(read_picture(path), qps, config.latents))
+                sample = self._sample(read_picture(path), qps, config.latents)
+                write_arrays(self._file(number), sample, compressed=False)
             with np.load(self._file(number)) as sample:
                 self.by_size.setdefault(sample["y_m"].shape[1:], []).append(number)
             yield number + 1
