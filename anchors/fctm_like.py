@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
+from anchors.reduction import fpn_grid, relative_step
 from anchors.vvc_feature import FEATURE_PARAMETERS
 from vcm_plugin import bitstream, vvc
 from vcm_plugin.bitstream import FctmLikePayload, FrameReader, Header, Timing, Unit
@@ -207,21 +208,16 @@ class FctmLikeCodec:
         self._require_ours(reader.header)
         first = FctmLikePayload.from_bytes(reader[0])
         self._require_format(first, reader.header)
-        decoded = 0
         streams = (FctmLikePayload.from_bytes(reader[n]).data for n in range(len(reader)))
-        for (picture,) in self.encoder.decode_frames(streams):
-            payload = FctmLikePayload.from_bytes(reader[min(decoded, len(reader) - 1)])
+        pictures = vvc.counted(self.encoder.decode_frames(streams), len(reader))
+        for number, (picture,) in enumerate(pictures):
+            payload = FctmLikePayload.from_bytes(reader[min(number, len(reader) - 1)])
             if payload.packing != first.packing:
                 raise BitstreamError(
-                    f"frame {decoded}: expected the channels of frame 0, {first.packing}, found "
+                    f"frame {number}: expected the channels of frame 0, {first.packing}, found "
                     f"{payload.packing}"
                 )
             yield self._restored(picture, payload, reader.header)
-            decoded += 1
-        if decoded != len(reader):
-            raise BitstreamError(
-                f"expected {len(reader)} frames, the VVC stream holds {decoded}: it is corrupt"
-            )
 
     def decode_frame(self, path: Path, frame: int) -> FeaturePyramid:
         """The features of one frame; in an all-intra file, no frame but it and the first is read.
@@ -229,14 +225,13 @@ class FctmLikeCodec:
         In a file with inter prediction, all frames up to it are decoded.
         """
         reader = FrameReader.open(path)
-        payloads = [FctmLikePayload.from_bytes(reader[n]) for n in range(min(3, len(reader)))]
-        if frame and not vvc_stream.all_intra([p.data for p in payloads]):
-            return next(itertools.islice(self.decode_frames(path), frame, None))
         self._require_ours(reader.header)
-        payload = FctmLikePayload.from_bytes(reader[frame])
-        if frame:
-            sets = vvc_stream.parameter_sets(payloads[0].data)
-            payload = replace(payload, data=sets + payload.data)
+        stream = vvc_stream.picture_of(
+            lambda n: FctmLikePayload.from_bytes(reader[n]).data, len(reader), frame
+        )
+        if stream is None:
+            return next(itertools.islice(self.decode_frames(path), frame, None))
+        payload = replace(FctmLikePayload.from_bytes(reader[frame]), data=stream)
         self._require_format(payload, reader.header)
         (picture,) = self.encoder.decode(payload.data)
         return self._restored(picture, payload, reader.header)
@@ -245,7 +240,7 @@ class FctmLikeCodec:
         """Header, b of one picture (R, h, w) by importance, and the statistics that are sent."""
         import torch
 
-        grid = self._check_features(features)
+        grid = fpn_grid(features, self.name, "fctm_like", self.config.channels)
         header = Header(
             self.name, "fpn", features.source_size, features.input_size, grid,
             weights_id=self.weights_id, value_range=self.value_range,
@@ -266,7 +261,7 @@ class FctmLikeCodec:
         """
         import torch
 
-        from anchors.fctm_networks import DEAD_ZONE, relative_step, transform
+        from anchors.fctm_networks import DEAD_ZONE, transform
         from anchors.fctm_packing import half
 
         low, high = self.value_range
@@ -326,22 +321,6 @@ class FctmLikeCodec:
                 f"{payload.channels} channels, found {found.height} x {found.width} in "
                 f"{found.planes} planes"
             )
-
-    def _check_features(self, features: FeaturePyramid) -> tuple[int, int] | None:
-        """The grid for the header. Raises InputError for features that the networks cannot take."""
-        if features.split_point != "fpn":
-            raise InputError(
-                f"{self.name} codes the split point fpn, found {features.split_point}; set "
-                "split_point: fpn, or use the codec vvc_feature"
-            )
-        shapes = {n: tuple(x.shape) for n, x in features.require_finite().layers.items()}
-        grid, channels = bitstream.compact_shapes(shapes, features.input_size)
-        if channels != (self.config.channels,):
-            raise InputError(
-                f"these fctm_like weights are for {self.config.channels} channels, found "
-                f"{' '.join(map(str, channels))}; use the weights trained for this detector"
-            )
-        return grid
 
 
 def _range_of(model) -> tuple[float, float]:

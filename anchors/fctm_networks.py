@@ -13,7 +13,6 @@ all else does nothing (training/fctm_like.py): no linear code of so many channel
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,10 +20,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from anchors import packing
+from anchors import reduction
 from anchors.fctm_config import FctmConfig
+from anchors.reduction import relative_step, standardised, unstandardised
 from vcm_plugin.split_points import SPLIT_POINTS
-from vcm_plugin.weights_file import write_weights
 
 LAYERS = tuple(SPLIT_POINTS["fpn"])
 GRID = "p4"  # of b
@@ -57,13 +56,11 @@ class Fctm(nn.Module):
 
     def standard(self, layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """p2..p5 -> their Z-scores."""
-        rows = zip(LAYERS, _rows(self.mean), _rows(self.std))
-        return {name: (layers[name] - mean) / std for name, mean, std in rows}
+        return standardised(layers, self.mean, self.std)
 
     def features(self, standard: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Z-scores -> p2..p5."""
-        rows = zip(LAYERS, _rows(self.mean), _rows(self.std))
-        return {name: standard[name] * std + mean for name, mean, std in rows}
+        return unstandardised(standard, self.mean, self.std)
 
     def forward(self, layers: dict[str, torch.Tensor], qps: torch.Tensor):
         """p2..p5 and a QP for each picture -> what a training needs.
@@ -87,7 +84,7 @@ class Fctm(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Z-scores of p2..p5 -> b: a linear code of each cell of p5, gated and corrected."""
+    """Z-scores of p2..p5 -> b: a linear code of each cell of p4, gated and corrected."""
 
     def __init__(self, config: FctmConfig):
         super().__init__()
@@ -165,15 +162,6 @@ class _Block(nn.Module):
         return x + self.body(x)
 
 
-def relative_step(qps: torch.Tensor) -> torch.Tensor:
-    """Step of VVC's quantiser in shares of the range of 10-bit samples.
-
-    >>> relative_step(torch.tensor([22.0, 34.0])).mul(packing.MAX_SAMPLE).tolist()
-    [32.0, 128.0]
-    """
-    return 4.0 * torch.exp2((qps - 4.0) / 6.0) / packing.MAX_SAMPLE  # QP 4: a step of 1 in 8 bits
-
-
 def transform(b: torch.Tensor) -> torch.Tensor:
     """The orthonormal cosine transform of every channel of b (..., h, w), as a whole.
 
@@ -210,19 +198,6 @@ def _zero(conv: nn.Conv2d) -> nn.Conv2d:
     return conv
 
 
-def _rows(statistics: torch.Tensor) -> list[torch.Tensor]:
-    return [row.view(1, -1, 1, 1) for row in statistics]
-
-
 def export(model: Fctm, detector_sha256: str, trained: dict, path: Path) -> Path:
     """Write the weights file of a trained model, its kernels as 16-bit floats."""
-    tensors = {
-        name: x.half() if x.ndim > 1 and name not in BUFFERS else x
-        for name, x in model.state_dict().items()
-    }
-    about = {
-        "config": asdict(model.config),
-        "detector_sha256": detector_sha256,
-        "trained": trained,
-    }
-    return write_weights(path, "fctm_like", tensors, about)
+    return reduction.export("fctm_like", model, detector_sha256, trained, path, BUFFERS)

@@ -23,7 +23,7 @@ from torch import nn
 
 from anchors.picture_config import TransformConfig
 from anchors.picture_networks import ResidualBlock
-from vcm_plugin.weights_file import write_weights
+from vcm_plugin.weights_file import halved, write_weights
 
 STATISTICS = ("y_mean", "y_std", "mean", "std")
 
@@ -74,7 +74,6 @@ def export(
     picture_sha256: of the weights of the picture codec whose latents it reads. machine_sha256: the
     latents_sha256 of the machine layer whose latents it makes.
     """
-    tensors = {name: x.half() if x.ndim > 1 else x for name, x in model.state_dict().items()}
     about = {
         "config": asdict(model.config),
         "picture_sha256": picture_sha256,
@@ -82,7 +81,7 @@ def export(
         "detector_sha256": detector_sha256,
         "trained": trained,
     }
-    return write_weights(path, "transform", tensors, about)
+    return write_weights(path, "transform", halved(model.state_dict()), about)
 
 
 def _column(x: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from anchors.reduction import fpn_grid
 from anchors.vvc_feature import CodedLayers, VvcFeatureCodec, packed_picture, picture_range
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import Header, Unit
@@ -115,7 +116,7 @@ class MsfcCodec:
         """The header of a file, and the picture that the small fused layer is packed into."""
         import torch
 
-        grid = self._check_features(features)
+        grid = fpn_grid(features, self.name, "MSFC", self.config.channels)
         layers = {name: x[None].cpu() for name, x in features.layers.items()}
         with torch.inference_mode():
             reduced = {"b": self.model.reduction(layers)[0].numpy()}
@@ -159,19 +160,3 @@ class MsfcCodec:
             layers = self.model.restoration(torch.from_numpy(found["b"])[None], grids)
         layers = {name: layers[name][0].contiguous() for name in LAYERS}
         return FeaturePyramid(layers, header.source_size, header.input_size)
-
-    def _check_features(self, features: FeaturePyramid) -> tuple[int, int] | None:
-        """The grid for the header. Raises InputError for features that the networks cannot take."""
-        if features.split_point != "fpn":
-            raise InputError(
-                f"{self.name} codes the split point fpn, found {features.split_point}; set "
-                "split_point: fpn, or use the codec vvc_feature"
-            )
-        shapes = {n: tuple(x.shape) for n, x in features.require_finite().layers.items()}
-        grid, channels = bitstream.compact_shapes(shapes, features.input_size)
-        if channels != (self.config.channels,):
-            raise InputError(
-                f"these MSFC weights are for {self.config.channels} channels, found "
-                f"{' '.join(map(str, channels))}; use the weights trained for this detector"
-            )
-        return grid

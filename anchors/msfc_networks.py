@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from anchors import packing
+from anchors import reduction
 from anchors.msfc_config import MsfcConfig
+from anchors.reduction import relative_step, standardised, unstandardised
 from vcm_plugin.split_points import SPLIT_POINTS
-from vcm_plugin.weights_file import write_weights
 
 LAYERS = tuple(SPLIT_POINTS["fpn"])
 # Layer -> how many of its cells lie side by side in one cell of p5.
@@ -62,12 +61,10 @@ class Msfc(nn.Module):
         return self._features(decoded), errors, bits
 
     def _standard(self, layers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        rows = zip(LAYERS, _rows(self.mean), _rows(self.std))
-        return {name: (layers[name] - mean) / std for name, mean, std in rows}
+        return standardised(layers, self.mean, self.std)
 
     def _features(self, standard: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        rows = zip(LAYERS, _rows(self.mean), _rows(self.std))
-        return {name: standard[name] * std + mean for name, mean, std in rows}
+        return unstandardised(standard, self.mean, self.std)
 
 
 class Fusion(nn.Module):
@@ -138,32 +135,10 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)
 
 
-def relative_step(qps: torch.Tensor) -> torch.Tensor:
-    """Step of VVC's quantiser in shares of the range of 10-bit samples.
-
-    >>> relative_step(torch.tensor([22.0, 34.0])).mul(packing.MAX_SAMPLE).tolist()
-    [32.0, 128.0]
-    """
-    return 4.0 * torch.exp2((qps - 4.0) / 6.0) / packing.MAX_SAMPLE  # QP 4: a step of 1 in 8 bits
-
-
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
-def _rows(statistics: torch.Tensor) -> list[torch.Tensor]:
-    return [row.view(1, -1, 1, 1) for row in statistics]
-
-
 def export(model: Msfc, detector_sha256: str, trained: dict, path: Path) -> Path:
     """Write the weights file of a trained model, its kernels as 16-bit floats."""
-    tensors = {
-        name: x.half() if x.ndim > 1 and name not in ("mean", "std") else x
-        for name, x in model.state_dict().items()
-    }
-    about = {
-        "config": asdict(model.config),
-        "detector_sha256": detector_sha256,
-        "trained": trained,
-    }
-    return write_weights(path, "msfc", tensors, about)
+    return reduction.export("msfc", model, detector_sha256, trained, path, ("mean", "std"))

@@ -20,10 +20,10 @@ from vcm_plugin import bitstream, vvc
 from vcm_plugin.bitstream import FrameReader, Header, Timing, Unit
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.rate_points import QP, Grammar, parse_qp
+from vcm_plugin.vvc import stream as vvc_stream
 
 if TYPE_CHECKING:
     from vcm_plugin.features import FeaturePyramid
-from vcm_plugin.vvc import stream as vvc_stream
 
 # Deblocking would smooth each tile's edge with a neighbour that is another channel.
 # Its encoder-side search goes with it.
@@ -217,14 +217,9 @@ class VvcFeatureCodec:
         _require_profile(header)
         shapes = header.shapes()
         _require_format(reader[0], shapes)
-        decoded = 0
-        for (picture,) in self.encoder.decode_frames(reader[n] for n in range(len(reader))):
+        pictures = self.encoder.decode_frames(reader[n] for n in range(len(reader)))
+        for (picture,) in vvc.counted(pictures, len(reader)):
             yield _pyramid(_unpacked(picture, shapes, header.value_range), header)
-            decoded += 1
-        if decoded != len(reader):
-            raise BitstreamError(
-                f"expected {len(reader)} frames, the VVC stream holds {decoded}: it is corrupt"
-            )
 
     def decode_frame(self, path: Path, frame: int) -> FeaturePyramid:
         """The features of one frame; in an all-intra file, no frame but it and the first is read.
@@ -233,13 +228,11 @@ class VvcFeatureCodec:
         """
         reader = FrameReader.open(path)
         _require_profile(reader.header)
-        header, unit = reader.header, reader[frame]
-        if frame and not vvc_stream.all_intra([reader[n] for n in range(min(3, len(reader)))]):
+        stream = vvc_stream.picture_of(reader.__getitem__, len(reader), frame)
+        if stream is None:
             return next(itertools.islice(self.decode_frames(path), frame, None))
-        if frame:
-            unit = vvc_stream.parameter_sets(reader[0]) + unit
-        (layers,) = self.decode_layers([_coded_layers(unit, header)])
-        return _pyramid(layers, header)
+        (layers,) = self.decode_layers([_coded_layers(stream, reader.header)])
+        return _pyramid(layers, reader.header)
 
     def decode_layers(self, coded: Sequence[CodedLayers]) -> list[dict[str, np.ndarray]]:
         """The layers of given shapes that each of some VVC streams of one size holds."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -36,6 +37,15 @@ def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor],
             f"{path}: expected {name} weights as scripts/train_{kind}.py exports them; found a "
             f"file of another kind, or a damaged one ({' '.join(str(error).split())})"
         ) from error
+
+
+def halved(
+    tensors: Mapping[str, torch.Tensor], whole: Collection[str] = ()
+) -> dict[str, torch.Tensor]:
+    """The tensors as 16-bit floats, but for vectors and those named in `whole`."""
+    return {
+        name: x.half() if x.ndim > 1 and name not in whole else x for name, x in tensors.items()
+    }
 
 
 def write_weights(path: Path, kind: str, tensors: dict[str, torch.Tensor], about: dict) -> Path:

@@ -2,7 +2,6 @@
 """fctm_like: its tools, sequences, foreign and damaged files, bad input, its training."""
 
 import io
-import math
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,11 @@ import pytest
 import torch
 from changed import changed
 from fctm_like_tiny import CONFIG, tiny_model, tiny_weights
+from reduction_checks import (
+    refuses_damaged_files,
+    refuses_features_that_the_weights_do_not_fit,
+    refuses_weights_files_that_are_none,
+)
 from vfcn_tiny import pyramid
 
 from anchors.fctm_like import FctmLikeCodec, Tools
@@ -21,10 +25,10 @@ from anchors.fctm_networks import (
     Fctm,
     export,
     inverse_transform,
-    relative_step,
     transform,
 )
 from anchors.fctm_packing import half, layout, pack, unpack
+from anchors.reduction import relative_step
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import MAX_INPUT_PIXELS, FctmLikePayload, Timing, Unit
 from vcm_plugin.ctc.codecs import (
@@ -273,13 +277,7 @@ def test_weights_that_did_not_make_the_file(codec, data, tmp_path):
 
 
 def test_damaged_files(codec, data):
-    for size in (0, 3, 20, len(data) // 2, len(data) - 1):
-        with pytest.raises(BitstreamError):
-            codec.decode(data[:size])
-    stream = bitstream.read(data)
-    for payload in (b"", b"no VVC", stream.units[0].payload[:-20]):
-        with pytest.raises(BitstreamError):
-            codec.decode(bitstream.write(stream.header, [Unit("private", 0, payload)]))
+    refuses_damaged_files(codec, data)
 
 
 def test_payloads_that_no_encoder_writes(codec, data):
@@ -314,26 +312,11 @@ def test_files_that_fit_other_codecs_or_pictures(codec, data):
 
 
 def test_features_that_the_weights_do_not_fit(codec):
-    with pytest.raises(InputError, match="for 8 channels, found 4"):
-        codec.encode(pyramid(channels=4), "32")
-    layer = pyramid().layers["p2"]
-    with pytest.raises(InputError, match="split point fpn, found r2"):
-        codec.encode(FeaturePyramid({"r2": layer}, (122, 180), (61, 90)), "32")
-    features = pyramid()
-    features.layers["p4"][0, 0, 0] = math.nan
-    with pytest.raises(InputError, match="p4 holds NaN or infinite"):
-        codec.encode(features, "32")
+    refuses_features_that_the_weights_do_not_fit(codec)
 
 
 def test_weights_files_that_are_none(tmp_path, weights):
-    with pytest.raises(InputError, match="cannot read the FCTM_LIKE weights"):
-        FctmLikeCodec(tmp_path / "missing.safetensors")
-    for number, content in enumerate((b"", b"FCM", weights.read_bytes()[:-9])):
-        path = tmp_path / f"{number}.safetensors"
-        path.write_bytes(content)
-        with pytest.raises(InputError, match="expected FCTM_LIKE weights") as caught:
-            FctmLikeCodec(path)
-        assert "\n" not in str(caught.value)
+    refuses_weights_files_that_are_none(FctmLikeCodec, "FCTM_LIKE", weights, tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"reduced": 11}, {"reduced": 0}, {"hidden": 9}])

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The reduction anchor: round trips, foreign and damaged files, bad input, its training."""
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 from changed import changed
+from reduction_checks import (
+    refuses_damaged_files,
+    refuses_features_that_the_weights_do_not_fit,
+    refuses_weights_files_that_are_none,
+)
 from vfcn_tiny import pyramid
 
 from anchors.msfc import MsfcCodec
-from anchors.msfc_networks import Msfc, MsfcConfig, export, relative_step
+from anchors.msfc_networks import Msfc, MsfcConfig, export
+from anchors.reduction import relative_step
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import MAX_INPUT_PIXELS, Unit
+from vcm_plugin.bitstream import MAX_INPUT_PIXELS
 from vcm_plugin.ctc.codecs import (
     codec_of,
     codec_rate_points,
@@ -127,13 +132,7 @@ def test_weights_that_did_not_make_the_file(codec, data, tmp_path):
 
 
 def test_damaged_files(codec, data):
-    for size in (0, 3, 20, len(data) // 2, len(data) - 1):
-        with pytest.raises(BitstreamError):
-            codec.decode(data[:size])
-    stream = bitstream.read(data)
-    for payload in (b"", b"no VVC", stream.units[0].payload[:-20]):
-        with pytest.raises(BitstreamError):
-            codec.decode(bitstream.write(stream.header, [Unit("private", 0, payload)]))
+    refuses_damaged_files(codec, data)
 
 
 def test_files_that_fit_other_codecs_or_pictures(codec, data):
@@ -153,26 +152,11 @@ def test_files_that_fit_other_codecs_or_pictures(codec, data):
 
 
 def test_features_that_the_weights_do_not_fit(codec):
-    with pytest.raises(InputError, match="for 8 channels, found 4"):
-        codec.encode(pyramid(channels=4), "32")
-    layer = pyramid().layers["p2"]
-    with pytest.raises(InputError, match="split point fpn, found r2"):
-        codec.encode(FeaturePyramid({"r2": layer}, (122, 180), (61, 90)), "32")
-    features = pyramid()
-    features.layers["p4"][0, 0, 0] = math.nan
-    with pytest.raises(InputError, match="p4 holds NaN or infinite"):
-        codec.encode(features, "32")
+    refuses_features_that_the_weights_do_not_fit(codec)
 
 
 def test_weights_files_that_are_none(tmp_path, weights):
-    with pytest.raises(InputError, match="cannot read the MSFC weights"):
-        MsfcCodec(tmp_path / "missing.safetensors")
-    for number, content in enumerate((b"", b"FCM", weights.read_bytes()[:-9])):
-        path = tmp_path / f"{number}.safetensors"
-        path.write_bytes(content)
-        with pytest.raises(InputError, match="expected MSFC weights") as caught:
-            MsfcCodec(path)
-        assert "\n" not in str(caught.value)
+    refuses_weights_files_that_are_none(MsfcCodec, "MSFC", weights, tmp_path)
 
 
 def test_weights_of_other_networks(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -112,32 +113,34 @@ def train_vfcn(options: Namespace) -> None:
 
 def train_msfc(options: Namespace) -> None:
     """Train MSFC and export it: OUT/msfc.safetensors."""
-    inputs, config, schedule = read_recipe(options, FeatureInputs, MsfcConfig, MsfcTraining)
+    typed = read_recipe(options, FeatureInputs, MsfcConfig, MsfcTraining)
     from anchors.msfc_networks import export
     from vcm_plugin.training.msfc import train
 
-    schedule = _settled(schedule, inputs)
-    store = _feature_store(inputs)
-    model = train(config, store, schedule, options.output, _say)
-    if _is_first_process():
-        path = options.output / "msfc.safetensors"
-        export(model, store.detector.weights_sha256, asdict(schedule), path)
-        print(f"MSFC weights: {path}")
+    _train_reduction(options, typed, train, export, "MSFC")
 
 
 def train_fctm_like(options: Namespace) -> None:
     """Train fctm_like and export it: OUT/fctm_like.safetensors."""
-    inputs, config, schedule = read_recipe(options, FeatureInputs, FctmConfig, FctmTraining)
+    typed = read_recipe(options, FeatureInputs, FctmConfig, FctmTraining)
     from anchors.fctm_networks import export
     from vcm_plugin.training.fctm_like import train
 
+    _train_reduction(options, typed, train, export, "fctm_like")
+
+
+def _train_reduction(
+    options: Namespace, typed: tuple, train: Callable, export: Callable, name: str
+) -> None:
+    """Train a network that reduces features on those of the frozen detector, and export it."""
+    inputs, config, schedule = typed
     schedule = _settled(schedule, inputs)
     store = _feature_store(inputs)
     model = train(config, store, schedule, options.output, _say)
     if _is_first_process():
-        path = options.output / "fctm_like.safetensors"
+        path = options.output / f"{name.lower()}.safetensors"
         export(model, store.detector.weights_sha256, asdict(schedule), path)
-        print(f"fctm_like weights: {path}")
+        print(f"{name} weights: {path}")
 
 
 def train_detector(options: Namespace) -> None:
@@ -298,8 +301,6 @@ def train_transform(options: Namespace) -> None:
     for key, what in (("picture", "picture codec"), ("vfcn", "machine layer")):
         if not getattr(inputs, key):
             raise InputError(f"transform: expected --{key}, the weights of the {what}")
-    from dataclasses import replace
-
     from anchors.latent_transform import export
     from anchors.picture_learned import PictureLearnedCodec
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec

@@ -37,6 +37,7 @@ from vcm_plugin.entropy.networks import (
 from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
 from vcm_plugin.entropy.symbols import cheaper, symbol_costs
 from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.weights_file import halved
 
 TAIL = 2.0**-13  # probability beyond the entries of a table, left to the escape
 
@@ -58,14 +59,10 @@ def gaussian_tables() -> Tables:
 def stored_tensors(model: nn.Module, whole: Collection[str] = ()) -> dict[str, torch.Tensor]:
     """The tensors of the weights file of a learned codec: those of its networks as 16-bit floats
     but for vectors and those named in `whole`, its `entropy` networks as integers, the tables."""
-    tensors = {
-        name: x.half() if x.ndim > 1 and name not in whole else x
-        for name, x in model.state_dict().items()
-        if not name.startswith("entropy.")
-    }
+    kept = {n: x for n, x in model.state_dict().items() if not n.startswith("entropy.")}
     integers = integer_weights(model.entropy)
     integer_networks(model.entropy, integers)  # proves that no sum can overflow
-    tensors |= {f"integer.{name}": x for name, x in integers.items()}
+    tensors = halved(kept, whole) | {f"integer.{name}": x for name, x in integers.items()}
     return tensors | {"tables": torch.from_numpy(gaussian_tables().to_array())}
 
 

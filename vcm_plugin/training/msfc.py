@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-from anchors.msfc_networks import Msfc, MsfcConfig, relative_step
+from anchors.msfc_networks import Msfc, MsfcConfig
+from anchors.reduction import relative_step
 from vcm_plugin.training import loop
 from vcm_plugin.training.feature_loss import draw_batch, feature_statistics, task_loss, weighted_mse
 from vcm_plugin.training.feature_store import FeatureStore

@@ -9,7 +9,7 @@ samples: (luma,) is coded as 4:0:0, (luma, cb, cr) as 4:2:0. QP is the QP of the
 slice. `coded_size` says which sizes can be coded.
 """
 
-from vcm_plugin.vvc.frames import intra_period
+from vcm_plugin.vvc.frames import counted, intra_period
 from vcm_plugin.vvc.planes import Planes, check_planes, coded_size
 from vcm_plugin.vvc.vtm import Vtm
 from vcm_plugin.vvc.vvenc import PRESETS, VVenC, vvenc_versions
@@ -21,6 +21,7 @@ __all__ = [
     "Vtm",
     "check_planes",
     "coded_size",
+    "counted",
     "intra_period",
     "vvenc_versions",
 ]

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.vvc.planes import check_planes
 from vcm_plugin.vvc.stream import PARAMETER_SETS, raw_nal_units
+
+T = TypeVar("T")
 
 
 def once(units: Iterable[bytes]) -> Iterator[bytes]:
@@ -32,6 +35,18 @@ def of_one_size(frames: Iterable[Sequence[np.ndarray]], qp: int) -> Iterator[Seq
         if found != expected:
             raise InputError(f"expected frames of one size, {expected}, found one of {found}")
         yield planes
+
+
+def counted(frames: Iterable[T], expected: int) -> Iterator[T]:
+    """The decoded frames of a stream; raises BitstreamError behind them unless it holds so many."""
+    found = 0
+    for frame in frames:
+        found += 1
+        yield frame
+    if found != expected:
+        raise BitstreamError(
+            f"expected {expected} frames, the VVC stream holds {found}: it is corrupt"
+        )
 
 
 def batches(

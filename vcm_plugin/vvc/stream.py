@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vcm_plugin.errors import BitstreamError
@@ -77,6 +77,20 @@ def all_intra(units: Sequence[bytes]) -> bool:
     """Whether a sequence is all-intra, by its first three access units. Where there is inter
     prediction, two intra pictures may come first: with random access the second one is the next."""
     return all(map(is_intra, units[:3]))
+
+
+def picture_of(unit: Callable[[int], bytes], frames: int, number: int) -> bytes | None:
+    """The stream that decodes to one frame of an all-intra sequence alone; None where there is
+    inter prediction, which asks for the frames before it, too.
+
+    unit: gives an access unit in decoding order. frames: how many there are.
+    """
+    wanted = unit(number)
+    if number == 0:
+        return wanted
+    if not all_intra([unit(n) for n in range(min(3, frames))]):
+        return None
+    return parameter_sets(unit(0)) + wanted
 
 
 def adaptation_sets(unit: bytes) -> list[bytes]:

@@ -12,6 +12,7 @@ import mmap
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -217,15 +218,9 @@ class VVenC:
         if len(streams) > 1:
             for data in streams:
                 _require_one_picture(data, picture)
-        source = ffmpeg.input("pipe:0", format="vvc", threads=self.threads, err_detect="explode")
-        output = source.output("pipe:1", format="rawvideo", fps_mode="passthrough")
-        command = [ffmpeg_program(), *_ffmpeg_arguments(output, "-xerror")]
-        try:
+        command = self._decode_command("pipe:0")
+        with _corrupt_where_it_fails():
             raw = run(command, stdin=b"".join(streams), repair=FFMPEG_REPAIR).stdout
-        except ProcessError as error:
-            if error.exit_status is None:
-                raise
-            raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
         ends = range(picture.bytes, picture.bytes * len(streams), picture.bytes)
         parts = [raw[start:end] for start, end in zip((0, *ends), (*ends, None), strict=True)]
         return [split_planes(part, picture) for part in parts]
@@ -242,18 +237,16 @@ class VVenC:
             stream = Path(folder, "in.vvc")
             with stream.open("wb") as file:
                 file.writelines(itertools.chain([first], units))
-            source = ffmpeg.input(
-                str(stream), format="vvc", threads=self.threads, err_detect="explode"
-            )
-            output = source.output("pipe:1", format="rawvideo", fps_mode="passthrough")
-            command = [ffmpeg_program(), *_ffmpeg_arguments(output, "-xerror")]
-            try:
+            command = self._decode_command(str(stream))
+            with _corrupt_where_it_fails():
                 for raw in blocks(command, picture.bytes, repair=FFMPEG_REPAIR):
                     yield split_planes(raw, picture)
-            except ProcessError as error:
-                if error.exit_status is None:
-                    raise
-                raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
+
+    def _decode_command(self, stream: str) -> list[str]:
+        """FFmpeg and its arguments: from a stream to raw planes of every picture."""
+        source = ffmpeg.input(stream, format="vvc", threads=self.threads, err_detect="explode")
+        output = source.output("pipe:1", format="rawvideo", fps_mode="passthrough")
+        return [ffmpeg_program(), *_ffmpeg_arguments(output, "-xerror")]
 
     def identity(self, luma_only: bool, random_access: bool = False) -> dict:
         """What determines the stream: versions and command line (not the number of threads)."""
@@ -288,6 +281,17 @@ def _vvenc_versions(program: str) -> tuple[tuple[str, str], ...]:
         ("encoder", f"VVenC {version[1] if version else 'of unknown version'}"),
         ("ffmpeg", banner.split()[2]),
     )
+
+
+@contextmanager
+def _corrupt_where_it_fails() -> Iterator[None]:
+    """A decoder that ends with an error has been given a damaged stream: a BitstreamError."""
+    try:
+        yield
+    except ProcessError as error:
+        if error.exit_status is None:
+            raise
+        raise BitstreamError(f"the VVC stream is truncated or corrupt: {error}") from None
 
 
 def _require_one_picture(data: bytes, expected: PictureFormat) -> None:
