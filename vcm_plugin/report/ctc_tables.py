@@ -36,7 +36,7 @@ from vcm_plugin.ctc.results import (
     load_result,
     load_timings,
 )
-from vcm_plugin.ctc.run_folder import Journal, read_seconds
+from vcm_plugin.ctc.run_folder import read_records, read_seconds
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
 from vcm_plugin.metrics.rate import bpp, kbps
@@ -191,8 +191,10 @@ def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
     uncompressed = read_seconds(run / UNCOMPRESSED)
     points = _points(result)
     folders = {point.rate_point: run / point.rate_point for _, point in points}
-    records = {rate_point: Journal(folder).records for rate_point, folder in folders.items()}
-    seconds_of = {rate_point: read_seconds(folder) for rate_point, folder in folders.items()}
+    measured = {
+        rate_point: {r.image_id: (r.bits, r.seconds or {}) for r in read_records(folder)}
+        for rate_point, folder in folders.items()
+    }
     predictions = {
         rate_point: read_json(folder / "predictions.json") for rate_point, folder in folders.items()
     }
@@ -200,8 +202,7 @@ def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
     for number, sequence in enumerate(result.dataset.sequences or (), start=1):
         once = uncompressed[number].get("nn_part1", 0.0)
         for qp, point in points:
-            record = records[point.rate_point][number]
-            spent = seconds_of[point.rate_point][number]
+            bits, spent = measured[point.rate_point][number]
             seconds = {
                 point.rate_point: {k: StageSeconds(v) for k, v in spent.items()},
                 UNCOMPRESSED: {"nn_part1": StageSeconds(once)},
@@ -209,7 +210,7 @@ def _sequences(run: Path, result: RunResult, name: str) -> list[Part]:
             accuracy = (point.sequences or {})[sequence.name]
             times = stages(seconds, point.rate_point, KINDS[result.kind])
             stated = _qp_of(result, point, qp, sequence.name)
-            row = _row(name, sequence, stated, record.bits, accuracy) | times
+            row = _row(name, sequence, stated, bits, accuracy) | times
             ending = "_val" if name == "SFU" else ""
             folder = f"{PREFIXES[name]}{row['Dataset']}{ending}"
             found = predictions[point.rate_point]
