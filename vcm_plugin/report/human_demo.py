@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,8 @@ def write_human_demo(
         shown = Shown(title, painted, bits, pair_metrics(picture, painted))
         rows.append((picture, vvc_within(vvc, picture, bits), shown))
     path = out / "side_by_side.png"
-    _draw(rows, path)
+    with rc_context(SETTINGS):
+        drawn(rows).savefig(path, dpi=110, metadata={"Software": None})
     return path
 
 
@@ -96,20 +97,20 @@ def vvc_within(codec: VvcRemoteCodec, picture: np.ndarray, bits: int) -> Shown:
     raise InputError(f"VVC spends more than {bits} bits at every QP and size; show a lower QP")
 
 
-def _draw(rows: list[tuple[np.ndarray, Shown, Shown]], path: Path) -> None:
-    with rc_context(SETTINGS):
-        height = sum(4.2 * row[0].shape[0] / row[0].shape[1] + 0.7 for row in rows)
-        figure = Figure(figsize=(13.0, height), layout="constrained")
-        grid = figure.subplots(len(rows), 3, squeeze=False)
-        for axes, (source, *decoded) in zip(grid, rows):
-            panels: Iterator = iter(axes)
-            _show(next(panels), source, "original\n")
-            for shown in decoded:
-                _show(next(panels), shown.picture, shown.caption())
-        figure.savefig(path, dpi=110, metadata={"Software": None})
+def drawn(rows: Sequence[tuple[np.ndarray, Shown, Shown]]) -> Figure:
+    """Each source beside the two decoded pictures, a row each, under their captions."""
+    heights = [4.2 * source.shape[0] / source.shape[1] + 0.7 for source, *_ in rows]
+    figure = Figure(figsize=(13.0, sum(heights)), layout="constrained")
+    grid = figure.subplots(len(rows), 3, squeeze=False, height_ratios=heights)
+    for axes, (source, *decoded) in zip(grid, rows):
+        panels: Iterator = iter(axes)
+        _show(next(panels), source, "original\n")
+        for shown in decoded:
+            _show(next(panels), shown.picture, shown.caption())
+    return figure
 
 
 def _show(axes, picture: np.ndarray, title: str) -> None:
     axes.imshow(picture, interpolation="nearest")
-    axes.set_title(title, fontsize=8.5, loc="left")
+    axes.set_title(title, fontsize=7.5, loc="left")
     axes.set_axis_off()
