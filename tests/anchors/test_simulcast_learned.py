@@ -56,7 +56,7 @@ def test_files_of_the_other_simulcast_are_refused_by_name(codec):
 def test_a_condition_makes_it(tiny_condition, tmp_path):
     weights = tiny_weights(tmp_path / "picture.safetensors")
     condition = changed(
-        load_condition(tiny_condition), picture_learned_weights=str(weights),
+        load_condition(tiny_condition), simulcast_learned_weights=str(weights),
         simulcast_learned_points=("1+22", "1+37"),
     )  # fmt: skip
     made = make_codec("simulcast_learned", condition)

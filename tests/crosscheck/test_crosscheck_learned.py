@@ -36,6 +36,7 @@ def weights(tiny_condition, picture):
 def packages(tiny_condition, picture, shared_cache, tmp_path_factory):
     condition = changed(
         load_condition(tiny_condition), human_vision=True, picture_learned_weights=picture.name,
+        simulcast_learned_weights=picture.name,
         picture_learned_qps=(30, 42), simulcast_learned_points=("1+30", "1+42"),
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("learned")

@@ -11,6 +11,7 @@ from restorer_tiny import SIZES
 from vfcn_tiny import tiny_weights
 
 from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec, export
+from vcm_plugin.diff_fchm.human.restorer import to_planes as planes_of
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.pictures import read_picture
@@ -92,6 +93,15 @@ def test_a_training_that_begins_with_another_one(store, machine, prepared, tmp_p
         assert torch.allclose(x, second.state_dict()[name], rtol=1e-3, atol=1e-6), name
     with pytest.raises(InputError, match="expected weights of a restorer of the recipe's sizes"):
         train(replace(SIZES, features=False), found, short, tmp_path / "third", path)
+    grown = replace(SIZES, blocks8=SIZES.blocks8 + 1, blocks4=SIZES.blocks4 + 1)
+    deeper = train(grown, found, short, tmp_path / "deeper", path)
+    batch = found.draw(1, 64, np.random.default_rng(1))
+    told = planes_of(batch.luma, batch.chroma), batch.layers, batch.known
+    with torch.no_grad():
+        assert torch.allclose(deeper(*told), second(*told), rtol=1e-3, atol=1e-2)
+    path = export(deeper, {"machine_sha256": machine.latents_sha256}, tmp_path / "deeper.restorer")
+    with pytest.raises(InputError, match="with at most as many blocks, found others"):
+        train(SIZES, found, short, tmp_path / "fourth", path)
 
 
 def same(first, second) -> None:

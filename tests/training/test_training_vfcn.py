@@ -117,3 +117,20 @@ def test_the_export_codes_features(store, tmp_path):
     codec = MachineCodec(export(model, "0" * 64, ["1"], {}, tmp_path / "w.vfcn"))
     features = store.detector.nn_part1(read_picture(store.dataset.pictures[0].path))
     assert store.detector.nn_part2(codec.decode(codec.encode(features, "1"))) is not None
+
+
+def test_a_training_begins_with_a_weights_file(store, tmp_path):
+    first = train(CONFIG, store, SCHEDULE, tmp_path / "first")
+    path = export(first, "0" * 64, ["1"], {}, tmp_path / "first.safetensors")
+    short = replace(SCHEDULE, iterations=1, checkpoint_every=1, learning_rate=1e-9)
+    second = train(CONFIG, store, short, tmp_path / "second", path)
+    for (
+        name,
+        x,
+    ) in first.state_dict().items():  # 16-bit floats, and integers of the entropy networks
+        assert torch.allclose(x, second.state_dict()[name], rtol=1e-3, atol=2e-3), name
+    with pytest.raises(InputError, match="expected weights of networks of the same sizes"):
+        train(replace(CONFIG, fuse=False), store, short, tmp_path / "third", path)
+    with pytest.raises(InputError, match="expected VFCN weights"):
+        (tmp_path / "other.safetensors").write_bytes(b"none")
+        train(CONFIG, store, short, tmp_path / "fourth", tmp_path / "other.safetensors")

@@ -21,6 +21,7 @@ from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.diff_fchm.machine.inter_config import InterConfig
 from vcm_plugin.errors import InputError
+from vcm_plugin.files import sha256_of_file
 from vcm_plugin.training.options import (
     DetectorInputs,
     FeatureInputs,
@@ -103,10 +104,11 @@ def train_vfcn(options: Namespace) -> None:
     store = _pyramid_store(inputs, config, options.output)
     if not config.layer_channels and config.split_point != "fpn":
         config = replace(config, layer_channels=tuple(store.layer_channels))
-    model = train(config, store, schedule, options.output, inputs.init, _say)
+    init = inputs.init and Path(bundled_weights(inputs.init))
+    model = train(config, store, schedule, options.output, init, _say)
     if _is_first_process():
         path = options.output / "vfcn.safetensors"
-        trained = asdict(schedule) | {"init": inputs.init and inputs.init.name}
+        trained = asdict(schedule) | {"init": init and init.name}
         export(model, store.detector.weights_sha256, list(inputs.rate_points), trained, path)
         print(f"VFCN weights: {path}")
 
@@ -285,7 +287,8 @@ def train_picture(options: Namespace) -> None:
     detector = _detector(inputs) if schedule.feature_weight else None
     drawn = _drawn(inputs, options.output)
     store = PictureStore(drawn, _folders(inputs), inputs.found_share, detector)
-    model = train(config, store, schedule, options.output, inputs.init, _say)
+    init = inputs.init and Path(bundled_weights(inputs.init))
+    model = train(config, store, schedule, options.output, init, _say)
     if _is_first_process():
         path = options.output / "picture.safetensors"
         used = {"drawn": inputs.drawn, "pictures": list(inputs.pictures)}
@@ -294,36 +297,42 @@ def train_picture(options: Namespace) -> None:
 
 
 def train_transform(options: Namespace) -> None:
-    """Draw training pictures, train both transforms and export them: OUT/CODEC.safetensors."""
+    """Draw training pictures, train a picture codec with both transforms and export all three:
+    OUT/picture.safetensors, OUT/CODEC.safetensors."""
     inputs, config, schedule = read_recipe(
         options, TransformInputs, TransformConfig, TransformTraining
     )
     for key, what in (("picture", "picture codec"), ("vfcn", "machine layer")):
         if not getattr(inputs, key):
             raise InputError(f"transform: expected --{key}, the weights of the {what}")
-    from anchors.latent_transform import export
+    from anchors import latent_transform, picture_networks
     from anchors.picture_learned import PictureLearnedCodec
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
-    from vcm_plugin.training.transform import TransformStore, train
+    from vcm_plugin.training.picture_samples import PictureStore
+    from vcm_plugin.training.transform import HeadsConfig, Targets, train
 
     schedule = _settled(schedule, inputs)
     detector = _detector(inputs)
-    codec = PictureLearnedCodec(Path(bundled_weights(inputs.picture)))
+    begin = Path(bundled_weights(inputs.picture))
+    sizes = PictureLearnedCodec(begin).config
     machine = MachineCodec(Path(bundled_weights(inputs.vfcn)))
     config = replace(config, machine_latents=machine.config.latents)
-    drawn = _drawn(inputs, options.output)
-    store = TransformStore(options.output / "latents", drawn, codec, machine, detector)
-    for done in store.prepare(config, schedule):
-        if done % 50 == 0:
-            _say(f"coded {done} of {len(drawn)} pictures")
-    model = train(config, store, schedule, options.output, _say)
-    if _is_first_process():
-        trained = asdict(schedule) | {"drawn": inputs.drawn}
-        for name, transform in model.each.items():
-            path = options.output / f"{name}.safetensors"
-            bound = (codec.sha256, machine.latents_sha256, detector.weights_sha256)
-            export(transform, *bound, trained, path)
-            print(f"weights of {name}: {path}")
+    pictures = PictureStore(_drawn(inputs, options.output), detector=detector)
+    store = Targets(pictures, machine)
+    both = HeadsConfig(sizes, config)
+    model = train(both, store, schedule, options.output, begin, _say)
+    if not _is_first_process():
+        return
+    trained = asdict(schedule) | {"drawn": inputs.drawn, "init": begin.name}
+    digest = detector.weights_sha256
+    picture = options.output / "picture.safetensors"
+    picture_networks.export(model.picture, digest, trained, picture)
+    print(f"picture weights: {picture}")
+    bound = (sha256_of_file(picture), machine.latents_sha256, digest)
+    for name, transform in model.each.items():
+        path = options.output / f"{name}.safetensors"
+        latent_transform.export(transform, *bound, trained, path)
+        print(f"weights of {name}: {path}")
 
 
 def _drawn(inputs: PictureInputs | TransformInputs, output: Path) -> list[Path]:
@@ -380,7 +389,12 @@ def _pyramid_store(inputs: VfcnInputs, config: VfcnConfig, output: Path):
 
     detector = _detector(inputs, config.split_point)
     if not is_jde(model_path(inputs.model)):
-        return FeatureStore(detector, _dataset(inputs), inputs.cache)
+        dataset = _dataset(inputs)
+        if inputs.turned:
+            from vcm_plugin.training.turned import turned
+
+            dataset = turned(dataset, output / "turned")
+        return FeatureStore(detector, dataset, inputs.cache)
     from vcm_plugin.training.frame_features import FrameFeatures, drawn_frames, pictures_of
     from vcm_plugin.training.tracker import TrackingStore
 

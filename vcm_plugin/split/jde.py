@@ -38,11 +38,16 @@ class JdeDetector:
                 f"{split_point}"
             )
         require_input_size(weights, config.input_size)
-        self.config, self.split_point, self.device = config, split_point, torch.device(device)
+        self.config, self.split_point = config, split_point
         self.runtime = f"torch {torch.__version__.split('+')[0]}"
         self.model = JdeNetwork(config.sizes())
         self.weights_sha256 = load_jde_weights(self.model, weights)
-        self.model.requires_grad_(False).eval().to(self.device)
+        self.model.requires_grad_(False).eval().to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; a training may move it."""
+        return next(self.model.parameters()).device
 
     def identity(self) -> dict[str, str]:
         """What decides about features, detections and tracks."""

@@ -49,13 +49,17 @@ class TorchvisionDetector:
     ):
         self.config = config
         self.split_point = check_split_point(split_point)
-        self.device = torch.device(device)
         self.runtime = f"torchvision {torchvision.__version__.split('+')[0]}"
         self.num_classes = config.num_classes
         self.weights_sha256 = checkpoint.sha256
         self.model = build_rcnn(replace(config, norm="FrozenBN"))
         load_weights(self.model, checkpoint)
-        self.model.requires_grad_(False).eval().to(self.device)
+        self.model.requires_grad_(False).eval().to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are; a training may move them."""
+        return next(self.model.parameters()).device
 
     def identity(self) -> dict[str, str]:
         """What decides about features and detections."""

@@ -24,12 +24,15 @@ from accelerate.utils import is_tensorboard_available
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
+from vcm_plugin.entropy.integer import float_weights
 from vcm_plugin.errors import InputError
 from vcm_plugin.training.precision import settled
 from vcm_plugin.training.schedules import Schedule
+from vcm_plugin.weights_file import read_weights
 
 STATE = {"iteration", "config", "schedule", "made_from", "model", "average", "optimizer", "scaler"}
 REPORT_EVERY, REPORT_SECONDS = 50, 30.0  # iterations, whichever comes first
+INTEGER = "integer."  # begins the names of integer weights in a weights file
 MAY_CHANGE = {"iterations", "checkpoint_every"}  # where a checkpoint is resumed
 Terms = dict[str, torch.Tensor]  # of the loss, by name
 
@@ -117,6 +120,17 @@ def read_average(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """Sizes of the networks and averaged weights of a checkpoint, complete or not."""
     state = read_checkpoint(path, {"config", "average"})
     return state["config"], state["average"]
+
+
+def starting_weights(path: Path, kind: str) -> dict[str, torch.Tensor]:
+    """The weights that a training starts from: a weights file (.safetensors) of this kind, whose
+    integer networks become floats again, or the averaged weights of a checkpoint."""
+    if path.suffix != ".safetensors":
+        return read_average(path)[1]
+    tensors = read_weights(path, kind)[1]
+    integers = {n.removeprefix(INTEGER): x for n, x in tensors.items() if n.startswith(INTEGER)}
+    floats = {n: x.float() for n, x in tensors.items() if n != "tables" and INTEGER not in n}
+    return floats | {f"entropy.{n}": x for n, x in float_weights(integers).items()}
 
 
 def is_first_process() -> bool:

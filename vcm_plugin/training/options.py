@@ -50,7 +50,8 @@ class FeatureInputs(Inputs):
 class VfcnInputs(FeatureInputs):
     """What the training of the machine layer works on."""
 
-    init: Path | None = _key("vfcn_state.pth to start from")
+    init: str | None = _key("vfcn_state.pth or weights to start from, a file or a bundled name")
+    turned: bool = _key("each picture also mirrored, turned, in other light", False)
     rate_points: tuple[str, ...] = _key(
         "presets that the weights file names; a test takes diff_fchm_scales of its condition",
         ("0.25", "0.5", "1", "2", "4"),
@@ -99,7 +100,7 @@ class InterInputs(FeatureInputs):
 class PictureInputs(FeatureInputs):
     """What the training of a learned picture codec works on; cache: folder for drawn pictures."""
 
-    init: Path | None = _key("picture_state.pth to start from")
+    init: str | None = _key("picture_state.pth or weights to start from, or a bundled name")
     drawn: int = _key("pictures of the mini-CTC's train split", 2000)
     pictures: tuple[str, ...] = _key("folders of more pictures, from $VCM_DATA on", ())
     found_share: float = _key("of the crops that come from these folders", 0.15)

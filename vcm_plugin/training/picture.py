@@ -42,7 +42,8 @@ def train(
 ) -> PictureNetworks:
     """Train, or go on with the checkpoint in `folder`; returns the model with averaged weights.
 
-    init: picture_state.pth of a finished training of the same sizes, where this one begins.
+    init: picture_state.pth of a finished training of the same sizes, or its weights file, where
+    this one begins.
     """
     accelerator = loop.start(schedule, folder, report)
     torch.manual_seed(schedule.seed)
@@ -119,9 +120,8 @@ def _begin(
         pictures = store.whole(STATISTICS_PICTURES, STRIDE, rng)
         start_linear(model, [x / LEVELS - 1.0 for x in pictures])
         return
-    _, average = loop.read_average(init)
     try:
-        model.load_state_dict(average)
+        model.load_state_dict(loop.starting_weights(init, "picture"))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{init}: expected networks of the same sizes: {reason}") from error

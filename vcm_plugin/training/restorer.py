@@ -9,16 +9,17 @@ the detector nor the features that KID and AP are measured with take part in it.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import piq
 import torch
+from torch import nn
 
 from vcm_plugin.diff_fchm.human.auxiliary import PictureRestorer
 from vcm_plugin.diff_fchm.human.config import RestorerConfig
-from vcm_plugin.diff_fchm.human.restorer import Restorer, to_planes
+from vcm_plugin.diff_fchm.human.restorer import Restorer, ToldBlock, to_planes
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
 from vcm_plugin.training import loop
@@ -30,6 +31,7 @@ from vcm_plugin.vvc.planes import RGB_OF_LEVELS
 LUMA = (0.299, 0.587, 0.114)  # of R, G, B, as the measures weigh them
 LEAST_MSE = 0.5  # of 255^2: crops without any detail do not outweigh the others
 LEAST_LACK = 1e-3  # of a measure of structure to 1, for the same reason
+BLOCKS = ("blocks2", "blocks4", "blocks8")  # counts of residual blocks, of RestorerConfig
 STRUCTURE = {"ms_ssim": piq.multi_scale_ssim, "vif": piq.vif_p, "haarpsi": piq.haarpsi}
 
 
@@ -43,8 +45,8 @@ def train(
 ) -> Restorer:
     """Train, or go on with the checkpoint in `folder`; returns the model with averaged weights.
 
-    init: weights of a restorer of the same sizes, where this one begins. Raises InputError where
-    its sizes are others.
+    init: weights of a restorer where this one begins; it may have fewer residual blocks, and those
+    that it lacks begin as the identity. Raises InputError where its sizes are others.
     """
     accelerator = loop.start(schedule, folder, report)
     torch.manual_seed(schedule.seed)
@@ -97,12 +99,17 @@ def loss_terms(
 
 def _begin_with(model: Restorer, init: Path) -> None:
     trained = PictureRestorer(init).model
-    if trained.config != model.config:
+    fewer = {name: getattr(trained.config, name) for name in BLOCKS}
+    grown = any(count > getattr(model.config, name) for name, count in fewer.items())
+    if trained.config != replace(model.config, **fewer) or grown:
         raise InputError(
-            f"{init}: expected weights of a restorer of the recipe's sizes, found others: "
-            f"{asdict(trained.config)}"
+            f"{init}: expected weights of a restorer of the recipe's sizes, with at most as many "
+            f"blocks, found others: {asdict(trained.config)}"
         )
-    model.load_state_dict(trained.state_dict())
+    for block in filter(lambda module: isinstance(module, ToldBlock), model.modules()):
+        nn.init.zeros_(block.second.weight)
+        nn.init.zeros_(block.second.bias)
+    model.load_state_dict(trained.state_dict(), strict=False)
 
 
 def _log_mse(error: torch.Tensor) -> torch.Tensor:

@@ -178,18 +178,15 @@ class PictureTraining(Schedule):
 
 
 @dataclass(frozen=True)
-class TransformTraining(Schedule):
-    """Schedule of latent-space transforms; the seed fixes pictures and QPs.
+class TransformTraining(PictureTraining):
+    """Schedule and loss of the codecs with two readers of one stream; the seed fixes pictures,
+    crops, QPs and noise.
 
-    codings: QPs at which each picture is coded, once, before the training.
+    task_weight: of the machine loss of each codec, in shares of variances.
     """
 
-    codings: int = 3
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.codings < 1:
-            raise InputError(f"codings: expected at least 1, found {self.codings}")
+    crop: int = 192
+    task_weight: float = 80.0
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ def train(
 
     A checkpoint in `folder` is resumed at the last multiple of schedule.checkpoint_every with the
     same batches, scales and noise as without the interruption. Started by `accelerate launch`,
-    every process takes other batches, and the first one writes. init: a checkpoint to start from.
+    every process takes other batches, and the first one writes. init: a checkpoint or a
+    weights file to start from.
     """
     accelerator = loop.start(schedule, folder, report)
     store.detector.model.to(accelerator.device)
@@ -112,10 +113,10 @@ def _new_model(
         set_statistics(model, store, schedule)
     else:
         try:
-            model.load_state_dict(read_average(init)[1])
+            model.load_state_dict(loop.starting_weights(init, "vfcn"))
         except RuntimeError as error:
             raise InputError(
-                "--init: expected a checkpoint of networks of the same sizes, found others"
+                "--init: expected weights of networks of the same sizes, found others"
             ) from error
     return model
 
