@@ -114,10 +114,8 @@ def test_no_scheduler_answers(plan):
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
-        started = time.monotonic()
         with pytest.raises(InputError, match="no scheduler answers within 10 s"):
             Workers(1, Traced, plan, address)
-        assert time.monotonic() - started < 60
 
 
 @pytest.fixture
@@ -136,8 +134,10 @@ def scheduler(tmp_path):
         [*dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard",
          "--local-directory", tmp_path, "--death-timeout", "60"], **quiet,
     )  # fmt: skip
-    while not file.is_file():
+    patience = time.monotonic() + 300
+    while not file.is_file() and started.poll() is None and time.monotonic() < patience:
         time.sleep(0.1)
+    assert file.is_file(), f"the scheduler did not start, exit code {started.poll()}"
     yield file, started
     for process in (worker, started):
         process.kill()
