@@ -7,7 +7,7 @@ import yaml
 
 from anchors.fctm_like import FctmLikeCodec
 from anchors.feature_head import FeatureHead
-from anchors.picture_heads import LatentScalableCodec
+from anchors.picture_heads import LatentScalableCodec, MultiHeadCodec
 from anchors.picture_learned import PictureLearnedCodec
 from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
 from vcm_plugin.diff_fchm.human.codec import HumanCodec
@@ -38,7 +38,7 @@ def test_weights_are_those_of_the_index(name):
     assert entry["trained_on"] and entry["terms"] and entry["training"]
 
 
-LEARNED_PICTURES = [name for name in INDEX if name.endswith("_picture.safetensors")]
+LEARNED_PICTURES = [name for name in INDEX if "_picture" in name]
 
 
 @pytest.mark.parametrize("name", LEARNED_PICTURES)
@@ -48,14 +48,17 @@ def test_learned_pictures_load_and_are_small(name):
     assert codec.parameters <= 3_000_000 and INDEX[name]["bytes"] <= 4_000_000
 
 
-SCALABLE = [name for name in INDEX if name.endswith("_scalable.safetensors")]
+TRANSFORMS = {
+    "minictc_scalable.safetensors": LatentScalableCodec,
+    "minictc_multi_head.safetensors": MultiHeadCodec,
+}
 
 
-@pytest.mark.parametrize("name", SCALABLE)
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_belong_to_their_picture_and_machine_layer(name):
     picture = PictureLearnedCodec(FOLDER / INDEX[name]["picture"])
     machine = MachineCodec(FOLDER / INDEX[name]["machine"])
-    codec = LatentScalableCodec(FeatureHead(FOLDER / name, picture, machine))
+    codec = TRANSFORMS[name](FeatureHead(FOLDER / name, picture, machine))
     assert f"{codec.head.weights_id:08x}" == INDEX[name]["id"]
     assert codec.head.detector_sha256 == machine.metadata["detector_sha256"]
     assert INDEX[name]["bytes"] <= 4_000_000
