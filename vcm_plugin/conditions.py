@@ -53,6 +53,7 @@ class TestCondition:
     limit: int | None = None  # pictures, or frames of each sequence
     protocol: str = "coco"  # how accuracy is measured: coco, open_images, semantic or tracking
     tracking_rules: str | None = None  # what of the ground truth is judged: mot16 or confident
+    max_unlabelled_seconds: float = 2.0  # of tracking: in a row, without an object in gt.txt
     semantic_of_class: tuple[int, ...] = ()  # class that is judged of each class of the detector
     semantic_of_label: tuple[int, ...] = ()  # and of each label of the ground truth
     semantic_judged: tuple[int, ...] = ()  # those that the mean is taken over
@@ -147,6 +148,7 @@ KEYS = tuple(settings.types_of(TestCondition))
 RANGES = {
     "limit": (1, math.inf),
     "threads_per_job": (1, 1024),
+    "max_unlabelled_seconds": (0, math.inf),
     "score_threshold": (0, 1),
     "iou_threshold": (0.01, 1),
     "expected_box_ap": (0, 100),

@@ -78,6 +78,35 @@ def test_ground_truth_that_cannot_be(tmp_path, truth, line):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("labelled", "found"),
+    [
+        ((1, 2), "frames 3 to 8 have no object, 0.12 s in a row; expected at most 0.06 s"),
+        ((1, 6, 7, 8), "frames 2 to 5 have no object, 0.08 s in a row"),
+        ((7, 8), "frames 1 to 6 have no object, 0.12 s in a row"),
+        ((3, 6, 8), None),
+    ],
+)
+def test_ground_truth_of_a_part_of_the_frames(tmp_path, labelled, found):
+    """It ends early, has a hole, begins late; three frames of 50 a second may be empty."""
+    truth = "".join(f"{number},1,2,3,10,20,1,1,1\n" for number in labelled)
+    write_set(tmp_path, frames=8, truth=truth)
+    strict = replace(condition((8,)), max_unlabelled_seconds=0.06)
+    assert len(open_test_set(condition((8,)), tmp_path).pictures) == 8
+    if found is None:
+        assert len(open_test_set(strict, tmp_path).pictures) == 8
+        return
+    with pytest.raises(InputError, match=found) as error:
+        open_test_set(strict, tmp_path)
+    assert "\n" not in str(error.value) and "max_unlabelled_seconds" in str(error.value)
+
+
+def test_frames_beyond_the_limit_need_no_ground_truth(tmp_path):
+    write_set(tmp_path, frames=8, truth="1,1,2,3,10,20,1,1,1\n2,1,2,3,10,20,1,1,1\n")
+    strict = replace(condition((8,)), max_unlabelled_seconds=0.0, limit=2)
+    assert len(open_test_set(strict, tmp_path).pictures) == 2
+
+
 def test_frames_that_are_missing(tmp_path):
     folder = write_set(tmp_path)
     (folder / "img1" / "000002.png").unlink()

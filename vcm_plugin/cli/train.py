@@ -263,7 +263,8 @@ def train_inter(options: Namespace) -> None:
     from vcm_plugin.training.inter_samples import InterStore, prepare
 
     schedule = _settled(schedule, inputs)
-    detector, machine = _detector(inputs), MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    machine = MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    detector = _detector(inputs, machine.config.split_point)
     folder = inputs.cache or options.output / "latents"
     for done in prepare(folder, machine, detector, inputs.sequences, inputs.sequence_frames):
         if done % 20 == 0:

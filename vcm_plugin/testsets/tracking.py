@@ -37,7 +37,8 @@ def load_tracking(condition: TestCondition, root: Path) -> CocoDataset:
 
     An annotation has, beside COCO's keys, `track_id`, `confidence`, `object_class` and `visibility`
     of its line in gt.txt. `limit` keeps the first so many frames of each sequence. Raises
-    InputError where a file is missing or says what cannot be.
+    InputError where a file is missing or says what cannot be, and where no object is labelled for
+    more than `max_unlabelled_seconds`.
     """
     images: list[dict] = []
     annotations: list[dict] = []
@@ -45,6 +46,8 @@ def load_tracking(condition: TestCondition, root: Path) -> CocoDataset:
     for number, (group, folder) in enumerate(sequence_folders(condition, root), start=1):
         entry = _entry(condition, number, group, folder)
         truth = read_truth(truth_path(folder), entry)
+        used = [frame.image_id % FRAMES for frame in entry.frames[: condition.limit]]
+        _check_cover(condition, truth_path(folder), truth, used, entry.frame_rate)
         for frame in entry.frames[: condition.limit]:
             images.append(
                 {
@@ -185,6 +188,39 @@ def _check_box(box: list[float], frame: PictureEntry) -> None:
             f"expected a box in the picture of {frame.height}x{frame.width} (height x width), "
             f"found left {left + 1:g}, top {top + 1:g}, {width:g} wide, {height:g} high"
         )
+
+
+def _check_cover(
+    condition: TestCondition, path: Path, truth: Truth, frames: list[int], rate: tuple[int, int]
+) -> None:
+    """Raise InputError where too many frames in a row have no object.
+
+    A frame may be empty; but where gt.txt ends early or has a hole, every object that is tracked
+    there would count as a false one.
+    """
+    first, last = _longest_gap(frames, truth)
+    seconds = (last - first + 1) * rate[1] / rate[0]
+    if seconds > condition.max_unlabelled_seconds:
+        raise InputError(
+            f"{path}: frames {first} to {last} have no object, {seconds:.3g} s in a row; expected "
+            f"at most {condition.max_unlabelled_seconds:g} s; complete the ground truth, or, where "
+            "nothing is there to be seen, set max_unlabelled_seconds in the test condition"
+        )
+
+
+def _longest_gap(frames: list[int], truth: Truth) -> tuple[int, int]:
+    """First and last of the most frames in a row that have no object; (0, -1) for none.
+
+    >>> _longest_gap([1, 2, 3, 4, 5], {1: ["a"], 3: ["b"]})
+    (4, 5)
+    """
+    longest, first = (0, -1), frames[0]
+    for frame in frames:
+        if truth.get(frame):
+            first = frame + 1
+        elif frame - first > longest[1] - longest[0]:
+            longest = (first, frame)
+    return longest
 
 
 def _entry(condition: TestCondition, number: int, group: str, folder: Path) -> SequenceEntry:

@@ -2,30 +2,47 @@
 """Which latents of drawn sequences does the training of the inter networks see?
 
 NN-Part1 and g_a are frozen, and y = done(range) * g_a(P) for every s: so each frame is analysed
-once and kept as g_a's output, as 16-bit floats, with the range of its features.
+once and kept as g_a's output, as 16-bit floats, with the range of its features. A detector decides
+whose sequences these are: the tracking set's for JDE, the mini-CTC sequences' for others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+from vcm_plugin.errors import InputError
 from vcm_plugin.files import claim_note, sha256_of, write_arrays
+from vcm_plugin.split.jde import JdeDetector
 from vcm_plugin.split.torchvision import TorchvisionDetector
-from vcm_plugin.testsets.minictc_sequences import draw_sequence
+from vcm_plugin.testsets import minictc_sequences, minictc_tracking
+
+Detector = TorchvisionDetector | JdeDetector
+
+
+def drawn_by(detector: Detector) -> Callable[[str, int, int], Iterator]:
+    """The draw_sequence of the set that a detector is for: tracking for JDE."""
+    tracks = isinstance(detector, JdeDetector)
+    return (minictc_tracking if tracks else minictc_sequences).draw_sequence
 
 
 def prepare(
-    folder: Path, machine: MachineCodec, detector: TorchvisionDetector, sequences: int, frames: int
+    folder: Path, machine: MachineCodec, detector: Detector, sequences: int, frames: int
 ) -> Iterator[int]:
     """Analyse the first frames of each sequence of the train split; yields how many are done.
 
-    Goes on where it was interrupted. Raises InputError where the folder holds others.
+    Goes on where it was interrupted. Raises InputError where the folder holds others, and where the
+    machine layer is for another detector.
     """
+    if machine.metadata["detector_sha256"] != detector.weights_sha256:
+        raise InputError(
+            f"--vfcn: expected weights for the detector {detector.weights_sha256[:8]}, found some "
+            f"for {machine.metadata['detector_sha256'][:8]}; give its own, or the other detector"
+        )
     ours = {
         "detector": detector.weights_sha256,
         "machine": machine.latents_sha256,
@@ -33,6 +50,7 @@ def prepare(
     }
     what = f"the latents of this detector and these VFCN weights, {frames} frames each"
     claim_note(folder / "latents.json", ours, what)
+    draw_sequence = drawn_by(detector)
     for index in range(sequences):
         path = folder / f"{index:05d}.npz"
         if not path.is_file():
@@ -50,7 +68,7 @@ class InterStore:
     detector: of whom the features are. sequences: how many of the folder.
     """
 
-    def __init__(self, folder: Path, detector: TorchvisionDetector, sequences: int):
+    def __init__(self, folder: Path, detector: Detector, sequences: int):
         self.detector = detector
         kept = [np.load(folder / f"{index:05d}.npz") for index in range(sequences)]
         self.latents = np.stack([each["y"] for each in kept])  # (sequences, frames, C, h, w)

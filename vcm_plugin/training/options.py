@@ -92,7 +92,9 @@ class InterInputs(FeatureInputs):
     """What the training of the inter networks works on; cache: folder for the latents."""
 
     vfcn: str | None = _key("weights of the machine layer, a file or a bundled name")
-    sequences: int = _key("of the mini-CTC sequences' train split", 240)
+    sequences: int = _key(
+        "of the train split of the mini-CTC sequences; of JDE, of the mini-CTC tracking set", 240
+    )
     sequence_frames: int = _key("first frames of each sequence that are used", 10)
 
 
