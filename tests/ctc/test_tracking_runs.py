@@ -3,6 +3,7 @@
 and the tables that MPEG receives, as the harness's own script makes them."""
 
 import importlib.util
+import shutil
 
 import fctm_like_tiny
 import numpy as np
@@ -15,6 +16,7 @@ from vcm_plugin.ctc.results import load_result
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
 from vcm_plugin.report.ctc_tables import write_ctc_tables
+from vcm_plugin.report.write import write_report
 from vcm_plugin.split.jde import JdeDetector
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -51,6 +53,20 @@ def test_the_tables_of_tvd(tvd, tmp_path):
     (summary,) = rows_of(next(first.glob("qp29/evaluation/summary.csv")))
     assert float(summary["end_accuracy"]) == pytest.approx(point.sequences["TVD-01"]["mota"] / 100)
     assert (first / "qp29/evaluation/mpeg-TVD-01_info_to_eval.h5").is_file()
+
+
+def test_the_report_of_tracking_runs(tvd, tmp_path):
+    again = shutil.copytree(tvd, tmp_path / "again")
+    write_report([tvd, again], ["run"], tmp_path / "out", ["csv"])
+    summary = rows_of(tmp_path / "out/summary_run.csv")
+    points = load_result(tvd).points
+    assert [row["Dataset"] for row in summary] == 4 * ["tvd_tracking-tracking"]
+    assert [row["rate_point"] for row in summary] == [point.rate_point for point in points]
+    found = [float(row["end_accuracy"]) for row in summary]
+    assert found == [point.accuracy["mota"] for point in points]
+    compared = rows_of(tmp_path / "out/bd_rate.csv")
+    assert {row["metric"] for row in compared} == {"mota", "idf1", "hota"}
+    assert all("frames of a sequence are not indep" in row["interval_reason"] for row in compared)
 
 
 def test_a_detector_without_a_tracker_is_refused(tmp_path):

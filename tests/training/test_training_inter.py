@@ -12,6 +12,7 @@ from vcm_plugin.diff_fchm.machine.inter_config import InterConfig
 from vcm_plugin.environment import PACKAGE
 from vcm_plugin.errors import InputError
 from vcm_plugin.split import load_split_model
+from vcm_plugin.testsets import minictc_tracking
 from vcm_plugin.testsets.minictc_sequences import draw_sequence
 from vcm_plugin.training.inter import InterModel, code_intra, float_networks, loss_terms, train
 from vcm_plugin.training.inter_samples import InterStore, prepare
@@ -67,6 +68,26 @@ def test_others_latents_are_refused(store, machine, detector, tmp_path):
     assert list(prepare(tmp_path, machine, detector, sequences=0, frames=3)) == []
     with pytest.raises(InputError, match="expected the latents of this detector"):
         list(prepare(tmp_path, machine, detector, sequences=0, frames=4))
+
+
+def test_a_tracker_has_latents_of_the_tracking_set(machine, tmp_path):
+    """From frames to inter networks that its codec loads; the other detector's codec is refused."""
+    jde = MachineCodec(PACKAGE / "weights" / "minictc_jde_vfcn.safetensors")
+    weights, split_point = bundled_weights("minictc_jde"), jde.config.split_point
+    tracker = load_split_model(model_path("minictc_jde"), weights, split_point)
+    assert list(prepare(tmp_path / "latents", jde, tracker, sequences=1, frames=3)) == [1]
+    store = InterStore(tmp_path / "latents", tracker, 1)
+    y, ranges = store.draw(1, 3, np.random.default_rng(0))
+    picture, _ = next(minictc_tracking.draw_sequence("train", 0, count=1))
+    analysed = jde.analyse(tracker.nn_part1(picture))
+    assert torch.allclose(y[0, 0], analysed.y[0], atol=2e-2, rtol=2e-3)
+    assert ranges[0].tolist() == pytest.approx(analysed.value_range)
+    sizes = SIZES.over(jde.config)
+    networks = train(sizes, jde, store, SCHEDULE, tmp_path / "out")
+    path = export(networks, sizes, jde.sha256, {}, tmp_path / "inter.safetensors")
+    assert MachineCodec(PACKAGE / "weights/minictc_jde_vfcn.safetensors", inter=path).inter
+    with pytest.raises(InputError, match="--vfcn: expected weights for the detector 48c1e9f1"):
+        list(prepare(tmp_path / "others", machine, tracker, sequences=1, frames=3))
 
 
 def test_a_step_makes_the_loss_smaller(store, machine):

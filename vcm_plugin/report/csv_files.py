@@ -16,7 +16,12 @@ from vcm_plugin.report.layout import bd_rate_rows, near_lossless_rows, point_row
 from vcm_plugin.report.runs import Run
 from vcm_plugin.report.tables import Report
 
-DATASET_TASKS = {"box_ap": "detection", "mask_ap": "segmentation"}
+DATASET_TASKS = {
+    "box_ap": "detection",
+    "mask_ap": "segmentation",
+    "miou": "semantic segmentation",
+    "mota": "tracking",
+}
 
 
 def write_csv(report: Report, out: Path) -> None:

@@ -31,6 +31,8 @@ from vcm_plugin.report.resampling import Resampled, resampled_curves
 from vcm_plugin.report.runs import Run, check_same_conditions, read_runs
 from vcm_plugin.report.titles import AP_METRICS, METRICS, main_metrics
 
+NO_INTERVAL = {"track": "frames of a sequence are not independent, and sequences are few"}
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -237,7 +239,9 @@ def _compare(
         results.append(bd_rate(*curves, method, rules.min_overlap))
         pair = [resampled.prepared(curve.name, metric, method) for curve in (anchor, test)]
         if None in pair:
-            reason = "the runs keep no matches of their pictures"
+            reason = NO_INTERVAL.get(
+                METRICS[metric].task, "the runs keep no matches of their pictures"
+            )
             results.append(Interval(None, 0, rules.resamples, reason))
         else:
             results.append(bd_rate_interval(*pair, method, rules.min_overlap))
