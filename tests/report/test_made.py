@@ -93,6 +93,19 @@ def test_facts_that_runs_share_stand_once(part):
     assert points == ["vvc_feature", "vvc_remote"]
 
 
+def test_what_was_changed_for_one_run_stands_beside_it(part, tmp_path):
+    folder = shutil.copytree(part[0].runs[0].folder, tmp_path / "changed")
+    condition = yaml.safe_load((folder / "condition.yaml").read_text())
+    condition["overrides"] = [*condition["overrides"], "vvc_random_access: True in place of none"]
+    (folder / "condition.yaml").write_text(yaml.safe_dump(condition))
+    report = tables.build_report([folder, part[0].runs[1].folder], [])
+    changed = {
+        r["what"]: (r["run"], r["value"]) for r in made.rows(report) if "changed," in r["what"]
+    }
+    assert changed["changed, limit"] == ("", "10 in place of none")
+    assert changed["changed, vvc_random_access"] == ("vvc_feature", "True in place of none")
+
+
 def test_a_part_of_a_test_set_is_named_in_every_title_and_on_the_terminal(part):
     report, out = part
     assert report.heading == "minictc (changed): only 10 of 64 pictures"

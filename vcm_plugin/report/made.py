@@ -124,10 +124,6 @@ def _test_facts(report: Report) -> Iterator[tuple[str, str]]:
     run, data = report.runs[0], report.dataset
     condition, result = run.condition, run.result
     yield "test condition", report.name
-    if condition is not None:
-        for change in condition.overrides:
-            key, _, value = change.partition(": ")
-            yield f"changed, {key}", value
     if report.name != report.condition and not (condition and condition.overrides):
         yield "changed", "not said: made by an older version of vcm-plugin"
     yield "test set", data.name
@@ -145,10 +141,13 @@ def _test_facts(report: Report) -> Iterator[tuple[str, str]]:
     yield from _detector_facts(condition, result.model_identity)
     if report.ap_metrics:
         yield "uncompressed", _values(report.uncompressed, report.ap_metrics) + _expected(run)
+    if {"box", "mask"} & set(test.tasks):
         yield (
             "precision and recall at",
             (f"score {test.score_threshold:g}, IoU {test.iou_threshold:g}"),
         )
+    if "track" in test.tasks:
+        yield "a track matches an object at", f"IoU {test.iou_threshold:g}"
     yield "BD-rate", f"over at least {report.rules.min_overlap:g} points of common accuracy"
 
 
@@ -166,7 +165,10 @@ def _detector_facts(
 
 
 def _run_facts(run: Run) -> Iterator[tuple[str, str]]:
-    """Of one run: what its codec is, versions, machine."""
+    """Of one run: what was changed for it, what its codec is, versions, machine."""
+    for change in run.condition.overrides if run.condition is not None else ():
+        key, _, value = change.partition(": ")
+        yield f"changed, {key}", value
     identity = dict(run.result.codec_identity)
     yield "codes", KINDS.get(identity.pop("kind"), run.result.kind)
     yield "rate points", _rate_points(run)
