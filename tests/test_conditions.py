@@ -68,6 +68,7 @@ REFUSED = {
     "iou_threshold": ["0", "2", ".nan"],
     "min_overlap": ["-1", "101"],
     "near_lossless": ["-1", ".inf"],
+    "max_unlabelled_seconds": ["-1", ".nan", "long"],
     "expected_box_ap": ["-1", "100.5"],
     "expected_tolerance": ["-0.1"],
     "tasks": ["[box, bod]", "[box, box]", "box", "[semantic]", "[1]"],

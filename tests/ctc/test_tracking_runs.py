@@ -15,6 +15,7 @@ from vcm_plugin.ctc.codecs import load_condition, override
 from vcm_plugin.ctc.results import load_result
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
+from vcm_plugin.report import rd_table_text
 from vcm_plugin.report.ctc_tables import write_ctc_tables
 from vcm_plugin.report.write import write_report
 from vcm_plugin.split.jde import JdeDetector
@@ -57,7 +58,10 @@ def test_the_tables_of_tvd(tvd, tmp_path):
 
 def test_the_report_of_tracking_runs(tvd, tmp_path):
     again = shutil.copytree(tvd, tmp_path / "again")
-    write_report([tvd, again], ["run"], tmp_path / "out", ["csv"])
+    report = write_report([tvd, again], ["run"], tmp_path / "out", ["csv"])
+    said = rd_table_text(report, width=200)
+    assert "20 % of the resamples" not in said and "older version" not in said
+    assert "at 1 point below" in said
     summary = rows_of(tmp_path / "out/summary_run.csv")
     points = load_result(tvd).points
     assert [row["Dataset"] for row in summary] == 4 * ["tvd_tracking-tracking"]
@@ -66,7 +70,7 @@ def test_the_report_of_tracking_runs(tvd, tmp_path):
     assert found == [point.accuracy["mota"] for point in points]
     compared = rows_of(tmp_path / "out/bd_rate.csv")
     assert {row["metric"] for row in compared} == {"mota", "idf1", "hota"}
-    assert all("frames of a sequence are not indep" in row["interval_reason"] for row in compared)
+    assert all("no interval for tracks: frames of a" in row["interval_reason"] for row in compared)
 
 
 def test_a_detector_without_a_tracker_is_refused(tmp_path):

@@ -51,6 +51,7 @@ class Run:
             "when and on what machine it was made": not self.sessions,
             "seconds": self.timings is None,
             "accuracy by category": bool(self.result.test.tasks)
+            and self.result.test.protocol != "tracking"  # has one category
             and self.result.uncompressed.categories is None,
         }
         return [what for what, lacks in lacking.items() if lacks]

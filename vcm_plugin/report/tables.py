@@ -31,7 +31,9 @@ from vcm_plugin.report.resampling import Resampled, resampled_curves
 from vcm_plugin.report.runs import Run, check_same_conditions, read_runs
 from vcm_plugin.report.titles import AP_METRICS, METRICS, main_metrics
 
-NO_INTERVAL = {"track": "frames of a sequence are not independent, and sequences are few"}
+NO_INTERVAL = {
+    "track": "no interval for tracks: frames of a sequence are not independent, sequences are few"
+}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from vcm_plugin.report.human_tables import figure_metrics
 from vcm_plugin.report.human_vision import HumanVision
 from vcm_plugin.report.tables import Comparison, Report
 from vcm_plugin.report.titles import AT_EQUAL_VALUE, METRICS, label_of, title_of
-from vcm_plugin.report.views import FEW_RESAMPLES
+from vcm_plugin.report.views import no_interval
 
 
 def rd_tables(report: Report) -> Group:
@@ -81,7 +81,7 @@ def bd_rate_table(report: Report) -> Table:
 def near_lossless_table(report: Report) -> Table:
     """bpp at a stated loss below uncompressed."""
     loss = report.rules.near_lossless
-    table = _table(f"Bits per pixel at {loss:g} AP below uncompressed")
+    table = _table(f"Bits per pixel at {loss:g} point below uncompressed")
     table.add_column("curve")
     for metric in report.ap_metrics:
         table.add_column(title_of(metric), justify="right")
@@ -188,9 +188,13 @@ def _notes(report: Report) -> list[str]:
                 line = f"{comparison.test} against {comparison.anchor} refused: {result.reason}"
                 reasons.setdefault(line, []).append(f"{title}, {result.method}")
     notes = [f"{line} ({'; '.join(cases)})." for line, cases in reasons.items()]
-    intervals = [i for each in _main(report) for i in (each.raw_interval, each.fit_interval)]
-    if any(interval.low_high is None for interval in intervals):
-        notes.append(f"(none): {FEW_RESAMPLES}.")
+    lacking = [
+        interval
+        for each in _main(report)
+        for result, interval in ((each.raw, each.raw_interval), (each.fit, each.fit_interval))
+        if result.percent is not None and interval.low_high is None
+    ]
+    notes += dict.fromkeys(f"(none): {no_interval(interval)}." for interval in lacking)
     hulls = [curve.name for curve in report.curves if curve.hull]
     if hulls:
         notes.append(f"{', '.join(hulls)}: points on the convex hull over all picture sizes only.")

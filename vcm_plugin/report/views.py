@@ -234,11 +234,12 @@ def _bd_rates(
             "fit_interval95": _interval(fit["percent"], comparison.fit_interval, notes),
             "overlap": raw["overlap"] or fit["overlap"],
         })  # fmt: skip
-    sentence = (
-        "A negative BD-rate means fewer bits at equal accuracy. The intervals are 95 % bootstrap "
-        f"intervals over the pictures ({report.rules.resamples} resamples, seed "
-        f"{report.rules.seed})."
-    )
+    sentence = "A negative BD-rate means fewer bits at equal accuracy."
+    if any(i.low_high for c in comparisons for i in (c.raw_interval, c.fit_interval)):
+        sentence += (
+            " The intervals are 95 % bootstrap intervals over the pictures "
+            f"({report.rules.resamples} resamples, seed {report.rules.seed})."
+        )
     curves = [curve for curve in report.curves if curve.name in _named(comparisons)]
     told = sentence, *_of_sizes(curves), *notes.texts, *_encoder_notes(report)
     return Table(title, columns, tuple(rows), told, sheet)
@@ -249,7 +250,12 @@ def _interval(
 ) -> tuple[float, float] | str | None:
     if percent is None or interval.low_high is not None:
         return interval.low_high
-    return notes.mark(FEW_RESAMPLES if interval.used else interval.reason or FEW_RESAMPLES)
+    return notes.mark(no_interval(interval))
+
+
+def no_interval(interval: Interval) -> str:
+    """Why a BD-rate has no interval."""
+    return FEW_RESAMPLES if interval.used else interval.reason or FEW_RESAMPLES
 
 
 def _named(comparisons: Sequence[Comparison]) -> set[str]:
