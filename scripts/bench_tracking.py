@@ -62,7 +62,7 @@ def measure_memory(folder: Path, frames: int, codec: str, point: str) -> None:
     (folder / "long.yaml").write_text(yaml.safe_dump(values))
     command = [
         sys.executable, "-m", "vcm_plugin.cli", "run", folder / "long.yaml", "--codec", codec,
-        "--rate-points", point, "-o", folder / "run",
+        "--rate-points", point, "--data-root", folder, "-o", folder / "run",
     ]  # fmt: skip
     started = time.perf_counter()
     subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)

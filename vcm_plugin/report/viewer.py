@@ -23,6 +23,7 @@ from vcm_plugin.report.runs import Run
 from vcm_plugin.report.tables import Report
 from vcm_plugin.report.titles import METRICS, UNDER_PICTURES
 from vcm_plugin.testsets.annotations import check_annotations
+from vcm_plugin.testsets.coco import FRAMES
 from vcm_plugin.testsets.pictures import read_picture
 
 
@@ -68,7 +69,7 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
         "pictures": [
             {
                 "id": image["id"],
-                "name": image["file_name"],
+                "name": _name(first, image),
                 "size": [image["width"], image["height"]],
                 "thumbnail": _thumbnail(files.get(image["id"]), options),
                 "truth": [_drawn(item, None) for item in objects[image["id"]]],
@@ -78,10 +79,14 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
         "classes": classes,
         "points": list(_points(report, objects, options)),
     }
+    judged = (
+        "Boxes of tracks (a track is told from its second frame on), whatever their identity"
+        if test.protocol == "tracking"
+        else f"Detections with a score of at least {test.score_threshold:g}"
+    )
     data["note"] = (
         f"{len(shown)} of {pictures} pictures, evenly spaced over the test set; thumbnails of "
-        f"at most {options.side} pixels. Detections with a score of at least "
-        f"{test.score_threshold:g}; matched: same class and a box IoU of at least "
+        f"at most {options.side} pixels. {judged}; matched: same class and a box IoU of at least "
         f"{test.iou_threshold:g} with an object that is still free."
     )
     if any("decoded" in shown for p in data["points"] for shown in p["pictures"].values()):
@@ -93,6 +98,14 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     if missing:
         data["note"] += f" The pictures themselves are not here ({missing})."
     return data
+
+
+def _name(run: Run, image: dict) -> str:
+    """Of a picture; a frame's begins with its sequence, since others have frames of that name."""
+    sequences = run.result.dataset.sequences
+    if not sequences:
+        return image["file_name"]
+    return f"{sequences[image['id'] // FRAMES - 1].name}/{image['file_name']}"
 
 
 def match(
@@ -146,7 +159,8 @@ def _pictures(
     records = _records_of_frames if run.result.dataset.sequences else read_records
     for record in records(folder, objects):
         predictions = record.predictions or []
-        kept = [item for item in predictions if item["score"] >= test.score_threshold]
+        lowest = 0.0 if test.protocol == "tracking" else test.score_threshold
+        kept = [item for item in predictions if item["score"] >= lowest]
         chosen, missed = match(objects[record.image_id], kept, test.iou_threshold)
         pictures[record.image_id] = {
             "bits": bits.get(record.image_id),
