@@ -17,6 +17,7 @@ from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
 from vcm_plugin.report import rd_table_text
 from vcm_plugin.report.ctc_tables import write_ctc_tables
+from vcm_plugin.report.viewer import ViewerOptions, viewer_data
 from vcm_plugin.report.write import write_report
 from vcm_plugin.split.jde import JdeDetector
 
@@ -61,6 +62,10 @@ def test_the_report_of_tracking_runs(tvd, tmp_path):
     report = write_report([tvd, again], ["run"], tmp_path / "out", ["csv"])
     said = rd_table_text(report, width=200)
     assert "20 % of the resamples" not in said and "older version" not in said
+    shown = viewer_data(report, ViewerOptions(3, data_root=tvd.parent, side=64))
+    names = [picture["name"] for picture in shown["pictures"]]
+    assert names == ["TVD-01/000001.png", "TVD-02/000003.png", "TVD-03/000006.png"]
+    assert "Boxes of tracks" in shown["note"] and "score of at least" not in shown["note"]
     summary = rows_of(tmp_path / "out/summary_run.csv")
     points = load_result(tvd).points
     assert [row["Dataset"] for row in summary] == 4 * ["tvd_tracking-tracking"]

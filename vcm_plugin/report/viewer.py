@@ -102,10 +102,9 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
 
 def _name(run: Run, image: dict) -> str:
     """Of a picture; a frame's begins with its sequence, since others have frames of that name."""
-    sequences = run.result.dataset.sequences
-    if not sequences:
-        return image["file_name"]
-    return f"{sequences[image['id'] // FRAMES - 1].name}/{image['file_name']}"
+    sequences, name = run.result.dataset.sequences, image["file_name"]
+    own = sequences[image["id"] // FRAMES - 1].name if sequences else ""
+    return name if name.startswith(own) else f"{own}/{name}"
 
 
 def match(
