@@ -52,7 +52,7 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     if test.protocol == "semantic":
         return {"pictures": [], "note": "The viewer is empty: labelled points have no boxes."}
     skipped = {picture.image_id for picture in report.skipped}
-    truth = check_annotations(read_json(path), path).coco
+    truth = check_annotations(read_json(path), path, test.protocol == "tracking").coco
     images = [image for image in truth["images"] if image["id"] not in skipped]
     folders = [run.folder / point.rate_point for run in report.runs for point in run.points]
     each = sum(decoded_path(folder, 0).parent.is_dir() for folder in folders)
