@@ -126,7 +126,7 @@ def one_worker(kind, first, end, until, options, counts: collections.Counter) ->
         return at.value + 1
     process.join()
     number, found = done
-    slowest = max(counts["slowest"], found.pop("slowest"))
+    slowest = max(counts["slowest"], found.pop("slowest", 0))
     counts.update(found)
     counts["slowest"] = slowest
     return number
