@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anchors.picture_config import TransformConfig, octaves_of, trained_qp
+from anchors.picture_config import TransformConfig, octaves_of, require_trained_qp, trained_qp
 from vcm_plugin.bitstream import Header
 from vcm_plugin.errors import BitstreamError, InputError
 
@@ -95,12 +95,7 @@ class FeatureHead:
 
     def require_qp(self, qp: int) -> None:
         """Raise BitstreamError for a QP that no encoder with these weights writes."""
-        low, high = self.config.qps
-        if not low <= qp <= high:
-            raise BitstreamError(
-                f"expected a QP from {low} to {high}, which these weights know, found {qp}; the "
-                "file is damaged"
-            )
+        require_trained_qp(qp, self.config.qps)
 
     def features(self, latents: Latents, qp: int, header: Header) -> FeaturePyramid:
         """p2..p5 of decoded latents."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.rate_points import parse_qp
 
 MIDDLE_QP = 32  # where the entropy networks are told of 0 octaves
@@ -73,6 +73,16 @@ def trained_qp(rate_point: str, qps: tuple[int, int]) -> int:
             "choose one of these"
         )
     return qp
+
+
+def require_trained_qp(qp: int, qps: tuple[int, int]) -> None:
+    """Raise BitstreamError for the QP of a file that no encoder with networks of `qps` writes."""
+    low, high = qps
+    if not low <= qp <= high:
+        raise BitstreamError(
+            f"expected a QP from {low} to {high}, which these weights know, found {qp}; the file "
+            "is damaged"
+        )
 
 
 def step_of(qp: int) -> float:

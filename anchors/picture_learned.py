@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from anchors.picture_config import PictureConfig, octaves_of, step_of
+from anchors.picture_config import PictureConfig, octaves_of, require_trained_qp, step_of
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import NO_SPLIT, Header, LatentsPayload, Unit
-from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.bitstream import NO_SPLIT, Header, LatentsPayload, LearnedPicturePayload, Unit
+from vcm_plugin.errors import InputError
 from vcm_plugin.rate_points import QP, Grammar
 
 if TYPE_CHECKING:
@@ -113,9 +113,13 @@ class PictureLearnedCodec:
 
     def coded(self, picture: np.ndarray, qp: int) -> Unit:
         """The latents unit of a picture."""
+        return Unit("latents", 0, self.code(picture, qp)[0].to_bytes())
+
+    def code(self, picture: np.ndarray, qp: int) -> tuple[LatentsPayload, Latents]:
+        """The payload of a picture, and the latents that it decodes to."""
         z, y = self.analysis(picture, qp)
         data, latents = self.coder.encode(z, y, octaves_of(qp), ERROR_WEIGHT)
-        return Unit("latents", 0, LatentsPayload(qp, latents.checksum(), data).to_bytes())
+        return LatentsPayload(qp, latents.checksum(), data), latents
 
     def decode(self, data: bytes) -> np.ndarray:
         """The RGB picture of a file, uint8 (H, W, 3). Raises BitstreamError."""
@@ -128,15 +132,12 @@ class PictureLearnedCodec:
         header = stream.header
         header.require_picture_weights(self.name, self.weights_id, self.stride)
         payload = LatentsPayload.from_bytes(stream.units[0].payload)
-        low, high = self.config.qps
-        if not low <= payload.qp <= high:
-            raise BitstreamError(
-                f"expected a QP from {low} to {high}, which these weights know, found "
-                f"{payload.qp}; the file is damaged"
-            )
+        require_trained_qp(payload.qp, self.config.qps)
         return header, payload, self.latents_of(payload, header)
 
-    def latents_of(self, payload: LatentsPayload, header: Header) -> Latents:
+    def latents_of(
+        self, payload: LatentsPayload | LearnedPicturePayload, header: Header
+    ) -> Latents:
         """The latents of a unit; raises BitstreamError unless they match their checksum."""
         grid = self.grid_of(header.source_size)
         latents = self.coder.decode(payload.data, grid, octaves_of(payload.qp))

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The survey's classes of human-machine codecs side by side, from kept runs; it runs nothing.
 
-    for c in diff_fchm_picture simulcast simulcast_learned vvc_remote picture_learned; do
+    for c in diff_fchm_picture simulcast vvc_remote \\
+            diff_fchm_learned simulcast_learned picture_learned; do
         vcm-plugin run minictc_human --codec $c -o runs/human/$c; done
     for c in diff_fchm vvc_remote picture_learned; do
         vcm-plugin run minictc --codec $c -o runs/machine/$c; done

@@ -126,7 +126,7 @@ def one_worker(kind, first, end, until, options, counts: collections.Counter) ->
         return at.value + 1
     process.join()
     number, found = done
-    slowest = max(counts["slowest"], found.pop("slowest"))
+    slowest = max(counts["slowest"], found.pop("slowest", 0))
     counts.update(found)
     counts["slowest"] = slowest
     return number
@@ -276,6 +276,18 @@ def picture(folder: Path) -> Kind:
     return fcm(files, choosing(decode))
 
 
+def learned_picture(folder: Path) -> Kind:
+    """Pictures with a learned picture of diff_fchm_learned."""
+    from hvcn_tiny import picture
+    from restorer_tiny import golden_learned_codec
+
+    codec = golden_learned_codec(GOLDEN)
+    golden = [path.read_bytes() for path in sorted(GOLDEN.glob("tiny_learned_qp*.fcm"))]
+    files = [codec.encode(picture(seed=n), features(seed=n), "1", qp)
+             for n, qp in enumerate(("21", "33", "45"))]  # fmt: skip
+    return fcm([*golden, *files], lambda data, _: codec.decode_latents(data))
+
+
 def machine_sequence(folder: Path) -> Kind:
     """Sequences of diff_fchm, read frame by frame and at random."""
     codec = tiny_machine()
@@ -411,6 +423,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "machine_bundled": machine_bundled,
     "human": human,
     "auxiliary_picture": picture,
+    "learned_picture": learned_picture,
     "machine_sequence": machine_sequence,
     "inter_sequence": inter_sequence,
     "private": private,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-MACHINE, INTER, LATENTS = 1, 5, 6  # unit types
+MACHINE, INTER, LATENTS, LEARNED_PICTURE = 1, 5, 6, 9  # unit types
 PICTURE = (4, 0)  # profile and split point of a picture
 ESCAPE_OFFSET = 2048
 LIMIT = 1 << 20
@@ -62,8 +62,9 @@ class Reader:
         assert self.u(32) == computed, "CRC-32 of a structure"
 
 
-def read_header(reader: Reader) -> tuple[int, int]:
-    """The grid of y: of p4 in a file of profile diff_fchm, of 16 x 16 blocks in a picture's."""
+def read_header(reader: Reader) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The grids of y: of p4 in a file of profile diff_fchm, and of 16 x 16 blocks of the picture,
+    which is both in a picture's file."""
     assert reader.u(24) == 0x46434D and reader.u(8) == 1
     kind = reader.u(4), reader.u(4)
     assert kind in ((1, 1), PICTURE)
@@ -81,9 +82,10 @@ def read_header(reader: Reader) -> tuple[int, int]:
     for _ in range(counts):
         reader.leb128()
     reader.check(0)
+    blocks = -(-source[0] // 16), -(-source[1] // 16)
     if kind == PICTURE:
-        return -(-source[0] // 16), -(-source[1] // 16)
-    return -(-first[0] * 4 // 16), -(-first[1] * 4 // 16)
+        return blocks, blocks
+    return (-(-first[0] * 4 // 16), -(-first[1] * 4 // 16)), blocks
 
 
 @dataclass
@@ -98,9 +100,9 @@ class Unit:
 
 
 def latent_units(data: bytes):
-    """The grid of y, and the units that carry latents, in order."""
+    """The grids of y, and the units that carry latents, in order."""
     reader, units = Reader(data), []
-    grid = read_header(reader)
+    grids = read_header(reader)
     while reader.at < len(data):
         start, frame = reader.at, None
         kind = reader.u(8)
@@ -113,9 +115,9 @@ def latent_units(data: bytes):
             frame = units[-1].frame + 1
         else:
             assert check == zlib.crc32(head), "CRC-32 of a unit"
-        if kind in (MACHINE, INTER, LATENTS):
+        if kind in (MACHINE, INTER, LATENTS, LEARNED_PICTURE):
             units.append(Unit(kind, frame, payload, head, check))
-    return grid, units
+    return grids, units
 
 
 def read_weights(path) -> tuple[dict, dict]:
@@ -277,12 +279,19 @@ def decode_latents(networks, coder, octaves, grid, last=None, before=None, shift
     return z, y
 
 
-def decode_file(data: bytes, networks: Networks, inter: Networks | None = None):
-    """(unit, CRC-32 computed, CRC-32 stated) of every frame."""
-    tables, (grid, units) = networks.tables(), latent_units(data)
+def decode_file(
+    data: bytes,
+    networks: Networks,
+    inter: Networks | None = None,
+    picture: Networks | None = None,
+):
+    """(unit, CRC-32 computed, CRC-32 stated) of every unit; picture: of learned_picture units."""
+    tables, ((grid, blocks), units) = networks.tables(), latent_units(data)
     for unit in units:
         reader = Reader(unit.payload)
-        if unit.kind == LATENTS:
+        if unit.kind == LEARNED_PICTURE:
+            yield unit, *learned_picture(unit, picture, blocks)
+        elif unit.kind == LATENTS:
             octaves, stated = (512 * (reader.u(8) - 32) + 6) // 12, reader.u(32)
             coder = RangeDecoder(unit.payload[reader.at :], tables)
             yield unit, crc_of(decode_latents(networks, coder, octaves, grid)), stated
@@ -301,6 +310,20 @@ def decode_file(data: bytes, networks: Networks, inter: Networks | None = None):
             last, before = found, last
             start = zlib.crc32(struct.pack(">II", inter.weights_id, unit.frame))
             yield unit, crc_of(last, zlib.crc32(unit.head, start)), unit.check
+
+
+def learned_picture(unit: Unit, networks: Networks, grid: tuple[int, int]) -> tuple[int, int]:
+    """CRC-32 computed and stated of the latents of a learned_picture unit."""
+    reader = Reader(unit.payload)
+    _restorer, picture_id, qp = reader.u(16), reader.u(16), reader.u(8)
+    assert picture_id == networks.weights_id >> 16
+    _strength, has_map, reserved = reader.u(4), reader.u(1), reader.u(3)
+    assert reserved == 0
+    if has_map:
+        reader.take(reader.leb128())
+    stated, octaves = reader.u(32), (512 * (qp - 32) + 6) // 12
+    coder = RangeDecoder(unit.payload[reader.at :], networks.tables())
+    return crc_of(decode_latents(networks, coder, octaves, grid)), stated
 
 
 def float_conv(tensors: dict, name: str, x: np.ndarray, stride: int = 1) -> np.ndarray:

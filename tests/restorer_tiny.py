@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""A tiny real restorer on the tiny VFCN, for tests."""
+"""A tiny real restorer on the tiny VFCN, and codecs with it, for tests."""
 
 from dataclasses import replace
 from pathlib import Path
 
+import picture_tiny
 import torch
 
-from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec, export
+from anchors.auxiliary_learned import LearnedAuxiliaryCodec
+from anchors.picture_learned import PictureLearnedCodec
+from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
+from vcm_plugin.diff_fchm.human.restoration import Restoration, export
 from vcm_plugin.diff_fchm.human.restorer import Restorer, RestorerConfig
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
@@ -35,3 +39,17 @@ def tiny_restorer_weights(
 def tiny_picture_codec(folder: Path, machine: MachineCodec) -> AuxiliaryPictureCodec:
     """A codec with its weights in the folder."""
     return AuxiliaryPictureCodec(machine, tiny_restorer_weights(folder, machine))
+
+
+def tiny_learned_codec(folder: Path, machine: MachineCodec, seed: int = 0) -> LearnedAuxiliaryCodec:
+    """diff_fchm_learned with the tiny picture codec; seed: of the restorer."""
+    weights = tiny_restorer_weights(folder, machine, seed=seed)
+    picture = picture_tiny.tiny_codec(folder)
+    return LearnedAuxiliaryCodec(Restoration(machine, weights), picture)
+
+
+def golden_learned_codec(golden: Path) -> LearnedAuxiliaryCodec:
+    """diff_fchm_learned with the weights of the golden files."""
+    machine = MachineCodec(golden / "tiny.vfcn")
+    restoration = Restoration(machine, golden / "tiny.restorer")
+    return LearnedAuxiliaryCodec(restoration, PictureLearnedCodec(golden / "tiny.picture"))

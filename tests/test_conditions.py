@@ -93,6 +93,7 @@ REFUSED = {
     "latent_scalable_qps": ["[64]", "[37, 37]", "['x']"],
     "multi_head_qps": ["[64]", "37"],
     "simulcast_learned_points": ["['1+99']", "['1']", "['1+32@50']"],
+    "diff_fchm_learned_points": ["['1+99']", "['1']", "['1+32@50']", "['1+auto:32']"],
     "diff_fchm_scales": ["[0]", "[-1]", "[.nan]", "[100]", "[1, 1.0]"],
     "simulcast_points": ["['1+99']", "['1']", "['x+32']"],
     "vvc_feature_preset": ["fastest"],

@@ -20,6 +20,7 @@ FILES = {path: TINY for path in sorted(GOLDEN.glob("tiny_s[0-9]*.fcm"))}
 FILES |= {path: MINICTC for path in sorted(GOLDEN.glob("minictc_s*.fcm"))}
 
 PICTURES = sorted(GOLDEN.glob("tiny_picture_qp*.fcm"))
+LEARNED = sorted(GOLDEN.glob("tiny_learned_qp*.fcm"))
 
 
 def kinds(data: bytes, *weights: Path) -> list[int]:
@@ -38,6 +39,16 @@ def test_golden_files(path):
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
 def test_golden_pictures(path):
     assert kinds(path.read_bytes(), GOLDEN / "tiny.picture") == [6]
+
+
+@pytest.mark.parametrize("path", LEARNED, ids=lambda path: path.stem)
+def test_golden_learned_pictures(path):
+    """A machine unit, and the latents of a picture behind it."""
+    networks, picture = (independent_decoder.Networks(GOLDEN / f"tiny.{k}") for k in
+                         ("vfcn", "picture"))  # fmt: skip
+    found = list(independent_decoder.decode_file(path.read_bytes(), networks, picture=picture))
+    assert [unit.kind for unit, _, _ in found] == [1, 9]
+    assert all(computed == stated for _, computed, stated in found)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from anchors.auxiliary_learned import TOLD_LESS
 from vcm_plugin import bitstream
 from vcm_plugin.conditions import bundled_weights
 from vcm_plugin.diff_fchm.human import geometry, restorer, strength
@@ -52,6 +53,7 @@ def test_the_constants_are_those_of_the_code():
         f"whole multiples of {restorer.MULTIPLE} pixels",
         f"(QP - {restorer.QP_MIDDLE:g}) / {restorer.QP_UNIT:g}",
         f"each less {restorer.MIDDLE[0]:g}, / {restorer.UNIT:g}",
+        f"For QP it is told qp - {TOLD_LESS}.",
         "({}, {},\n{})".format(*spans[0]), f"made even and at least {MIN_SIZE}",
     ):  # fmt: skip
         assert phrase in TEXT, phrase

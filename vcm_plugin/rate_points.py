@@ -128,7 +128,7 @@ def split_layers(text: str) -> tuple[str, str]:
     if not plus:
         raise InputError(
             f"expected a rate point MACHINE+HUMAN such as 2.8+37 (diff_fchm_picture, "
-            f"simulcast) or 2.8+1 (diff_fchm_human), found {text!r}"
+            f"diff_fchm_learned, simulcast) or 2.8+1 (diff_fchm_human), found {text!r}"
         )
     return machine, human
 

@@ -145,7 +145,7 @@ def test_refusals_say_what_was_expected_and_found():
     assert "payload needs 17 bytes" in refusal(whole[:-6]) and "found 15" in refusal(whole[:-6])
     assert "expected the machine unit of frame 0" in refusal(header)
     assert "found 1 more bytes" in refusal(write(PICTURE, units(1)) + b"\0")
-    assert "unknown unit_type" in refusal(header + with_crc(b"\x09\0\1x"))
+    assert "unknown unit_type" in refusal(header + with_crc(b"\x0a\0\1x"))
     assert "shortest form" in refusal(header + b"\x01\x80\x00")
     assert "more than 5 bytes" in refusal(header + b"\x01" + b"\xff" * 9)
     human_first = header + write_unit(units(1)[1])

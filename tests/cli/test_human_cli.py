@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hvcn_tiny import picture, tiny_folder
+from picture_tiny import tiny_weights as tiny_picture_weights
 from PIL import Image
 from restorer_tiny import tiny_restorer_weights
 
@@ -110,6 +111,39 @@ def test_encode_and_decode_an_auxiliary_picture(typed, restorer, folder):
     assert typed("decode", "both.fcm", "--human", "y.png", *weights, *painter)[0] == 0
     painted = np.asarray(Image.open("y.png"))
     assert painted.shape == restored.shape and not np.array_equal(painted, restored)
+
+
+def test_encode_and_decode_a_learned_picture(typed, restorer, tiny_condition, capsys, tmp_path):
+    picture_weights = tiny_picture_weights(tmp_path / "picture.safetensors")
+    keys = f"diff_fchm_learned_weights: {picture_weights}\n"
+    path = tiny_condition.with_name("learned_picture.yaml")
+    path.write_text(tiny_condition.read_text() + keys)
+
+    def learned(*words) -> tuple[int, str]:
+        code = main([*map(str, words), "--restorer", str(restorer), "--condition", str(path)])
+        return code, "".join(capsys.readouterr())
+
+    encode = ("encode", "picture.png", "--rate-point", 1, "--human", "--human-kind", "learned")
+    code, out = learned(*encode, "-o", "both.fcm", "--human-rate-point", 40)
+    assert code == 0 and "human layer" in out, out
+    assert typed("encode", "picture.png", "-o", "machine.fcm", "--rate-point", 1)[0] == 0
+    both, machine = (Path(name).read_bytes() for name in ("both.fcm", "machine.fcm"))
+    assert both.startswith(machine)
+    assert typed("decode", "machine.fcm", "-o", "machine.json")[0] == 0
+    code, out = learned("decode", "both.fcm", "-o", "both.json", "--human", "x.png")
+    assert code == 0, out
+    assert Path("both.json").read_bytes() == Path("machine.json").read_bytes()
+    assert np.asarray(Image.open("x.png")).shape == (70, 90, 3)
+    assert main(["info", "both.fcm"]) == 0
+    assert "learned_picture unit of frame 0" in capsys.readouterr().out
+    for words, message in (
+        ((*encode, "-o", "x.fcm", "--human-rate-point", 46), "trained for the QPs 20 to 45"),
+        ((*encode, "-o", "x.fcm", "--human-rate-point", "40@50"), "expected a QP from 0 to 63"),
+    ):
+        code, out = learned(*words)
+        assert code == 2 and message in out
+    code, _, error = typed(*encode, "-o", "x.fcm")
+    assert code == 2 and "name them in the key diff_fchm_learned_weights" in error
 
 
 BAD_PICTURE_LINES = {

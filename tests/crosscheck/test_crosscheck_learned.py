@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from changed import changed
 from picture_tiny import tiny_weights
+from restorer_tiny import tiny_restorer_weights
 from test_crosscheck import cache, edit, tampered  # noqa: F401 (cache: a fixture)
 
 from vcm_plugin.cli.main import main
@@ -16,9 +17,10 @@ from vcm_plugin.crosscheck.findings import CONFIRMED, NOT_CONFIRMED
 from vcm_plugin.crosscheck.package import make_package
 from vcm_plugin.ctc.codecs import load_condition
 from vcm_plugin.ctc.run import RunOptions, run
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.testsets.pictures import read_picture
 
-CODECS = ("picture_learned", "simulcast_learned")
+CODECS = ("picture_learned", "simulcast_learned", "diff_fchm_learned")
 LATER = {"box_classification", "mask_union_iou", "mask_union_dice", "mask_pixel_accuracy"}
 
 
@@ -28,16 +30,25 @@ def picture(tiny_condition):
 
 
 @pytest.fixture(scope="module")
-def weights(tiny_condition, picture):
-    return (*(tiny_condition.parent / n for n in ("tiny.safetensors", "random.pth")), picture)
+def restorer(tiny_condition):
+    machine = MachineCodec(tiny_condition.parent / "tiny.safetensors")
+    return tiny_restorer_weights(tiny_condition.parent, machine)
 
 
 @pytest.fixture(scope="module")
-def packages(tiny_condition, picture, shared_cache, tmp_path_factory):
+def weights(tiny_condition, picture, restorer):
+    own = (tiny_condition.parent / name for name in ("tiny.safetensors", "random.pth"))
+    return (*own, picture, restorer)
+
+
+@pytest.fixture(scope="module")
+def packages(tiny_condition, picture, restorer, shared_cache, tmp_path_factory):
     condition = changed(
         load_condition(tiny_condition), human_vision=True, picture_learned_weights=picture.name,
         simulcast_learned_weights=picture.name,
         picture_learned_qps=(30, 42), simulcast_learned_points=("1+30", "1+42"),
+        diff_fchm_learned_weights=picture.name, diff_fchm_learned_restorer=restorer.name,
+        diff_fchm_learned_points=("1+30", "1+42"),
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("learned")
     with pytest.MonkeyPatch.context() as patch:
@@ -58,9 +69,38 @@ def packages(tiny_condition, picture, shared_cache, tmp_path_factory):
 def test_an_honest_run_is_confirmed(packages, weights, name):
     with zipfile.ZipFile(packages[name]) as archive:
         stated = json.loads(archive.read("manifest.json"))["weights"][name]
-    assert stated["codec_sha256"] and ("picture_sha256" in stated) == (name == "simulcast_learned")
+    assert stated["codec_sha256"] and ("picture_sha256" in stated) == (name != "picture_learned")
+    assert ("restorer_sha256" in stated) == (name == "diff_fchm_learned")
     check = crosscheck(packages[name], CheckOptions(weights, threads=2))
     assert check.verdict == CONFIRMED, [f for f in check.findings if f.status != "ok"]
+
+
+def claim_other_weights(part, key):
+    """A claim that pictures were made with weights that the bitstreams do not name."""
+
+    def claim(folder):
+        for name, where in (("run.json", "codec"), ("result.json", "codec_identity")):
+            run_file = folder / "runs/diff_fchm_learned" / name
+            edit(run_file, lambda v, at=where: key(v[at]))
+        named = {part: "5" * 64}
+        edit(folder / "manifest.json", lambda m: m["weights"]["diff_fchm_learned"].update(named))
+
+    return claim
+
+
+@pytest.mark.parametrize(
+    "part, key",
+    [
+        ("restorer_sha256", lambda v: v.update(restorer_weights_sha256="5" * 64)),
+        ("picture_sha256", lambda v: v["picture"].update(weights_sha256="5" * 64)),
+    ],
+)
+def test_other_weights_of_a_restored_picture_are_caught(packages, weights, tmp_path, part, key):
+    claim = claim_other_weights(part, key)
+    changed_package = tampered(packages["diff_fchm_learned"], tmp_path, claim, signed=True)
+    check = crosscheck(changed_package, CheckOptions(weights, threads=2))
+    assert check.verdict == NOT_CONFIRMED
+    assert any("was made with the weights" in f.text for f in check.findings)
 
 
 def test_a_false_claim_of_a_later_measure_is_caught(packages, weights, tmp_path):

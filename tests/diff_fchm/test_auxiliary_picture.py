@@ -268,7 +268,7 @@ def test_values_out_of_range_are_not_written(data, change):
 def test_both_kinds_in_one_frame_are_refused(codec, data, machine, tmp_path):
     latent = tiny_codec(tmp_path, machine=machine).encode(picture(), pyramid(), "0.5", "1")
     start = codec.machine_bits(data) // 8
-    with pytest.raises(BitstreamError, match="one human or one auxiliary_picture unit at most"):
+    with pytest.raises(BitstreamError, match="auxiliary_picture or learned_picture unit at most"):
         codec.decode(latent + data[start:])
     with pytest.raises(BitstreamError, match="expected an auxiliary_picture unit"):
         codec.decode(latent)

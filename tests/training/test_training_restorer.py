@@ -7,10 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from picture_tiny import tiny_codec as tiny_picture_codec
 from restorer_tiny import SIZES
 from vfcn_tiny import tiny_weights
 
-from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec, export
+from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
+from vcm_plugin.diff_fchm.human.restoration import export
+from vcm_plugin.diff_fchm.human.restorer import Restorer
 from vcm_plugin.diff_fchm.human.restorer import to_planes as planes_of
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
@@ -65,6 +68,29 @@ def test_what_is_prepared_is_what_the_codecs_make(store, machine, pictures, prep
     assert torch.allclose(p2, decoded.layers["p2"], rtol=2e-3, atol=0.01), (
         "the grid of the picture is p2's"
     )
+
+
+def test_pictures_of_a_learned_codec(store, machine, pictures, prepared, tmp_path):
+    """They are kept as that codec decodes them, a training begins on them, and none are mixed."""
+    learned = tiny_picture_codec(tmp_path)
+    folder = tmp_path / "coded"
+    assert list(prepare(pictures, folder, store.detector, machine, learned=learned)) == [2]
+    found = RestorerStore(folder, store.detector)
+    assert found.sha256() != RestorerStore(prepared).sha256()
+    kept, source = found.read(found.paths[0]), pictures[0]()
+    assert set(kept["percents"].tolist()) == {100} and all(29 <= qp <= 40 for qp in kept["qps"])
+    decoded = learned.decode(learned.encode(source, str(kept["qps"][1] + 5)))
+    size = source.shape[:2]
+    assert np.array_equal(kept["decoded_1"].transpose(1, 2, 0)[: size[0], : size[1]], decoded)
+    planes = to_planes(decoded, coded_size(size, 100), False)
+    assert np.array_equal(kept["luma_1"][0, : size[0], : size[1]], planes[0] * 32)
+    path = export(Restorer(SIZES), {"machine_sha256": machine.latents_sha256}, tmp_path / "first")
+    short = replace(SCHEDULE, iterations=1, checkpoint_every=1)
+    trained = train(SIZES, found, short, tmp_path / "trained", path)
+    assert trained.last.weight.any(), "the last layer is zero before a training"
+    for codec, place in ((learned, prepared), (None, folder)):
+        with pytest.raises(InputError, match="coded by others; name another folder"):
+            list(prepare(pictures, place, store.detector, machine, learned=codec))
 
 
 def test_pictures_are_coded_once(store, machine, pictures, prepared):

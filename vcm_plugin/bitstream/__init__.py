@@ -27,6 +27,7 @@ from vcm_plugin.bitstream.payloads import (
     FctmLikePayload,
     HumanPayload,
     LatentsPayload,
+    LearnedPicturePayload,
     MachinePayload,
 )
 from vcm_plugin.bitstream.syntax import MAX_INPUT_PIXELS, NO_SPLIT, PROFILES, SYNTAX, VERSION
@@ -46,6 +47,7 @@ __all__ = [
     "Header",
     "HumanPayload",
     "LatentsPayload",
+    "LearnedPicturePayload",
     "MachinePayload",
     "Stream",
     "Timing",

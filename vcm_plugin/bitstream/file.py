@@ -48,6 +48,21 @@ class Stream:
     units: tuple[Unit, ...]
     machine_bytes: int
 
+    def payload_of(self, kind: str) -> bytes:
+        """The payload of the unit of this type for a person, in a file of one picture.
+
+        Raises BitstreamError where it has none.
+        """
+        self.header.require_picture()
+        for unit in self.units:
+            if unit.type == kind:
+                return unit.payload
+        kinds = ", ".join(unit.type for unit in self.units)
+        raise BitstreamError(
+            f"expected {'an' if kind[0] in 'aeiou' else 'a'} {kind} unit after the machine unit, "
+            f"found only: {kinds}; encode with --human, or decode for the machine alone"
+        )
+
 
 def write_unit(unit: Unit) -> bytes:
     """The bytes of one unit."""
@@ -220,7 +235,7 @@ class FrameReader:
         if offset != len(data):
             raise BitstreamError(
                 f"expected the end of the file at byte {offset}, found {len(data) - offset} more "
-                "bytes; a frame has one human or one auxiliary_picture unit at most"
+                "bytes; a frame has one human, auxiliary_picture or learned_picture unit at most"
             )
 
 

@@ -12,6 +12,7 @@ from vcm_plugin.bitstream.syntax import (
     FCTM_LIKE_PAYLOAD,
     HUMAN_PAYLOAD,
     LATENTS_PAYLOAD,
+    LEARNED_PICTURE_PAYLOAD,
     MACHINE_PAYLOAD,
     PERCENTS,
 )
@@ -120,6 +121,42 @@ class AuxiliaryPicturePayload:
         return cls(
             values["weights_id"], percent, values["qp"], values["strength"], values.get("map"),
             values["data"],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LearnedPicturePayload:
+    """Payload of a learned picture: how it is restored, and its entropy-coded latents.
+
+    weights_id, picture_id: 16 bits, of the restorer and of the picture codec. block_map: None where
+    the strength holds everywhere.
+    """
+
+    weights_id: int
+    picture_id: int
+    qp: int
+    strength: int
+    block_map: bytes | None
+    checksum: int
+    data: bytes
+
+    def to_bytes(self) -> bytes:
+        mapped = self.block_map is not None
+        values = {
+            "map_flag": int(mapped),
+            "reserved": 0,
+            "map_bytes": len(self.block_map) if mapped else None,
+            "map": self.block_map,
+        }
+        return write_elements(LEARNED_PICTURE_PAYLOAD, vars(self) | values)
+
+    @classmethod
+    def from_bytes(cls, payload: bytes) -> LearnedPicturePayload:
+        what = "the payload of a learned picture"
+        values, _ = read_elements(LEARNED_PICTURE_PAYLOAD, payload, 0, what)
+        return cls(
+            values["weights_id"], values["picture_id"], values["qp"], values["strength"],
+            values.get("map"), values["checksum"], values["data"],
         )  # fmt: skip
 
 

@@ -24,14 +24,14 @@ PROFILES = {
 PICTURES = ("picture_learned",)  # profiles of pictures alone: no split point, no layers
 PACKED = (2, 3, 7)  # profiles whose units are VVC streams of 10-bit pictures
 UNIT_TYPES = {1: "machine", 2: "human", 3: "private", 4: "auxiliary_picture", 5: "inter",
-              6: "latents", 7: "base", 8: "enhancement"}  # fmt: skip
+              6: "latents", 7: "base", 8: "enhancement", 9: "learned_picture"}  # fmt: skip
 PERCENTS = {0: "100 percent", 1: "75 percent", 2: "50 percent", 3: "25 percent"}
 SAMPLERS = {0: "deterministic (no noise added after the start)"}
 # Unit types of each profile, in file order; every one comes once per frame, frames in order. Of
 # each group a file has one type. Only the first must be there: a file may end after the last unit
 # of either group.
 UNITS_OF_PROFILE = {
-    "diff_fchm": (("machine",), ("human", "auxiliary_picture")),
+    "diff_fchm": (("machine",), ("human", "auxiliary_picture", "learned_picture")),
     "vvc_feature": (("private",),),
     "msfc": (("private",),),
     "picture_learned": (("latents",),),
@@ -103,7 +103,7 @@ SEQUENCE_HEADER = (
             when=(("profile", PACKED), ("exact_range_flag", 1))),
     CRC,
 )  # fmt: skip
-NUMBERED = (("unit_type", (1, 2, 3, 4, 6, 7, 8)),)
+NUMBERED = (("unit_type", (1, 2, 3, 4, 6, 7, 8, 9)),)
 SHORT = (("unit_type", 5),)
 UNIT = (
     Element("unit_type", "u(8)", "", codes=UNIT_TYPES),
@@ -136,21 +136,43 @@ HUMAN_PAYLOAD = (
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
     Element("data", "b(v)", "entropy-coded latents"),
 )
-AUXILIARY_PICTURE_PAYLOAD = (
-    Element("weights_id", "u(16)", "first 16 bits of the SHA-256 of the restorer's weights"),
-    Element("size", "u(2)", "of the coded picture beside the source, in height and width",
-            codes=PERCENTS),
-    Element("qp", "u(6)", "of the coded picture"),
+RESTORER_ID = Element(
+    "weights_id", "u(16)", "first 16 bits of the SHA-256 of the restorer's weights"
+)
+STRENGTH = (
     Element("strength", "u(4)", "of the restoration, in 1/12; 0: the decoded picture as it is"),
     Element("map_flag", "u(1)", "1: a map of the blocks that are restored follows"),
-    Element("reserved", "u(3)", "0", high=0),
+)
+MAP = (
     Element("map_bytes", "leb128(v)", "of the map", 1, 1 << 16, when=(("map_flag", 1),)),
     Element("map", "b(map_bytes)", "a bit for each block of 64 x 64 pixels, row by row; "
             "1: restored; filled up with 0", when=(("map_flag", 1),)),
+)  # fmt: skip
+QP_OF_LATENTS = Element(
+    "qp", "u(8)", "the quantiser's step is 2 ^ ((qp - 4) / 6) levels of 8 bits", high=63
+)
+AUXILIARY_PICTURE_PAYLOAD = (
+    RESTORER_ID,
+    Element("size", "u(2)", "of the coded picture beside the source, in height and width",
+            codes=PERCENTS),
+    Element("qp", "u(6)", "of the coded picture"),
+    *STRENGTH,
+    Element("reserved", "u(3)", "0", high=0),
+    *MAP,
     Element("data", "b(v)", "VVC byte stream (Annex B) of one 10-bit picture in 4:2:0"),
 )  # fmt: skip
+LEARNED_PICTURE_PAYLOAD = (
+    RESTORER_ID,
+    Element("picture_id", "u(16)", "first 16 bits of the SHA-256 of the picture codec's weights"),
+    QP_OF_LATENTS,
+    *STRENGTH,
+    Element("reserved", "u(3)", "0", high=0),
+    *MAP,
+    Element("checksum", "u(32)", "CRC-32 of the decoded integer latents of the picture"),
+    Element("data", "b(v)", "entropy-coded latents of the picture"),
+)
 LATENTS_PAYLOAD = (
-    Element("qp", "u(8)", "the quantiser's step is 2 ^ ((qp - 4) / 6) levels of 8 bits", high=63),
+    QP_OF_LATENTS,
     Element("checksum", "u(32)", "CRC-32 of the decoded integer latents"),
     Element("data", "b(v)", "entropy-coded latents"),
 )
@@ -177,6 +199,7 @@ SYNTAX = {
     "payload of a machine unit": MACHINE_PAYLOAD,
     "payload of a human unit": HUMAN_PAYLOAD,
     "payload of an auxiliary_picture unit": AUXILIARY_PICTURE_PAYLOAD,
+    "payload of a learned_picture unit": LEARNED_PICTURE_PAYLOAD,
     "payload of a latents unit, and of a base unit": LATENTS_PAYLOAD,
     "payload of an enhancement unit": ENHANCEMENT_PAYLOAD,
     "payload of a private unit of profile fctm_like": FCTM_LIKE_PAYLOAD,

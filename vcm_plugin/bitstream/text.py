@@ -13,6 +13,7 @@ from vcm_plugin.bitstream.payloads import (
     FctmLikePayload,
     HumanPayload,
     LatentsPayload,
+    LearnedPicturePayload,
     MachinePayload,
 )
 from vcm_plugin.bitstream.syntax import (
@@ -90,14 +91,8 @@ def _describe_unit(unit: Unit) -> str:
             f"{payload.seed}, {payload.steps} sampling steps from {payload.start}, "
             f"checksum {payload.checksum:08x}, {len(payload.data)} bytes of latents"
         )
-    if unit.type == "auxiliary_picture":
-        payload = AuxiliaryPicturePayload.from_bytes(unit.payload)
-        blocks = "" if payload.block_map is None else " in some blocks"
-        return (
-            f"{line}, QP {payload.qp} at {payload.percent} percent of the size, restored with "
-            f"strength {payload.strength} of 12{blocks} by the weights {payload.weights_id:04x}, "
-            f"{len(payload.data)} bytes of VVC"
-        )
+    if unit.type in ("auxiliary_picture", "learned_picture"):
+        return f"{line}, {_describe_picture(unit)}"
     if unit.type in ("latents", "base"):
         payload = LatentsPayload.from_bytes(unit.payload)
         return (
@@ -108,6 +103,27 @@ def _describe_unit(unit: Unit) -> str:
         payload = EnhancementPayload.from_bytes(unit.payload)
         return f"{line}, checksum {payload.checksum:08x}, {len(payload.data)} bytes of latents"
     return line
+
+
+def _describe_picture(unit: Unit) -> str:
+    """How the picture of a unit is coded and restored."""
+    learned = unit.type == "learned_picture"
+    kind = LearnedPicturePayload if learned else AuxiliaryPicturePayload
+    payload = kind.from_bytes(unit.payload)
+    blocks = "" if payload.block_map is None else " in some blocks"
+    restored = (
+        f"restored with strength {payload.strength} of 12{blocks} by the weights "
+        f"{payload.weights_id:04x}"
+    )
+    if learned:
+        return (
+            f"QP {payload.qp} by the weights {payload.picture_id:04x}, {restored}, checksum "
+            f"{payload.checksum:08x}, {len(payload.data)} bytes of latents"
+        )
+    return (
+        f"QP {payload.qp} at {payload.percent} percent of the size, {restored}, "
+        f"{len(payload.data)} bytes of VVC"
+    )
 
 
 def _describe_channels(unit: Unit) -> str:
@@ -161,8 +177,8 @@ RULES = """\
 A file is a sequence_header and then units up to its end. Profile diff_fchm: one machine unit for
 every frame, in the order of the frames, or from the second frame on one inter unit in its place,
 then either nothing, or one human unit for every frame in the same order, or one auxiliary_picture
-unit for every frame likewise. A file may be cut after the
-last machine or inter unit: what is left is a valid file.
+unit for every frame likewise, or one learned_picture unit for every frame. A file may be cut after
+the last machine or inter unit: what is left is a valid file.
 A machine unit is an intra frame. An inter unit is decoded from the latents of the two frames
 before it (after an intra frame, from that one alone), with the range and the scale of the last
 intra frame; so decoding can begin at every intra frame, and coding order is the order of the

@@ -168,12 +168,14 @@ def condition_of(options: Namespace) -> TestCondition:
     """The test condition with the detector that was asked for in place of its own."""
     from vcm_plugin.ctc.codecs import load_condition, override
 
+    restorer = getattr(options, "restorer", None)
     changes = {
         "model": options.model,
         "weights": options.weights,
         "class_names": options.classes and tuple(options.classes),
         "runtime": options.runtime,
-        "diff_fchm_restorer_weights": getattr(options, "restorer", None),
+        "diff_fchm_restorer_weights": restorer,
+        "diff_fchm_learned_restorer": restorer,
         "diff_fchm_human_weights": getattr(options, "human_weights", None),
         "diff_fchm_human_prior": getattr(options, "human_prior", None),
     }

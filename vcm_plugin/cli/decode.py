@@ -139,7 +139,7 @@ def _repainted(picture, data: bytes, name: str, condition: TestCondition, option
     """The decoded picture, painted anew where --human-steps asks for it."""
     if options.human_steps is None:
         return picture
-    if name != "diff_fchm_picture":
+    if name not in ("diff_fchm_picture", "diff_fchm_learned"):
         raise InputError(
             "--human-steps: expected a file with an auxiliary picture and --human; a latent layer "
             "has its own number of steps in the file"

@@ -16,7 +16,11 @@ from vcm_plugin.cli.options import CODECS, add_condition, add_human_weights, com
 from vcm_plugin.errors import InputError
 
 # What is typed -> the codec, and its rate point where none is typed.
-HUMAN_KINDS = {"picture": ("diff_fchm_picture", "auto:37"), "latent": ("diff_fchm_human", "1")}
+HUMAN_KINDS = {
+    "picture": ("diff_fchm_picture", "auto:37"),
+    "learned": ("diff_fchm_learned", "42"),
+    "latent": ("diff_fchm_human", "1"),
+}
 
 
 def add(commands) -> None:
@@ -42,14 +46,15 @@ def add(commands) -> None:
     parser.add_argument(
         "--human-kind",
         choices=list(HUMAN_KINDS),
-        help="picture: VVC beside the features, restored with them; latent: painted by a diffusion "
-        "prior (picture, where the condition names a restorer)",
+        help="picture: VVC beside the features, restored with them; learned: the same with "
+        "picture_learned in the place of VVC; latent: painted by a diffusion prior (picture, where "
+        "the condition names a restorer)",
     )
     parser.add_argument(
         "--human-rate-point",
         metavar="R",
-        help="picture: QP, QP@percent or auto:Q (auto:37); latent: step of its quantiser, such as "
-        "0.5 (more bits) or 2 (fewer) (1)",
+        help="picture: QP, QP@percent or auto:Q (auto:37); learned: QP (42); latent: step of its "
+        "quantiser, such as 0.5 (more bits) or 2 (fewer) (1)",
     )
     parser.add_argument(
         "--human-steps",

@@ -11,9 +11,9 @@ from vcm_plugin.environment import cfg_folder
 
 # Every codec of ctc.codecs.CODECS (a test holds that): the parser does without importing them.
 CODECS = (
-    "diff_fchm, vvc_feature, vvc_remote, diff_fchm_picture, diff_fchm_human, simulcast, msfc, "
-    "fctm_like, picture_learned, latent_scalable, multi_head, simulcast_learned, vtm_feature, "
-    "vtm_remote"
+    "diff_fchm, vvc_feature, vvc_remote, diff_fchm_picture, diff_fchm_learned, diff_fchm_human, "
+    "simulcast, msfc, fctm_like, picture_learned, latent_scalable, multi_head, simulcast_learned, "
+    "vtm_feature, vtm_remote"
 )
 
 

@@ -44,7 +44,8 @@ def add(commands) -> None:
         nargs="+",
         metavar="R",
         help="instead of the condition's; VVC: QPs such as 22 32; diff_fchm: scales s such as "
-        "0.5 1 2; diff_fchm_picture, simulcast and diff_fchm_human: pairs such as 2.8+37 or 2.8+1",
+        "0.5 1 2; diff_fchm_picture, diff_fchm_learned, simulcast, diff_fchm_human: pairs such as "
+        "2.8+37 or 2.8+1",
     )
     parser.add_argument(
         "--qp-table",

@@ -226,17 +226,20 @@ def train_restorer(options: Namespace) -> None:
     )
     if not inputs.vfcn:
         raise InputError("restorer: expected --vfcn, the machine layer's weights")
-    from vcm_plugin.diff_fchm.human.auxiliary import export
+    from anchors.picture_learned import PictureLearnedCodec
+    from vcm_plugin.diff_fchm.human.restoration import export
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
     from vcm_plugin.training.restorer import train
     from vcm_plugin.training.restorer_samples import RestorerStore, prepare
 
     schedule = _settled(schedule, inputs)
     detector, machine = _detector(inputs), MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    codec = inputs.picture_codec
+    learned = PictureLearnedCodec(Path(bundled_weights(codec))) if codec else None
     folder = inputs.cache or options.output / "pictures"
     pictures = _drawn_and_found(inputs)
     for done in prepare(pictures, folder, detector, machine, inputs.codings, inputs.coded_scales,
-                        schedule.seed, inputs.part):  # fmt: skip
+                        schedule.seed, inputs.part, learned):  # fmt: skip
         _say(f"prepared {done} of {len(pictures)} pictures")
     if inputs.prepare_only:
         return
@@ -247,6 +250,8 @@ def train_restorer(options: Namespace) -> None:
         trained = {"pictures": len(store.paths), "machine_sha256": machine.latents_sha256}
         if init:
             trained["init"] = init.name
+        if learned:
+            trained["picture_sha256"] = learned.sha256
         path = options.output / "restorer.safetensors"
         export(model, asdict(schedule) | trained, path)
         print(f"restorer weights: {path}")

@@ -144,7 +144,7 @@ def weights_of(result: RunResult) -> dict[str, str | None]:
         "codec_sha256": codec.get("machine", codec).get("weights_sha256"),  # "machine": simulcast
         "human_sha256": codec.get("human_weights_sha256"),
     }
-    if "weights_sha256" in codec.get("picture", {}):  # simulcast_learned, and heads
+    if "weights_sha256" in codec.get("picture", {}):  # a learned picture, and heads
         found["picture_sha256"] = codec["picture"]["weights_sha256"]
     if "synthesis" in codec:  # of heads, that of diff_fchm
         found["synthesis_sha256"] = codec["synthesis"]["weights_sha256"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import AuxiliaryPicturePayload, HumanPayload
+from vcm_plugin.bitstream import AuxiliaryPicturePayload, HumanPayload, LearnedPicturePayload
 from vcm_plugin.conditions import TestCondition, with_values
 from vcm_plugin.crosscheck.claims import Claims
 from vcm_plugin.crosscheck.findings import FAILED, SKIPPED, Finding
@@ -96,7 +96,7 @@ def _weights_ids(data: bytes, codec: str) -> Mapping[str, str | None]:
     if codec == "simulcast_learned":
         picture = bitstream.read_header(split_simulcast(data)[1])[0].weights_id
         return ids | {"picture_sha256": f"{picture:08x}"}
-    if codec not in ("diff_fchm_human", "diff_fchm_picture"):
+    if codec not in ("diff_fchm_human", "diff_fchm_picture", "diff_fchm_learned"):
         return ids
     for unit in bitstream.read(data).units:
         if unit.type == "human":
@@ -104,4 +104,8 @@ def _weights_ids(data: bytes, codec: str) -> Mapping[str, str | None]:
         elif unit.type == "auxiliary_picture":
             payload = AuxiliaryPicturePayload.from_bytes(unit.payload)
             ids["restorer_sha256"] = f"{payload.weights_id:04x}"
+        elif unit.type == "learned_picture":
+            learned = LearnedPicturePayload.from_bytes(unit.payload)
+            ids["restorer_sha256"] = f"{learned.weights_id:04x}"
+            ids["picture_sha256"] = f"{learned.picture_id:04x}"
     return ids

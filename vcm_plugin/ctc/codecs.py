@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from anchors.auxiliary_learned import LearnedAuxiliarySettings
 from anchors.fctm_like import FctmLikeSettings
 from anchors.msfc import MsfcSettings
 from anchors.picture_heads import LatentScalableSettings, MultiHeadSettings
@@ -33,6 +34,9 @@ from vcm_plugin.rate_points import Grammar
 from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.vvc import PRESETS
 from vcm_plugin.vvc.stream import START_CODES, access_units, read_format
+
+if TYPE_CHECKING:
+    from vcm_plugin.diff_fchm.human.restoration import Restoration
 
 
 class Codec(Protocol):
@@ -81,6 +85,7 @@ CODECS: dict[str, type[Settings]] = {
     "vvc_feature": VvcFeatureSettings,
     "vvc_remote": VvcRemoteSettings,
     "diff_fchm_picture": PictureSettings,
+    "diff_fchm_learned": LearnedAuxiliarySettings,
     "diff_fchm_human": HumanSettings,
     "simulcast": SimulcastSettings,
     "msfc": MsfcSettings,
@@ -114,6 +119,12 @@ class Context:
     def codec(self, name: str) -> Codec:
         """Another codec of the same condition."""
         return make_codec(name, self.condition, self.device)
+
+    def restoration(self, weights: str) -> Restoration:
+        """The machine layer of the condition with a restorer of decoded pictures."""
+        from vcm_plugin.diff_fchm.human.restoration import Restoration  # torch
+
+        return Restoration(self.codec("diff_fchm"), self.path(weights), self.device)
 
     def path(self, name: str) -> Path:
         """A weights file or folder: bundled, beside the condition's file, or as it is."""
@@ -291,7 +302,11 @@ def human_codec_of(data: bytes, condition: TestCondition) -> str:
     """The name of the codec that decodes what an .fcm file of profile diff_fchm has for a person;
     where it has nothing, of one that says so."""
     kinds = {unit.type for unit in bitstream.read(data).units}
-    named = {"human": "diff_fchm_human", "auxiliary_picture": "diff_fchm_picture"}
+    named = {
+        "human": "diff_fchm_human",
+        "auxiliary_picture": "diff_fchm_picture",
+        "learned_picture": "diff_fchm_learned",
+    }
     found = [codec for kind, codec in named.items() if kind in kinds]
     return found[0] if found else default_human_codec(condition)
 

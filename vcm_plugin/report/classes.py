@@ -3,7 +3,7 @@
 
     MBID  independent streams          simulcast, simulcast_learned
     MBHD  the machine's part is first  diff_fchm_picture, diff_fchm_human
-                                       latent_scalable
+                                       diff_fchm_learned, latent_scalable
     SBMD  one stream, several heads    multi_head
     SBAR  rebuilt, then analysed       vvc_remote, picture_learned
 
@@ -40,6 +40,7 @@ CLASSES = {
     "simulcast": ("MBID", VVC, "diff_fchm"),
     "simulcast_learned": ("MBID", LEARNED, "diff_fchm"),
     "diff_fchm_picture": ("MBHD", VVC, "diff_fchm"),
+    "diff_fchm_learned": ("MBHD", LEARNED, "diff_fchm"),
     "diff_fchm_human": ("MBHD", LEARNED, "diff_fchm"),
     "latent_scalable": ("MBHD", LEARNED, "latent_scalable"),
     "multi_head": ("SBMD", LEARNED, "multi_head"),

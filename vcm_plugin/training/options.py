@@ -81,7 +81,11 @@ class RestorerInputs(FeatureInputs):
     init: str | None = _key("weights of a restorer to start from, a file or a bundled name")
     drawn: int = _key("pictures of the mini-CTC's train split", 2000)
     pictures: tuple[str, ...] = _key("folders of more pictures, from $VCM_DATA on", ())
-    codings: int = _key("VVC pictures of each picture", 2)
+    picture_codec: str | None = _key(
+        "weights of a learned picture codec that codes the pictures in the place of VVC, a file or "
+        "a bundled name"
+    )
+    codings: int = _key("coded pictures of each picture", 2)
     coded_scales: int = _key("machine rates of each picture", 2)
     prepare_only: bool = _key("code the pictures, do not train", False)
     part: tuple[int, int] = _key("K N: prepare the K-th of every N blocks only", (0, 1))

@@ -17,8 +17,8 @@ import piq
 import torch
 from torch import nn
 
-from vcm_plugin.diff_fchm.human.auxiliary import PictureRestorer
 from vcm_plugin.diff_fchm.human.config import RestorerConfig
+from vcm_plugin.diff_fchm.human.restoration import PictureRestorer
 from vcm_plugin.diff_fchm.human.restorer import Restorer, ToldBlock, to_planes
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Which coded pictures and which decoded features the restorer trains on, and where they are kept.
 
-Every picture is coded by VVC a few times, at a drawn size in percent and QP, and its features a few
-times by the machine layer, at a drawn s. All of it is kept, a file for each picture, so it is made
-once. Pictures of one size are coded in one stream of intra pictures, which saves process starts.
+Every picture is coded by VVC a few times, at a drawn size in percent and QP, or by a learned codec
+at a drawn QP, and its features a few times by the machine layer, at a drawn s. All of it is kept, a
+file for each picture, so it is made once. VVC codes pictures of one size in one stream of intra
+pictures, which saves process starts.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from anchors.auxiliary_learned import TOLD_LESS
+from anchors.picture_learned import PictureLearnedCodec
 from vcm_plugin.diff_fchm.human.geometry import Geometry
+from vcm_plugin.diff_fchm.human.restoration import Restoration
 from vcm_plugin.diff_fchm.human.restorer import LAYERS, MULTIPLE, on_picture_grids, padded
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
 from vcm_plugin.split.torchvision import TorchvisionDetector
-from vcm_plugin.vvc.choice import coded_size
+from vcm_plugin.vvc import Planes
+from vcm_plugin.vvc.choice import Coding, coded_size
 from vcm_plugin.vvc.planes import resample_planes, to_picture, to_planes
 from vcm_plugin.vvc.vvenc import TOGETHER, VVenC
 
@@ -34,6 +39,7 @@ PLANE_STEPS = 32  # of a 10-bit level: planes are resampled to fractions of it
 # its bits at lower QPs.
 SIZES = {100: (0.6, 22, 51), 75: (0.16, 20, 47), 50: (0.14, 17, 43), 25: (0.1, 13, 39)}
 FULL_SIZE_WEIGHT = 3.0  # of a picture's codings, those at full size are drawn so much more often
+LEARNED_QPS = (34, 58)  # of a learned picture codec, where its weights know them
 SCALES = (0.35, 5.6)  # of the machine layer's s, log-uniform
 OFTEN = ((1.4, 0.25), (4.0, 0.25))  # s and the share of the samples that have about this s
 
@@ -143,21 +149,35 @@ def prepare(
     scales: int = 2,
     seed: int = 1,
     part: tuple[int, int] = (0, 1),
+    learned: PictureLearnedCodec | None = None,
 ) -> Iterator[int]:
     """Make the file of every picture that has none; yields how many are done after each block.
 
     pictures: each gives uint8 RGB (H, W, 3) when it is called. codings, scales: how often a picture
-    is coded by VVC, and its features by the machine layer. part: (k, n), make the k-th of every n
-    blocks only, so that n processes share the work.
+    is coded, and its features by the machine layer. part: (k, n), make the k-th of every n blocks
+    only, so that n processes share the work. learned: codes the pictures in the place of VVC.
+
+    Raises InputError where the folder holds pictures of another picture codec.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    prefix = "" if learned is None else f"{learned.sha256[:8]}_"
+    for path in folder.glob("*.safetensors"):
+        if path.stem[:-6] != prefix:
+            raise InputError(
+                f"{folder}: expected pictures coded by "
+                f"{'VVC' if learned is None else f'the weights {learned.sha256[:8]}'}, found "
+                f"{path.name}, coded by others; name another folder with --cache"
+            )
     for start in range(BLOCK * part[0], len(pictures), BLOCK * part[1]):
         numbers = range(start, min(start + BLOCK, len(pictures)))
-        paths = {k: folder / f"{k:06d}.safetensors" for k in numbers}
+        paths = {k: folder / f"{prefix}{k:06d}.safetensors" for k in numbers}
         if not all(path.is_file() for path in paths.values()):
             rng = np.random.default_rng((seed, start))
             sources = {k: pictures[k]() for k in numbers}
-            coded = _code_pictures(sources, codings, rng)
+            if learned is None:
+                coded = _code_by_vvc(sources, codings, rng)
+            else:
+                coded = _code_learned(sources, codings, rng, learned)
             for k, source in sources.items():
                 drawn = [_draw_scale(rng) for _ in range(scales)]
                 features = _code_features(source, drawn, detector, machine)
@@ -165,7 +185,7 @@ def prepare(
         yield numbers.stop
 
 
-def _code_pictures(sources: dict[int, np.ndarray], codings: int, rng) -> dict[int, list]:
+def _code_by_vvc(sources: dict[int, np.ndarray], codings: int, rng) -> dict[int, list]:
     """Of each picture `codings` times (QP, percent, luma, chroma, RGB) at the source's size."""
     coded: dict[int, list] = {k: [] for k in sources}
     encoder = VVenC()
@@ -177,13 +197,33 @@ def _code_pictures(sources: dict[int, np.ndarray], codings: int, rng) -> dict[in
             planes = [to_planes(sources[k], at, resized=percent < 100) for k in numbers]
             decoded = encoder.decode_batch(encoder.encode_batch(planes, qp))
             for k, found in zip(numbers, decoded, strict=True):
-                luma, cb, cr = (
-                    np.rint(x * PLANE_STEPS).clip(0, 65535).astype(np.uint16)
-                    for x in resample_planes(found, padded(size), size, percent < 100)
-                )
                 picture = to_picture(found, size, percent < 100)
-                coded[k].append((qp, percent, luma, np.stack((cb, cr)), picture))
+                coded[k].append(_at_source_size(found, Coding(qp, percent), picture))
     return coded
+
+
+def _code_learned(
+    sources: dict[int, np.ndarray], codings: int, rng, learned: PictureLearnedCodec
+) -> dict[int, list]:
+    """The same by a learned picture codec, at full size; the QP is what the restorer is told."""
+    low, high = (int(np.clip(qp, *learned.config.qps)) for qp in LEARNED_QPS)
+    coded: dict[int, list] = {k: [] for k in sources}
+    for k, source in sources.items():
+        for qp in rng.integers(low, high + 1, codings).tolist():
+            picture = learned.decode(learned.encode(source, str(qp)))
+            shown = Restoration.shown(picture, qp - TOLD_LESS)
+            coded[k].append(_at_source_size(shown.planes, shown.coding, picture))
+    return coded
+
+
+def _at_source_size(planes: Planes, coding: Coding, picture: np.ndarray) -> tuple:
+    """QP, percent, luma, chroma and RGB of a decoded picture, as they are kept."""
+    size, resized = picture.shape[:2], coding.percent < 100
+    luma, cb, cr = (
+        np.rint(x * PLANE_STEPS).clip(0, 65535).astype(np.uint16)
+        for x in resample_planes(planes, padded(size), size, resized)
+    )
+    return coding.qp, coding.percent, luma, np.stack((cb, cr)), picture
 
 
 def _groups(sources: dict[int, np.ndarray]) -> Iterator[tuple[tuple[int, int], list[int]]]:
