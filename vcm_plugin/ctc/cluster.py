@@ -43,6 +43,9 @@ LOGGERS = ("distributed", "distributed.client", "tornado.application")
 ANSWER_SECONDS = 10  # within which a scheduler must answer
 JOIN_SECONDS = 3600  # within which the first worker must join; a batch system may let it wait
 LOOK_SECONDS = 5  # after which it is seen whether a worker that has not spoken is still there
+# With what Dask sets it to for its workers, every tensor's memory is given back to the system and
+# asked for again: networks take twice as long.
+TRIMMED = "MALLOC_TRIM_THRESHOLD_"
 UNITS_AHEAD = 2  # of work for each thread of a worker, so that none waits for the next
 
 
@@ -75,10 +78,15 @@ class Cluster:
             raise
 
     @property
-    def slots(self) -> int:
-        """Units at a time, of the workers that there are now."""
+    def processes(self) -> int:
+        """The workers that there are now, each with as many threads as it has."""
         with self._answering():
-            return UNITS_AHEAD * max(1, sum(self._client.nthreads().values()))
+            return max(1, sum(self._client.nthreads().values()))
+
+    @property
+    def slots(self) -> int:
+        """Units at a time."""
+        return UNITS_AHEAD * self.processes
 
     def submit(self, method: str, call: tuple) -> Future:
         """The values that one call of a worker object's method yields, once they are there."""
@@ -113,6 +121,7 @@ class Cluster:
             if not count.isdigit() or int(count) < 1:
                 raise InputError(f"--cluster: expected local:N, N from 1 on, found {self.where!r}")
             dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1})
+            dask.config.set({f"distributed.nanny.pre-spawn-environ.{TRIMMED}": None})
             self._local = self._started(int(count))
             return Client(self._local)
         file = None if "://" in self.where else self.where

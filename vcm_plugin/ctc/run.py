@@ -230,7 +230,7 @@ class _Test:
             return [([entry], [point]) for entry, points in lacking for point in points]
         most = 1
         if getattr(settings_class(self.plan.codec_name), "batches", False):
-            most = len(lacking) // (UNITS_EACH * self.workers.slots)
+            most = len(lacking) // (UNITS_EACH * self.workers.processes)
         groups = defaultdict(list)
         for entry, points in lacking:  # a picture's points share its features
             groups[entry.height, entry.width, tuple(points)].append(entry)

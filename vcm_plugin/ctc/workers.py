@@ -35,9 +35,10 @@ ATTEMPTS = 3  # of a unit whose process dies
 class Engine(Protocol):
     """Processes that take units of work.
 
-    slots: units at a time. dashboard: where to look at them, an URL, or None.
+    processes: that compute. slots: units at a time. dashboard: where to look at them, an URL, or None.
     """
 
+    processes: int
     slots: int
     dashboard: str | None
 
@@ -81,9 +82,9 @@ class Workers:
             self._own = make_worker(plan)
 
     @property
-    def slots(self) -> int:
-        """Units at a time."""
-        return self._engine.slots if self._engine else 1
+    def processes(self) -> int:
+        """Processes that compute."""
+        return self._engine.processes if self._engine else 1
 
     @property
     def dashboard(self) -> str | None:
@@ -140,7 +141,8 @@ class ProcessPool:
     dashboard = None
 
     def __init__(self, slots: int, make_worker: Callable[[Any], Any], plan: Any):
-        self.slots, self._made_by = slots, (make_worker, plan)
+        self.processes = self.slots = slots
+        self._made_by = (make_worker, plan)
         self._pool = self._new_pool()
 
     def submit(self, method: str, call: tuple) -> Future:
