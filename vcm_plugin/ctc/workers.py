@@ -35,7 +35,8 @@ ATTEMPTS = 3  # of a unit whose process dies
 class Engine(Protocol):
     """Processes that take units of work.
 
-    processes: that compute. slots: units at a time. dashboard: where to look at them, an URL, or None.
+    processes: how many compute. slots: units at a time. dashboard: where to look at them, an URL, or
+    None.
     """
 
     processes: int
