@@ -35,7 +35,7 @@ ATTEMPTS = 3  # of a unit whose process dies
 class Engine(Protocol):
     """Processes that take units of work.
 
-    processes: how many compute. slots: units at a time. dashboard: where to look at them, an URL, or
+    processes: how many compute. slots: units at a time. dashboard: an URL where to look at them, or
     None.
     """
 
