@@ -85,8 +85,7 @@ def test_pictures_of_a_learned_codec(store, machine, pictures, prepared, tmp_pat
     planes = to_planes(decoded, coded_size(size, 100), False)
     assert np.array_equal(kept["luma_1"][0, : size[0], : size[1]], planes[0] * 32)
     path = export(Restorer(SIZES), {"machine_sha256": machine.latents_sha256}, tmp_path / "first")
-    short = replace(SCHEDULE, iterations=1, checkpoint_every=1)
-    trained = train(SIZES, found, short, tmp_path / "trained", path)
+    trained = train(SIZES, found, SCHEDULE, tmp_path / "trained", path)
     assert trained.last.weight.any(), "the last layer is zero before a training"
     for codec, place in ((learned, prepared), (None, folder)):
         with pytest.raises(InputError, match="coded by others; name another folder"):
