@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from vcm_plugin.features import FeaturePyramid
 
 # The restorer is told so much less than the QP: at QP Q picture_learned is about as close to the
-# source as VVC at Q - 5, and the bundled restorer knows VVC. On eight pictures of val that saves 1.3
-# (s = 1.4) and 1.7 points (s = 4) of the total bits at equal PSNR; 8 does as well as 5.
+# source as VVC at Q - 5, and the bundled restorer knows VVC. On eight pictures of val that saves
+# 1.3 (s = 1.4) and 1.7 points (s = 4) of the total bits at equal PSNR; 8 does as well as 5.
 TOLD_LESS = 5
 
 
