@@ -133,7 +133,7 @@ def test_a_file_of_another_condition_names_it(typed):
 
 def test_doctor_fits_one_screen(typed):
     code, out, _ = typed("doctor")
-    assert "bccd_vfcn.safetensors, id 0a580093, --condition bccd" in out
+    assert "bccd_vfcn.safetensors, id 682b8b42, --condition bccd" in out
     assert code == 0 and len(out.splitlines()) <= 40
     for name in ("torch", "Detectron2", "VVC in FFmpeg", "VMAF", "VTM", "weights", "cache"):
         assert name in out

@@ -196,7 +196,7 @@ def detector_in_words(condition: TestCondition, most: int = 12) -> str:
 def conditions_of_weights(weights_id: str) -> list[str]:
     """The bundled conditions whose codec has the bundled weights of this id, shortest name first.
 
-    >>> conditions_of_weights("0a580093")
+    >>> conditions_of_weights("682b8b42")
     ['bccd']
     """
     index = yaml.safe_load((PACKAGE / "weights" / "index.yaml").read_text(encoding="utf-8"))
