@@ -320,7 +320,7 @@ def train_transform(options: Namespace) -> None:
     schedule = _settled(schedule, inputs)
     detector = _detector(inputs)
     begin = Path(bundled_weights(inputs.picture))
-    sizes = PictureLearnedCodec(begin).config
+    sizes = replace(PictureLearnedCodec(begin).config, qps=config.qps)
     machine = MachineCodec(Path(bundled_weights(inputs.vfcn)))
     config = replace(config, machine_latents=machine.config.latents)
     pictures = PictureStore(_drawn(inputs, options.output), detector=detector)

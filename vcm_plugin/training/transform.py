@@ -25,6 +25,7 @@ from anchors.latent_transform import LatentTransform
 from anchors.picture_config import MIDDLE_QP, PictureConfig, TransformConfig, step_of
 from anchors.picture_networks import LEVELS, Coded, PictureNetworks
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+from vcm_plugin.files import sha256_of_file
 from vcm_plugin.training import loop, objectives
 from vcm_plugin.training.loop import Terms
 from vcm_plugin.training.picture import features_of, normalised
@@ -120,7 +121,7 @@ def train(
     store.detector.model.to(accelerator.device)
     made_from = {
         "pictures": store.pictures.sha256(),
-        "picture": init.name,
+        "picture": sha256_of_file(init),
         "machine": store.machine.latents_sha256,
     }
     return loop.fit(accelerator, model, store, schedule, path, loss_terms, report, made_from)
