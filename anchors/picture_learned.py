@@ -214,12 +214,10 @@ def _networks(config: PictureConfig, tensors: dict[str, torch.Tensor]):
 
     from anchors.picture_networks import PictureNetworks
     from vcm_plugin.entropy.integer import integer_networks
-    from vcm_plugin.entropy.latent_coder import LatentCoder
+    from vcm_plugin.entropy.latent_coder import LatentCoder, split_stored
     from vcm_plugin.entropy.rans import Tables
 
-    prefix = "integer."
-    integers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    floats = {k: v.float() for k, v in tensors.items() if not k.startswith(prefix)}
+    floats, integers = split_stored(tensors)
     tables = Tables.from_array(floats.pop("tables").to(torch.int32).numpy())
     if not all(x.isfinite().all() for x in floats.values()):
         raise InputError("a weight is NaN or infinite")

@@ -73,13 +73,13 @@ def test_the_linear_start_is_the_least_squares_map(store, weights):
     model = started(store, weights)
     rng = np.random.default_rng((SCHEDULE.seed, 1 << 40))
     transform, cells, wanted = model.each["latent_scalable"], [], []
-    from vcm_plugin.training.picture import normalised
-    from vcm_plugin.training.transform import LEVELS, RIDGE, STATISTICS_CROPS, _told
+    from vcm_plugin.training.picture import normalised, told
+    from vcm_plugin.training.transform import LEVELS, RIDGE, STATISTICS_CROPS
 
     with torch.no_grad():
         for _ in range(STATISTICS_CROPS):
             source = store.pictures.draw(1, SCHEDULE.crop, rng)
-            step = _told(rng.uniform(22, 40, 1), source)[0] / LEVELS
+            step = told(rng.uniform(22, 40, 1), source)[0] / LEVELS
             y_hat = (model.picture.g_a(normalised(source)) / step).round() * step
             cells.append(
                 torch.nn.functional.unfold(transform.standardised(y_hat), 3, padding=1)[0].T
@@ -95,8 +95,8 @@ def test_the_linear_start_is_the_least_squares_map(store, weights):
     assert np.abs(found - weight).max() < 1e-2 * np.abs(found).max()
     y_hat = torch.randn(1, model.picture.config.latents, 4, 4)
     with torch.no_grad():  # what is added to the map is zero at first
-        told = (transform(y_hat, torch.full((1, 1, 1, 1), octaves)) for octaves in (0.0, 1.0))
-        assert torch.equal(*told)
+        both = (transform(y_hat, torch.full((1, 1, 1, 1), octaves)) for octaves in (0.0, 1.0))
+        assert torch.equal(*both)
 
 
 def test_both_machine_losses_reach_the_analysis(store, weights):
@@ -115,8 +115,8 @@ def test_both_machine_losses_reach_the_analysis(store, weights):
 def test_a_training_goes_on_and_ends_in_the_same_weights(store, weights, tmp_path):
     whole = train(SIZES, store, SCHEDULE, tmp_path / "whole", weights).state_dict()
     train(SIZES, store, replace(SCHEDULE, iterations=2), tmp_path / "parts", weights)
-    with pytest.raises(InputError, match="checkpoint with task_weight"):
-        train(SIZES, store, replace(SCHEDULE, task_weight=1.0), tmp_path / "parts", weights)
+    with pytest.raises(InputError, match="checkpoint with feature_weight"):
+        train(SIZES, store, replace(SCHEDULE, feature_weight=1.0), tmp_path / "parts", weights)
     again = train(SIZES, store, SCHEDULE, tmp_path / "whole", weights).state_dict()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     begun = tiny_codec(tmp_path).model.state_dict()

@@ -104,7 +104,7 @@ def train_vfcn(options: Namespace) -> None:
     store = _pyramid_store(inputs, config, options.output)
     if not config.layer_channels and config.split_point != "fpn":
         config = replace(config, layer_channels=tuple(store.layer_channels))
-    init = inputs.init and Path(bundled_weights(inputs.init))
+    init = _beginning(inputs)
     model = train(config, store, schedule, options.output, init, _say)
     if _is_first_process():
         path = options.output / "vfcn.safetensors"
@@ -244,7 +244,7 @@ def train_restorer(options: Namespace) -> None:
     if inputs.prepare_only:
         return
     store = RestorerStore(folder, detector)
-    init = inputs.init and Path(bundled_weights(inputs.init))
+    init = _beginning(inputs)
     model = train(config, store, schedule, options.output, init, _say)
     if _is_first_process():
         trained = {"pictures": len(store.paths), "machine_sha256": machine.latents_sha256}
@@ -293,7 +293,7 @@ def train_picture(options: Namespace) -> None:
     detector = _detector(inputs) if schedule.feature_weight else None
     drawn = _drawn(inputs, options.output)
     store = PictureStore(drawn, _folders(inputs), inputs.found_share, detector)
-    init = inputs.init and Path(bundled_weights(inputs.init))
+    init = _beginning(inputs)
     model = train(config, store, schedule, options.output, init, _say)
     if _is_first_process():
         path = options.output / "picture.safetensors"
@@ -350,6 +350,11 @@ def _drawn(inputs: PictureInputs | TransformInputs, output: Path) -> list[Path]:
         if len(drawn) % 200 == 0:
             _say(f"{len(drawn)} of {inputs.drawn} pictures")
     return drawn
+
+
+def _beginning(inputs: VfcnInputs | RestorerInputs | PictureInputs) -> Path | None:
+    """The checkpoint or weights file that a training starts from, where one is named."""
+    return Path(bundled_weights(inputs.init)) if inputs.init else None
 
 
 def _settled(schedule: Schedule, inputs: Inputs) -> Schedule:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,6 +39,7 @@ from vcm_plugin.entropy.symbols import cheaper, symbol_costs
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.weights_file import halved
 
+INTEGER = "integer."  # begins the names of integer weights in a weights file
 TAIL = 2.0**-13  # probability beyond the entries of a table, left to the escape
 
 
@@ -62,8 +63,18 @@ def stored_tensors(model: nn.Module, whole: Collection[str] = ()) -> dict[str, t
     kept = {n: x for n, x in model.state_dict().items() if not n.startswith("entropy.")}
     integers = integer_weights(model.entropy)
     integer_networks(model.entropy, integers)  # proves that no sum can overflow
-    tensors = halved(kept, whole) | {f"integer.{name}": x for name, x in integers.items()}
+    tensors = halved(kept, whole) | {f"{INTEGER}{name}": x for name, x in integers.items()}
     return tensors | {"tables": torch.from_numpy(gaussian_tables().to_array())}
+
+
+def split_stored(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What `stored_tensors` made -> the networks and the tables in 32-bit floats, and the integer
+    weights of `entropy` by their names in it."""
+    floats = {name: x.float() for name, x in tensors.items() if not name.startswith(INTEGER)}
+    integers = {n.removeprefix(INTEGER): x for n, x in tensors.items() if n.startswith(INTEGER)}
+    return floats, integers
 
 
 def _counts(shares: list[float]) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 
 from vcm_plugin.entropy.integer import float_weights
+from vcm_plugin.entropy.latent_coder import split_stored
 from vcm_plugin.errors import InputError
 from vcm_plugin.training.precision import settled
 from vcm_plugin.training.schedules import Schedule
@@ -32,7 +33,6 @@ from vcm_plugin.weights_file import read_weights
 
 STATE = {"iteration", "config", "schedule", "made_from", "model", "average", "optimizer", "scaler"}
 REPORT_EVERY, REPORT_SECONDS = 50, 30.0  # iterations, whichever comes first
-INTEGER = "integer."  # begins the names of integer weights in a weights file
 MAY_CHANGE = {"iterations", "checkpoint_every"}  # where a checkpoint is resumed
 Terms = dict[str, torch.Tensor]  # of the loss, by name
 
@@ -128,8 +128,8 @@ def starting_weights(path: Path, kind: str) -> dict[str, torch.Tensor]:
     if path.suffix != ".safetensors":
         return read_average(path)[1]
     tensors = read_weights(path, kind)[1]
-    integers = {n.removeprefix(INTEGER): x for n, x in tensors.items() if n.startswith(INTEGER)}
-    floats = {n: x.float() for n, x in tensors.items() if n != "tables" and INTEGER not in n}
+    floats, integers = split_stored(tensors)
+    del floats["tables"]
     return floats | {f"entropy.{n}": x for n, x in float_weights(integers).items()}
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from anchors.picture_config import MIDDLE_QP, PictureConfig, step_of
-from anchors.picture_networks import LEVELS, STRIDE, PictureNetworks, start_linear
+from anchors.picture_networks import LEVELS, STRIDE, Coded, PictureNetworks, start_linear
 from vcm_plugin.errors import InputError
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.split_points import SPLIT_POINTS
@@ -65,19 +65,34 @@ def loss_terms(model, store: PictureStore, schedule: PictureTraining, draw: int,
     source = store.draw(schedule.batch_size, schedule.crop, rng).to(device)
     low, high = (model.module if hasattr(model, "module") else model).config.qps
     qps = rng.uniform(low, high, schedule.batch_size)
-    step = torch.tensor([step_of(qp) for qp in qps], device=device).float().view(-1, 1, 1, 1)
-    octaves = torch.from_numpy((qps - MIDDLE_QP) / 6).to(step).view(-1, 1, 1, 1)
+    step, octaves = told(qps, source)
     coded = model(normalised(source), step / LEVELS, octaves)
-    distortion = LEVELS**2 * (coded.x_hat - normalised(source)).square().mean(dim=(1, 2, 3))
-    rate = coded.bits / schedule.crop**2
-    flat = step.flatten()
-    tasks, weights = {}, {}
+    tasks = {}
     if schedule.feature_weight > 0.0:
         tasks = feature_losses(store.detector, source, LEVELS * (coded.x_hat + 1.0))
-        weights = dict.fromkeys(tasks, schedule.feature_weight)
+    return balanced_terms(schedule, source, step, coded, tasks)
+
+
+def told(qps: np.ndarray, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Steps in levels of 8 bits and their octaves, (N, 1, 1, 1) each."""
+    step = torch.tensor([step_of(qp) for qp in qps]).to(like).view(-1, 1, 1, 1)
+    return step, torch.from_numpy((qps - MIDDLE_QP) / 6).to(like).view(-1, 1, 1, 1)
+
+
+def balanced_terms(
+    schedule: PictureTraining,
+    source: torch.Tensor,
+    step: torch.Tensor,
+    coded: Coded,
+    tasks: dict[str, torch.Tensor],
+) -> Terms:
+    """The loss of pictures as they were coded at their steps; tasks: losses (N,) by name, each of
+    which counts schedule.feature_weight."""
+    distortion = LEVELS**2 * (coded.x_hat - normalised(source)).square().mean(dim=(1, 2, 3))
+    rate, flat = coded.bits / schedule.crop**2, step.flatten()
     terms = objectives.both(
-        distortion, rate, tasks, weights, schedule.rate_weight * flat.square(),
-        schedule.distortion_weight,
+        distortion, rate, tasks, dict.fromkeys(tasks, schedule.feature_weight),
+        schedule.rate_weight * flat.square(), schedule.distortion_weight,
     )  # fmt: skip
     balance = 1.0 / (flat * step_of(MIDDLE_QP))
     return {name: (balance * value).mean() for name, value in terms.items()}
@@ -90,11 +105,13 @@ def feature_losses(
     with torch.no_grad():
         wanted = features_of(detector, source)
     found = features_of(detector, decoded)
-    return {
-        name: (found[name] - wanted[name]).square().mean(dim=(1, 2, 3))
-        / wanted[name].var(dim=(0, 2, 3)).mean().clamp(min=1e-6)
-        for name in LAYERS
-    }
+    return {name: lack(found[name], wanted[name]) for name in LAYERS}
+
+
+def lack(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Squared error over the variance of the channels, (N,)."""
+    variance = wanted.var(dim=(0, 2, 3)).mean().clamp(min=1e-6)
+    return (found - wanted).square().mean(dim=(1, 2, 3)) / variance
 
 
 def features_of(detector: TorchvisionDetector, pictures: torch.Tensor) -> dict[str, torch.Tensor]:

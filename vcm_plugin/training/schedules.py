@@ -182,11 +182,11 @@ class TransformTraining(PictureTraining):
     """Schedule and loss of the codecs with two readers of one stream; the seed fixes pictures,
     crops, QPs and noise.
 
-    task_weight: of the machine loss of each codec, in shares of variances.
+    feature_weight: of the machine loss of each codec, in shares of variances.
     """
 
     crop: int = 192
-    task_weight: float = 80.0
+    feature_weight: float = 80.0
 
 
 @dataclass(frozen=True)

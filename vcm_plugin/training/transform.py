@@ -22,13 +22,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from anchors.latent_transform import LatentTransform
-from anchors.picture_config import MIDDLE_QP, PictureConfig, TransformConfig, step_of
+from anchors.picture_config import PictureConfig, TransformConfig
 from anchors.picture_networks import LEVELS, Coded, PictureNetworks
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.files import sha256_of_file
-from vcm_plugin.training import loop, objectives
+from vcm_plugin.training import loop
 from vcm_plugin.training.loop import Terms
-from vcm_plugin.training.picture import features_of, normalised
+from vcm_plugin.training.picture import balanced_terms, features_of, lack, normalised, told
 from vcm_plugin.training.picture_samples import PictureStore
 from vcm_plugin.training.schedules import TransformTraining
 
@@ -135,23 +135,15 @@ def loss_terms(model, store: Targets, schedule: TransformTraining, draw: int, _:
     source = store.pictures.draw(schedule.batch_size, schedule.crop, rng).to(device)
     config = getattr(model, "module", model).config.transform
     qps = rng.uniform(*config.qps, schedule.batch_size)
-    step, octaves = _told(qps, source)
+    step, octaves = told(qps, source)
     coded, heads = model(normalised(source), step / LEVELS, octaves)
-    distortion = LEVELS**2 * (coded.x_hat - normalised(source)).square().mean(dim=(1, 2, 3))
     wanted, layers = store.of(source)
     tasks = {}
     for name, y_m in heads.items():
         made = store.features(y_m)
         pairs = [(y_m, wanted), *((made[k], x) for k, x in layers.items())]
-        tasks[name] = sum(_lack(found, x) for found, x in pairs)
-    flat = step.flatten()
-    terms = objectives.both(
-        distortion, coded.bits / schedule.crop**2, tasks,
-        dict.fromkeys(tasks, schedule.task_weight), schedule.rate_weight * flat.square(),
-        schedule.distortion_weight,
-    )  # fmt: skip
-    balance = 1.0 / (flat * step_of(MIDDLE_QP))
-    return {name: (balance * value).mean() for name, value in terms.items()}
+        tasks[name] = sum(lack(found, x) for found, x in pairs)
+    return balanced_terms(schedule, source, step, coded, tasks)
 
 
 @torch.no_grad()
@@ -162,7 +154,7 @@ def start_linear(model: Heads, store: Targets, schedule: TransformTraining) -> N
     pairs = []
     for _ in range(STATISTICS_CROPS):
         source = store.pictures.draw(1, schedule.crop, rng)
-        step, _ = _told(rng.uniform(*model.config.transform.qps, 1), source)
+        step, _ = told(rng.uniform(*model.config.transform.qps, 1), source)
         y = model.picture.g_a(normalised(source)) / (step / LEVELS)
         pairs.append((y.round() * (step / LEVELS), store.of(source)[0]))
     y_mean, y_std = _statistics([y_hat for y_hat, _ in pairs])
@@ -186,18 +178,6 @@ def start_linear(model: Heads, store: Targets, schedule: TransformTraining) -> N
         squares.diagonal().add_(RIDGE * squares.diagonal().mean())
         found = torch.linalg.solve(squares, mixed).T
         transform.linear.weight.copy_(found.view_as(transform.linear.weight))
-
-
-def _told(qps: np.ndarray, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Steps in levels of 8 bits and their octaves, (N, 1, 1, 1) each."""
-    step = torch.tensor([step_of(qp) for qp in qps]).to(like).view(-1, 1, 1, 1)
-    return step, torch.from_numpy((qps - MIDDLE_QP) / 6).to(like).view(-1, 1, 1, 1)
-
-
-def _lack(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Squared error over the variance of the channels, (N,)."""
-    variance = wanted.var(dim=(0, 2, 3)).mean().clamp(min=1e-6)
-    return (found - wanted).square().mean(dim=(1, 2, 3)) / variance
 
 
 def _statistics(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -28,7 +28,7 @@ from vcm_plugin.diff_fchm.machine.layer import Analysed, Lost, MachineLayer
 from vcm_plugin.diff_fchm.machine.sequence import InterDecoder, InterEncoder, last_of
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 from vcm_plugin.entropy.integer import integer_networks
-from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, stored_tensors
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, split_stored, stored_tensors
 from vcm_plugin.entropy.rans import Tables
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
@@ -68,7 +68,7 @@ class MachineCodec:
         self.device, self.dtype = torch.device(device), dtype
         self.config = _config(self.metadata, weights)
         self.latents_sha256 = _latents_sha256(self.config, tensors)
-        floats = {k: v.float() for k, v in tensors.items() if not k.startswith("integer.")}
+        floats, integers = split_stored(tensors)
         model = Vfcn(self.config)
         wanted = {k for k in model.state_dict() if not k.startswith("entropy.")}
         if set(floats) != wanted | {"tables"}:
@@ -76,8 +76,6 @@ class MachineCodec:
             raise InputError(f"{weights}: {odd} is missing or unknown; the weights file is damaged")
         del floats["tables"]
         self.parameters = sum(x.numel() for k, x in tensors.items() if k != "tables")
-        prefix = "integer."
-        integers = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         try:
             if not all(x.isfinite().all() for x in floats.values()):
                 raise InputError("a weight is NaN or infinite")
