@@ -4,6 +4,7 @@
 
     scripts/bench_report.py RUN RUN ... --anchor NAME      every format from these runs
     scripts/bench_report.py --pictures 5000                3 synthetic codecs x 6 rate points
+    scripts/bench_report.py --pictures 50000 --codecs 2 --rate-points 2
 
 The synthetic runs have COCO's statistics (about 7 objects a picture, 80 classes); their detections
 are objects with noise, judged by COCOeval, so that the files have the shape and size of real ones.
@@ -19,6 +20,7 @@ import resource
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,6 +47,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--anchor", action="append", default=[])
     parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--codecs", type=int, default=len(CODECS), choices=range(1, 4))
+    parser.add_argument("--rate-points", type=int, default=len(QPS), choices=range(1, 7))
     parser.add_argument("--format", nargs="+", default=FORMATS, choices=ALL_FORMATS)
     parser.add_argument("--keep", type=Path, help="keep the synthetic runs and the report here")
     options = parser.parse_args()
@@ -54,8 +58,9 @@ def main() -> None:
         if not options.runs:
             began = time.perf_counter()
             with ProcessPoolExecutor(1, get_context("spawn")) as other:  # its memory is its own
-                options.runs = other.submit(synthetic_runs, folder, options.pictures).result()
-            anchors = list(CODECS)[1:]
+                size = options.pictures, list(CODECS)[: options.codecs], QPS[: options.rate_points]
+                options.runs = other.submit(synthetic_runs, folder, *size).result()
+            anchors = list(CODECS)[1 : options.codecs]
             print(f"synthetic runs made in {time.perf_counter() - began:.0f} s, not counted")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began, cpu = time.perf_counter(), time.process_time()
@@ -69,7 +74,9 @@ def main() -> None:
             print(f"  {path.name}: {path.stat().st_size / 1e6:.1f} MB")
 
 
-def synthetic_runs(folder: Path, pictures: int) -> list[Path]:
+def synthetic_runs(
+    folder: Path, pictures: int, codecs: Sequence[str], qps: Sequence[int]
+) -> list[Path]:
     """Complete run folders of every codec, and the pictures that the viewer reads."""
     rng = np.random.default_rng(1)
     truth = ground_truth(rng, pictures)
@@ -83,17 +90,17 @@ def synthetic_runs(folder: Path, pictures: int) -> list[Path]:
     (folder / "instances.json").write_text(json.dumps(truth))
     ids = [image["id"] for image in truth["images"]]
     accuracies, bits_of = {}, {}
-    for step, point in enumerate(("uncompressed", *QPS)):  # one after the other, for their size
+    for step, point in enumerate(("uncompressed", *qps)):  # one after the other, for their size
         found, accuracies[point] = judged(rng, truth, 0.02 + 0.02 * step, folder / f"{point}.npz")
-        for name, factor in CODECS.items():
-            bits = factor * 8e5 / 2**step * rng.lognormal(0, 0.4, len(ids))
+        for name in codecs:
+            bits = CODECS[name] * 8e5 / 2**step * rng.lognormal(0, 0.4, len(ids))
             bits_of[name, point] = bits.astype(int).tolist()
             measured = dict(zip(ids, bits_of[name, point], strict=True))
             write_lines(folder / name / str(point), found, measured if step else None)
             shutil.copy(folder / f"{point}.npz", folder / name / str(point) / "matches.npz")
     return [
-        write_run(folder, name, truth, accuracies, {qp: bits_of[name, qp] for qp in QPS})
-        for name in CODECS
+        write_run(folder, name, truth, accuracies, {qp: bits_of[name, qp] for qp in qps})
+        for name in codecs
     ]
 
 
@@ -159,7 +166,7 @@ def write_run(folder: Path, name: str, truth: dict, accuracies: dict, bits_of: d
     }
     seconds["nn_part1"] = {"sum": 0.5 * len(ids), "median": 0.5}
     timings = {"wall_seconds": 1.0 * len(ids), "complexity": None, "jobs": 1}
-    timings["points"] = {"uncompressed": {}, **{str(qp): seconds for qp in QPS}}
+    timings["points"] = {"uncompressed": {}, **{str(qp): seconds for qp in bits_of}}
     (run / "timings.json").write_text(json.dumps(timings))
     (run / "ground_truth.json").write_text(json.dumps(truth))
     (run / "condition.yaml").write_text(

@@ -24,6 +24,7 @@ from vcm_plugin.training.schedules import (
     DetectorTraining,
     FctmTraining,
     HvcnTraining,
+    ImportanceTraining,
     InterTraining,
     MsfcTraining,
     PictureTraining,
@@ -39,6 +40,7 @@ KINDS = {
     "vfcn": (options.VfcnInputs, VfcnConfig, VfcnTraining),
     "msfc": (options.FeatureInputs, MsfcConfig, MsfcTraining),
     "fctm_like": (options.FeatureInputs, FctmConfig, FctmTraining),
+    "importance": (options.ImportanceInputs, ImportanceTraining),
     "inter": (options.InterInputs, InterConfig, InterTraining),
     "hvcn": (options.HvcnInputs, HvcnConfig, HvcnTraining),
     "detector": (options.DetectorInputs, DetectorTraining),
@@ -66,7 +68,7 @@ def test_bundled_recipes_are_complete(name):
     detector = load_config(model_path(inputs.model))
     if network == "hvcn":  # the machine layer says the channels
         assert name.endswith(others[-1].stage)
-    elif network not in ("detector", "restorer", "inter", "picture", "transform"):
+    elif network in ("vfcn", "msfc", "fctm_like"):
         assert others[0].channels == detector.fpn_channels
 
 

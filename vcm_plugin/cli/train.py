@@ -26,6 +26,7 @@ from vcm_plugin.training.options import (
     DetectorInputs,
     FeatureInputs,
     HvcnInputs,
+    ImportanceInputs,
     Inputs,
     InterInputs,
     PictureInputs,
@@ -40,6 +41,7 @@ from vcm_plugin.training.schedules import (
     DetectorTraining,
     FctmTraining,
     HvcnTraining,
+    ImportanceTraining,
     InterTraining,
     MsfcTraining,
     PictureTraining,
@@ -79,6 +81,8 @@ def add(commands) -> None:
          train_restorer, (RestorerInputs, RestorerConfig, RestorerTraining)),
         ("inter", "the networks that code a frame after others, over a frozen machine layer",
          train_inter, (InterInputs, InterConfig, InterTraining)),
+        ("importance", "what an encoder of the machine layer knows of importance",
+         train_importance, (ImportanceInputs, ImportanceTraining)),
         ("picture", "a learned picture codec",
          train_picture, (PictureInputs, PictureConfig, PictureTraining)),
         ("transform", "the latent-space transforms of latent_scalable and multi_head, over a "
@@ -280,6 +284,25 @@ def train_inter(options: Namespace) -> None:
         path = options.output / "inter.safetensors"
         export(networks, config.over(machine.config), machine.sha256, asdict(schedule), path)
         print(f"inter weights: {path}")
+
+
+def train_importance(options: Namespace) -> None:
+    """Train what an encoder knows of importance and export it: OUT/importance.safetensors."""
+    inputs, schedule = read_recipe(options, ImportanceInputs, ImportanceTraining)
+    if not inputs.vfcn:
+        raise InputError("importance: expected --vfcn, the machine layer's weights")
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+    from vcm_plugin.diff_fchm.machine.importance import export
+    from vcm_plugin.training.importance import train
+
+    schedule = _settled(schedule, inputs)
+    machine = MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    store = _feature_store(inputs)
+    network = train(inputs.width, machine, store, schedule, options.output, _say)
+    if _is_first_process():
+        path = options.output / "importance.safetensors"
+        export(network, machine.latents_sha256, asdict(schedule), path)
+        print(f"importance weights: {path}")
 
 
 def train_picture(options: Namespace) -> None:

@@ -144,6 +144,9 @@ def weights_of(result: RunResult) -> dict[str, str | None]:
         "codec_sha256": codec.get("machine", codec).get("weights_sha256"),  # "machine": simulcast
         "human_sha256": codec.get("human_weights_sha256"),
     }
+    for part in ("inter", "importance"):
+        if f"{part}_weights_sha256" in codec.get("machine", codec):
+            found[f"{part}_sha256"] = codec.get("machine", codec)[f"{part}_weights_sha256"]
     if "weights_sha256" in codec.get("picture", {}):  # a learned picture, and heads
         found["picture_sha256"] = codec["picture"]["weights_sha256"]
     if "synthesis" in codec:  # of heads, that of diff_fchm

@@ -83,8 +83,10 @@ def check_weights_ids(claims: Claims) -> Iterator[Finding]:
 def _wanted(claims: Claims) -> dict[str, str]:
     """Key of the condition -> the claimed sha256."""
     claimed = weights_of(claims.result)
-    keys = getattr(settings_class(claims.name), "weights_keys", {})
-    return {DETECTOR: claimed["detector_sha256"]} | {k: claimed[part] for k, part in keys.items()}
+    settings = settings_class(claims.name)
+    keys = getattr(settings, "weights_keys", {}) | getattr(settings, "optional_weights_keys", {})
+    own = {key: claimed[part] for key, part in keys.items() if part in claimed}
+    return {DETECTOR: claimed["detector_sha256"]} | own
 
 
 def _weights_ids(data: bytes, codec: str) -> Mapping[str, str | None]:

@@ -35,7 +35,7 @@ from vcm_plugin.entropy.networks import (
     EntropyNetworks,
 )
 from vcm_plugin.entropy.rans import PRECISION, SYMBOL_LIMIT, Decoder, Encoder, Tables
-from vcm_plugin.entropy.symbols import cheaper, symbol_costs
+from vcm_plugin.entropy.symbols import ErrorWeight, by_cell, cheaper, symbol_costs
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.weights_file import halved
 
@@ -145,12 +145,13 @@ class LatentCoder:
         z: torch.Tensor,
         y: torch.Tensor,
         conditioning: int | torch.Tensor,
-        error_weight: float = math.inf,
+        error_weight: ErrorWeight = math.inf,
     ) -> tuple[bytes, Latents]:
         """z and y (C, h, w), floats -> bytes, and the latents that they decode to.
 
-        error_weight: bits that a squared error of 1 of y is worth. Where it is finite, a symbol is
-        the nearest integer or the next one towards 0, whichever is cheaper in bits and error.
+        error_weight: bits that a squared error of 1 of y is worth, alike or in each cell (h, w).
+        Where it is finite, a symbol is the nearest integer or the next one towards 0, whichever is
+        cheaper in bits and error.
         """
         (data,), latents = self.encode_layers(z, y, conditioning, (len(y),), error_weight)
         return data, latents
@@ -161,7 +162,7 @@ class LatentCoder:
         y: torch.Tensor,
         conditioning: int | torch.Tensor,
         ends: Sequence[int],
-        error_weight: float = math.inf,
+        error_weight: ErrorWeight = math.inf,
     ) -> tuple[list[bytes], Latents]:
         """As `encode`, in layers that are bytes of their own: z is in the first one.
 
@@ -171,13 +172,14 @@ class LatentCoder:
         z, y = (x.double().cpu() for x in (z, y))
         order = checkerboard(tuple(y.shape[-2:]), self.device).order
         given = z.flatten(1).numpy(), y.flatten(1).numpy()[:, order]
+        weights = by_cell(error_weight, order)
 
         def write(which: int, own, cells, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
             residual = given[which][own, cells] - mean / LATENT_STEPS
             q = np.where(level > 0, np.rint(residual), 0)
             q = q.clip(-SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
-            if which and error_weight < math.inf:
-                q = cheaper(q, residual, level, error_weight, self.costs)
+            if which and weights is not None:
+                q = cheaper(q, residual, level, weights[cells], self.costs)
             encoders[_layer_of(own, ends)].add(q, level)
             return q
 

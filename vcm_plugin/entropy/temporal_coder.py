@@ -26,7 +26,7 @@ from vcm_plugin.entropy.integer import (
 from vcm_plugin.entropy.latent_coder import Latents, activations, rounded_outputs
 from vcm_plugin.entropy.networks import SCALE_LEVELS
 from vcm_plugin.entropy.rans import SYMBOL_LIMIT, Decoder, Encoder, Tables
-from vcm_plugin.entropy.symbols import cheaper, symbol_costs
+from vcm_plugin.entropy.symbols import ErrorWeight, by_cell, cheaper, symbol_costs
 from vcm_plugin.entropy.temporal import TemporalNetworks
 from vcm_plugin.errors import BitstreamError
 
@@ -64,14 +64,15 @@ class TemporalCoder:
         octaves: int,
         last: Latents,
         before: Latents,
-        error_weight: float = math.inf,
+        error_weight: ErrorWeight = math.inf,
         shift: int = 0,
     ) -> tuple[bytes, Latents, int]:
         """z and y (C, h, w), floats, octaves in 1/256 -> bytes, what they decode to, and the shift
         that would have suited them best.
 
-        error_weight: bits that a squared error of 1 of y is worth. Where it is finite, a symbol is
-        the nearest integer or the next one towards 0, whichever is cheaper in bits and error.
+        error_weight: bits that a squared error of 1 of y is worth, alike or in each cell (h, w).
+        Where it is finite, a symbol is the nearest integer or the next one towards 0, whichever is
+        cheaper in bits and error.
         shift: levels that all scales of y are smaller than the networks say; it is in the bytes.
         """
         encoder = Encoder(self.tables)
@@ -79,7 +80,7 @@ class TemporalCoder:
         levels, entries = _shifted_levels(shift), self.costs.shape[1]
         order = checkerboard(tuple(y.shape[-2:]), self.device).order
         z, y = (x.double().cpu().flatten(1).numpy() for x in (z, y))
-        given = z, y[:, order]
+        given, weights = (z, y[:, order]), by_cell(error_weight, order)
 
         def write(which: int, own, cells, mean: np.ndarray, level: np.ndarray) -> np.ndarray:
             coded, q = np.flatnonzero(level), np.zeros(level.size, np.int32)
@@ -88,8 +89,9 @@ class TemporalCoder:
             own_level = level.ravel()[coded]
             if which:
                 used = levels[own_level]
-                if error_weight < math.inf:
-                    nearest = cheaper(nearest, residual, used, error_weight, self.costs)
+                if weights is not None:
+                    each = np.broadcast_to(weights[cells], level.shape).ravel()[coded]
+                    nearest = cheaper(nearest, residual, used, each, self.costs)
                 kinds.append(own_level * entries + np.minimum(np.abs(nearest), entries - 1))
                 own_level = used
             encoder.add(nearest, own_level)

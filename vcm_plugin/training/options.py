@@ -103,6 +103,14 @@ class InterInputs(FeatureInputs):
 
 
 @dataclass(frozen=True)
+class ImportanceInputs(FeatureInputs):
+    """What the training of an encoder's importance works on."""
+
+    vfcn: str = _key("weights of the machine layer, a file or a bundled name", "")
+    width: int = _key("channels of the network", 32)
+
+
+@dataclass(frozen=True)
 class PictureInputs(FeatureInputs):
     """What the training of a learned picture codec works on; cache: folder for drawn pictures."""
 

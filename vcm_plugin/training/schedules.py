@@ -209,6 +209,11 @@ class InterTraining(Schedule):
 
 
 @dataclass(frozen=True)
+class ImportanceTraining(Schedule):
+    """Schedule of what an encoder knows of importance; the seed fixes batches."""
+
+
+@dataclass(frozen=True)
 class DetectorTraining(Schedule):
     """Schedule of a detector; the seed fixes the order of pictures and every augmentation."""
 

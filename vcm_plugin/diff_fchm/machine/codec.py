@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from vcm_plugin.bitstream import FrameReader, Header, MachinePayload, Timing, Un
 from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
 from vcm_plugin.diff_fchm.machine.folded import FoldedVfcn
+from vcm_plugin.diff_fchm.machine.importance import Importance
 from vcm_plugin.diff_fchm.machine.inter import InterNetworks
 from vcm_plugin.diff_fchm.machine.layer import Analysed, Lost, MachineLayer
 from vcm_plugin.diff_fchm.machine.sequence import InterDecoder, InterEncoder, last_of
@@ -50,12 +52,14 @@ class MachineCodec:
         dtype: torch.dtype = torch.float32,
         inter: Path | None = None,
         intra_period: int | None = None,
+        importance: Path | None = None,
     ):
         """dtype: of g_a and g_s; whatever it is, files decode to the same latents.
 
         inter: weights of the inter networks; without them every frame is intra. intra_period:
-        frames from one intra frame to the next; None: as vvc.intra_period says. Raises InputError
-        for weights that do not fit, and for a period below 1.
+        frames from one intra frame to the next; None: as vvc.intra_period says. importance: weights
+        that tell the encoder which cells matter; without them symbols of pictures are rounded.
+        Raises InputError for weights that do not fit, and for a period below 1.
         """
         if intra_period is not None and intra_period < 1:
             raise InputError(
@@ -93,6 +97,9 @@ class MachineCodec:
         self.inter = None
         if inter is not None:
             self.inter = InterNetworks(inter, self.sha256, self.coder.tables).to(self.device)
+        self.importance = None
+        if importance is not None:
+            self.importance = Importance(importance, self.latents_sha256).to(self.device)
 
     def to(self, device: str) -> MachineCodec:
         """Return self with its networks on another device; the latents of a file stay the same."""
@@ -100,8 +107,9 @@ class MachineCodec:
         self.model.to(self.device)
         self.networks.to(self.device)
         self.coder.to(self.device)
-        if self.inter is not None:
-            self.inter.to(self.device)
+        for other in (self.inter, self.importance):
+            if other is not None:
+                other.to(self.device)
         return self
 
     @property
@@ -122,6 +130,8 @@ class MachineCodec:
                 "intra_period": self.intra_period or "32, from 48 frames per second on 64",
                 "structural_delay_frames": 0,
             }
+        if self.importance is not None:
+            identity["importance_weights_sha256"] = self.importance.sha256
         return identity
 
     def carries(self, sha256: str) -> bool:
@@ -165,7 +175,9 @@ class MachineCodec:
             level: features.layers[name].to(self.device)
             for level, name in self.config.levels.items()
         }
-        return Analysed(header, value_range, self.networks.analysis(layers))
+        y = self.networks.analysis(layers)
+        weights = self.importance and self.importance.error_weights(y)
+        return Analysed(header, value_range, y, weights)
 
     def code_analysed(self, analysed: Analysed, rate_point: str) -> tuple[bytes, MachineLayer]:
         """What `analyse` made -> the file of one rate point, and what it decodes to."""
@@ -247,7 +259,8 @@ class MachineCodec:
         """A frame on its own at the scale s, as a picture."""
         value_range = ivn.scaled_range(analysed.value_range, s)
         z, y = self.latents_at(analysed, value_range)
-        data, latents = self.coder.encode(z, y, self.octaves(value_range))
+        weights = math.inf if analysed.error_weights is None else analysed.error_weights
+        data, latents = self.coder.encode(z, y, self.octaves(value_range), weights)
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
         return MachineLayer(analysed.header, payload, latents)
 

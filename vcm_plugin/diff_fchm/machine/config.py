@@ -89,8 +89,13 @@ class MachineSettings:
     grammar: ClassVar[Grammar] = SCALE
     points_key: ClassVar[str] = "diff_fchm_scales"
     weights_keys: ClassVar[dict[str, str]] = {"diff_fchm_weights": "codec_sha256"}
+    optional_weights_keys: ClassVar[dict[str, str]] = {
+        "diff_fchm_inter_weights": "inter_sha256",
+        "diff_fchm_importance_weights": "importance_sha256",
+    }
 
     diff_fchm_weights: str | None = None
+    diff_fchm_importance_weights: str | None = None  # of the encoder: which cells matter
     diff_fchm_inter_weights: str | None = None  # of sequences; without them every frame is intra
     diff_fchm_intra_period: int | None = None  # frames; by the frame rate where it is not set
     diff_fchm_scales: tuple[float, ...] = ()
@@ -107,6 +112,7 @@ class MachineSettings:
         from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
         period, inter = self.diff_fchm_intra_period, self.diff_fchm_inter_weights
+        importance = self.diff_fchm_importance_weights
         if period is not None and period < 1:
             raise InputError(
                 f"test condition {context.name}: diff_fchm_intra_period: expected 1 (every frame "
@@ -117,6 +123,7 @@ class MachineSettings:
             context.device,
             inter=None if inter is None else context.path(inter),
             intra_period=period,
+            importance=None if importance is None else context.path(importance),
         )
         if context.layers:  # refused here, before NN-Part1 has run
             codec.require_layers(context.layers)

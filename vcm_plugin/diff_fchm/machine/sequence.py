@@ -18,14 +18,16 @@ from vcm_plugin.bitstream import Header, MachinePayload, Unit, inter_check, writ
 from vcm_plugin.diff_fchm.machine.inter import Earlier, InterNetworks
 from vcm_plugin.diff_fchm.machine.layer import Analysed, MachineLayer
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS, Latents
+from vcm_plugin.entropy.symbols import ErrorWeight
 from vcm_plugin.errors import BitstreamError, InputError
 
 if TYPE_CHECKING:
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
 T = TypeVar("T")
-# Bits that a squared error of 1 of y is worth to the encoder of an inter frame: about the slope of
-# a uniform quantiser of step 1 at high rate, 6 / ln 2. Files of another weight decode alike.
+# Bits that a squared error of 1 of y is worth to the encoder of an inter frame that does not know
+# which cells matter (importance.py): about the slope of a uniform quantiser of step 1 at high rate,
+# 6 / ln 2. Files of another weight decode alike.
 ERROR_WEIGHT = 8.0
 
 
@@ -77,13 +79,14 @@ class InterEncoder:
     @torch.inference_mode()
     def _inter(self, analysed: Analysed, number: int) -> tuple[Unit, Latents]:
         codec, inter = self.codec, self.codec.inter
-        value_range = self.intra.payload.value_range
+        value_range, weights = self.intra.payload.value_range, analysed.error_weights
+        weights = ERROR_WEIGHT if weights is None else weights
         z, y = codec.latents_at(analysed, value_range)
         last = self.earlier.last
         data, latents, shift = inter.coder.encode(
-            z, y, codec.octaves(value_range), last, self.earlier.before, ERROR_WEIGHT, self.shift
+            z, y, codec.octaves(value_range), last, self.earlier.before, weights, self.shift
         )
-        gained = ERROR_WEIGHT * (_error(y, last) - _error(y, latents))
+        gained = _error(y, last, weights) - _error(y, latents, weights)
         if gained <= 8 * len(data):  # the last frame again is the better bargain
             data, latents = b"", last
         else:
@@ -126,10 +129,10 @@ class InterDecoder:
         return MachineLayer(header, payload, latents)
 
 
-def _error(y: torch.Tensor, latents: Latents) -> float:
-    """Squared error of y (C, h, w) as it decodes."""
+def _error(y: torch.Tensor, latents: Latents, weights: ErrorWeight) -> float:
+    """Squared error of y (C, h, w) as it decodes, in the bits that it is worth."""
     decoded = torch.from_numpy(latents.y).to(y) / LATENT_STEPS
-    return (y - decoded).square().sum().item()
+    return ((y - decoded).square() * torch.as_tensor(weights).to(y)).sum().item()
 
 
 def last_of(items: Iterable[T]) -> T:
