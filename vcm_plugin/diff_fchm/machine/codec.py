@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -58,7 +57,7 @@ class MachineCodec:
 
         inter: weights of the inter networks; without them every frame is intra. intra_period:
         frames from one intra frame to the next; None: as vvc.intra_period says. importance: weights
-        that tell the encoder which cells matter; without them symbols of pictures are rounded.
+        that tell the encoder of inter frames which cells matter.
         Raises InputError for weights that do not fit, and for a period below 1.
         """
         if intra_period is not None and intra_period < 1:
@@ -259,8 +258,7 @@ class MachineCodec:
         """A frame on its own at the scale s, as a picture."""
         value_range = ivn.scaled_range(analysed.value_range, s)
         z, y = self.latents_at(analysed, value_range)
-        weights = math.inf if analysed.error_weights is None else analysed.error_weights
-        data, latents = self.coder.encode(z, y, self.octaves(value_range), weights)
+        data, latents = self.coder.encode(z, y, self.octaves(value_range))
         payload = MachinePayload(value_range, bitstream.round_float(s), latents.checksum(), data)
         return MachineLayer(analysed.header, payload, latents)
 

@@ -95,7 +95,7 @@ class MachineSettings:
     }
 
     diff_fchm_weights: str | None = None
-    diff_fchm_importance_weights: str | None = None  # of the encoder: which cells matter
+    diff_fchm_importance_weights: str | None = None  # of inter frames' encoder
     diff_fchm_inter_weights: str | None = None  # of sequences; without them every frame is intra
     diff_fchm_intra_period: int | None = None  # frames; by the frame rate where it is not set
     diff_fchm_scales: tuple[float, ...] = ()

@@ -4,9 +4,9 @@
     g_a's output y -> importance of each cell, 0 .. 1 -> bits that a squared error of y is worth
 
 The importance is what the detector's own region proposal network says of objects there, foretold
-from y by a small network (vcm_plugin/training/importance.py). An encoder that has it weighs bits
-against errors: where no object is, a symbol is sooner one that costs less. No decoder needs or
-knows it, and every file decodes as before.
+from y by a small network (vcm_plugin/training/importance.py). The encoder of inter frames weighs
+bits against errors by it: where no object is, what the earlier frames foretell is sooner good
+enough. No decoder needs or knows it, and every file decodes as before.
 """
 
 from __future__ import annotations
