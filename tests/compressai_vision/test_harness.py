@@ -298,10 +298,12 @@ def test_video_of_the_proposal_with_inter_frames(scenes):
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
     from vcm_plugin.environment import PACKAGE
 
-    weights = [PACKAGE / "weights" / name for name in (VFCN, "minictc_inter.safetensors")]
-    codec = MachineCodec(weights[0], inter=weights[1])
-    inter = f"++codec.encoder_config.diff_fchm_inter_weights={weights[1].name}"
-    options = ("++codec.encoder_config.rate_point=4", *OURS, inter, "++codec.experiment=_INTER")
+    names = (VFCN, "minictc_inter.safetensors", "minictc_importance.safetensors")
+    weights = [PACKAGE / "weights" / name for name in names]
+    codec = MachineCodec(weights[0], inter=weights[1], importance=weights[2])
+    keys = ("diff_fchm_inter_weights", "diff_fchm_importance_weights")
+    more = [f"++codec.encoder_config.{k}={path.name}" for k, path in zip(keys, weights[1:])]
+    options = ("++codec.encoder_config.rate_point=4", *OURS, *more, "++codec.experiment=_INTER")
     folder = scenes.run_harness("diff_fchm", *options, MD5, kind="video")
     (coded,) = (folder / "codec_output").glob("*.bin")
     ours = io.BytesIO()

@@ -29,6 +29,8 @@ from vcm_plugin.crosscheck.findings import (
 )
 from vcm_plugin.crosscheck.package import make_package
 from vcm_plugin.crosscheck.verdict_page import write_verdict_page
+from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+from vcm_plugin.diff_fchm.machine.importance import ImportanceConfig, ImportanceNetwork, export
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of, sha256_of_file
 
@@ -388,13 +390,22 @@ def test_other_pictures_here_are_named(alone, tmp_path):
 
 def test_without_the_test_set_and_the_weights_the_steps_are_skipped(tiny_condition, tmp_path):
     """Weights and pictures that only the proponent has: remarks, not a failure."""
+    folder = tiny_condition.parent
+    machine = MachineCodec(folder / "tiny.safetensors")
+    network = ImportanceNetwork(ImportanceConfig(machine.config.latents, 4))
+    export(network, machine.latents_sha256, {}, folder / "importance.safetensors")
+    with tiny_condition.open("a") as file:
+        file.write("diff_fchm_importance_weights: importance.safetensors\n")
     words = ["run", tiny_condition, "--codec", "diff_fchm", "-o", tmp_path / "run"]
     assert main([str(word) for word in words]) == 0
     make_package(tmp_path / "run", [], tmp_path / "p.zip")
     check = crosscheck(tmp_path / "p.zip", CheckOptions())
     assert check.verdict == WITH_REMARKS
     assert {f.step for f in check.findings if f.status == SKIPPED} >= {"config", "features"}
-    weights = tuple(tiny_condition.parent / n for n in ("tiny.safetensors", "random.pth"))
+    weights = tuple(folder / n for n in ("tiny.safetensors", "random.pth"))
+    check = crosscheck(tmp_path / "p.zip", CheckOptions(weights=weights))
+    assert any("diff_fchm_importance_weights: no file" in f.text for f in check.findings)
+    weights += (folder / "importance.safetensors",)
     check = crosscheck(tmp_path / "p.zip", CheckOptions(weights=weights))
     assert check.verdict == CONFIRMED, [f for f in check.findings if f.status != "ok"]
     code = main(["crosscheck", str(tmp_path / "p.zip"), "-o", str(tmp_path / "out")])
