@@ -174,9 +174,7 @@ class MachineCodec:
             level: features.layers[name].to(self.device)
             for level, name in self.config.levels.items()
         }
-        y = self.networks.analysis(layers)
-        weights = self.importance and self.importance.error_weights(y)
-        return Analysed(header, value_range, y, weights)
+        return Analysed(header, value_range, self.networks.analysis(layers))
 
     def code_analysed(self, analysed: Analysed, rate_point: str) -> tuple[bytes, MachineLayer]:
         """What `analyse` made -> the file of one rate point, and what it decodes to."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from vcm_plugin.bitstream import Header, MachinePayload
@@ -17,14 +16,11 @@ class Analysed:
     """Features after g_a, from where every rate point goes on.
 
     value_range: of the features. y: (1, C, h, w), as g_a makes it of (P - mean) / std.
-    error_weights: bits that a squared error of y is worth in each cell (h, w), None where the
-    encoder does not know what matters (importance.py).
     """
 
     header: Header
     value_range: tuple[float, float]
     y: torch.Tensor
-    error_weights: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,9 @@ class InterEncoder:
     @torch.inference_mode()
     def _inter(self, analysed: Analysed, number: int) -> tuple[Unit, Latents]:
         codec, inter = self.codec, self.codec.inter
-        value_range, weights = self.intra.payload.value_range, analysed.error_weights
-        weights = ERROR_WEIGHT if weights is None else weights
+        value_range, weights = self.intra.payload.value_range, ERROR_WEIGHT
+        if codec.importance is not None:
+            weights = codec.importance.error_weights(analysed.y)
         z, y = codec.latents_at(analysed, value_range)
         last = self.earlier.last
         data, latents, shift = inter.coder.encode(
