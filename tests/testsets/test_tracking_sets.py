@@ -76,6 +76,8 @@ def test_ground_truth_that_cannot_be(tmp_path, truth, line):
     with pytest.raises(InputError, match=line) as error:
         open_test_set(condition(), tmp_path)
     assert "\n" not in str(error.value)
+    if truth.strip():  # of one sequence alone, as a whole set without objects is not
+        assert str(error.value) in missing_data(condition(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -93,18 +95,21 @@ def test_ground_truth_of_a_part_of_the_frames(tmp_path, labelled, found):
     write_set(tmp_path, frames=8, truth=truth)
     strict = replace(condition((8,)), max_unlabelled_seconds=0.06)
     assert len(open_test_set(condition((8,)), tmp_path).pictures) == 8
+    said = list(missing_data(strict, tmp_path))[:-1]  # the weights are not here
     if found is None:
-        assert len(open_test_set(strict, tmp_path).pictures) == 8
+        assert len(open_test_set(strict, tmp_path).pictures) == 8 and said == []
         return
     with pytest.raises(InputError, match=found) as error:
         open_test_set(strict, tmp_path)
     assert "\n" not in str(error.value) and "max_unlabelled_seconds" in str(error.value)
+    assert said == [str(error.value)]
 
 
 def test_frames_beyond_the_limit_need_no_ground_truth(tmp_path):
     write_set(tmp_path, frames=8, truth="1,1,2,3,10,20,1,1,1\n2,1,2,3,10,20,1,1,1\n")
     strict = replace(condition((8,)), max_unlabelled_seconds=0.0, limit=2)
     assert len(open_test_set(strict, tmp_path).pictures) == 2
+    assert list(missing_data(strict, tmp_path))[:-1] == []
 
 
 def test_frames_that_are_missing(tmp_path):

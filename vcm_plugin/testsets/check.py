@@ -24,19 +24,17 @@ from vcm_plugin.testsets.tracking import missing_tracking
 def missing_data(condition: TestCondition, root: Path) -> Iterator[str]:
     """A line for each file that is missing, or that is not what the condition needs.
 
-    Nothing is decoded: a picture that is there is taken for good. root: where relative paths of
+    No picture is decoded: one that is there is taken for good. root: where relative paths of
     the condition start.
     """
     if condition.sequences:
-        folders = list(sequence_folders(condition, root))
         top = root / Path(condition.sequence_folder).parts[0]
         if not top.is_dir():
             yield f"{top}: no such folder; --data-root names the folder that holds {top.name}/"
         else:
-            counts = condition.sequence_frames or (None,) * len(folders)
-            for (_, folder), count in zip(folders, counts, strict=True):
+            for number, (group, folder) in enumerate(sequence_folders(condition, root), start=1):
                 if condition.protocol == "tracking" and folder.is_dir():
-                    yield from missing_tracking(folder, count)
+                    yield from missing_tracking(condition, number, group, folder)
                 else:
                     yield from _sequence(condition, folder)
     elif condition.minictc is None:

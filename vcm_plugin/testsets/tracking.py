@@ -44,10 +44,7 @@ def load_tracking(condition: TestCondition, root: Path) -> CocoDataset:
     annotations: list[dict] = []
     entries = []
     for number, (group, folder) in enumerate(sequence_folders(condition, root), start=1):
-        entry = _entry(condition, number, group, folder)
-        truth = read_truth(truth_path(folder), entry)
-        used = [frame.image_id % FRAMES for frame in entry.frames[: condition.limit]]
-        _check_cover(condition, truth_path(folder), truth, used, entry.frame_rate)
+        entry, truth = _labelled(condition, number, group, folder)
         for frame in entry.frames[: condition.limit]:
             images.append(
                 {
@@ -144,6 +141,23 @@ def read_truth(path: Path, entry: SequenceEntry) -> Truth:
     return found
 
 
+def missing_tracking(
+    condition: TestCondition, number: int, group: str, folder: Path
+) -> Iterator[str]:
+    """A line for each thing of a sequence that is missing or wrong, the same that `load_tracking`
+    refuses; of the pictures, the size of the first is read. number: of the sequence, from 1 on."""
+    has_truth = truth_path(folder).is_file()
+    try:
+        if has_truth:
+            _labelled(condition, number, group, folder)
+        else:
+            _entry(condition, number, group, folder)
+    except InputError as error:
+        yield str(error)
+    if not has_truth:
+        yield f"{truth_path(folder)}: no such file; the ground truth of the sequence"
+
+
 def _read_line(line: str) -> tuple[int, dict]:
     """(frame, object) of a line; raises ValueError."""
     fields = line.replace(",", " ").split()
@@ -223,6 +237,17 @@ def _longest_gap(frames: list[int], truth: Truth) -> tuple[int, int]:
     return longest
 
 
+def _labelled(
+    condition: TestCondition, number: int, group: str, folder: Path
+) -> tuple[SequenceEntry, Truth]:
+    """One sequence with all of its frames, and the objects of each, after every check."""
+    entry = _entry(condition, number, group, folder)
+    truth = read_truth(truth_path(folder), entry)
+    used = [frame.image_id % FRAMES for frame in entry.frames[: condition.limit]]
+    _check_cover(condition, truth_path(folder), truth, used, entry.frame_rate)
+    return entry, truth
+
+
 def _entry(condition: TestCondition, number: int, group: str, folder: Path) -> SequenceEntry:
     """One sequence with all of its frames, after a check that they are there."""
     expected = condition.sequence_frames[number - 1] if condition.sequence_frames else None
@@ -240,13 +265,3 @@ def _entry(condition: TestCondition, number: int, group: str, folder: Path) -> S
 def _limited(entry: SequenceEntry, limit: int | None) -> SequenceEntry:
     frames = entry.frames[:limit]
     return SequenceEntry(entry.image_id, entry.name, entry.group, frames, entry.frame_rate)
-
-
-def missing_tracking(folder: Path, expected: int | None) -> Iterator[str]:
-    """A line for each thing of a sequence that is missing or wrong; no picture is opened."""
-    try:
-        check_frames(folder, expected)
-    except InputError as error:
-        yield str(error)
-    if not truth_path(folder).is_file():
-        yield f"{truth_path(folder)}: no such file; the ground truth of the sequence"
