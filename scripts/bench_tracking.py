@@ -83,15 +83,19 @@ def snr_of(run: Path, sequences: int) -> Iterator[tuple[str, float, float]]:
     )
     entries = open_test_set(condition).sequences[:sequences]
     pixels = sum(frame.height * frame.width for entry in entries for frame in entry.frames)
-    for point in result.points:
-        files = [run / point.rate_point / "bitstreams" / f"{e.image_id}.fcm" for e in entries]
-        sums: dict[str, np.ndarray] = {}
-        for entry, file in zip(entries, files, strict=True):
+    names = [point.rate_point for point in result.points]
+    sums: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
+    bits = dict.fromkeys(names, 0)
+    for entry in entries:
+        sources = [detector.nn_part1(picture) for picture in read_frames(entry)]
+        for name in names:
+            file = run / name / "bitstreams" / f"{entry.image_id}.fcm"
+            bits[name] += 8 * file.stat().st_size
             decoded = coding.decode_sequence(codec, file)
-            for picture, frame in zip(read_frames(entry), decoded, strict=True):
-                add(sums, detector.nn_part1(picture), frame.features)
-        bits = sum(8 * file.stat().st_size for file in files)
-        yield point.rate_point, bits / pixels, float(np.mean([*map(decibels_of, sums.values())]))
+            for source, frame in zip(sources, decoded, strict=True):
+                add(sums[name], source, frame.features)
+    for name in names:
+        yield name, bits[name] / pixels, float(np.mean([*map(decibels_of, sums[name].values())]))
 
 
 def add(sums: dict[str, np.ndarray], source: FeaturePyramid, decoded: FeaturePyramid) -> None:
