@@ -125,6 +125,9 @@ def test_checkpoints_of_others_are_refused(network, checkpoint, tmp_path):
     (tmp_path / "code.pt").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(InputError, match="expected a checkpoint of plain arrays"):
         JdeDetector(SMALL, tmp_path / "code.pt", "jde_tvd")
+    (tmp_path / "cut.pt").write_bytes(checkpoint.read_bytes()[:-400])
+    with pytest.raises(InputError, match="plain arrays, found [^.]*; copy it again, or save"):
+        JdeDetector(SMALL, tmp_path / "cut.pt", "jde_tvd")
 
 
 def test_a_checkpoint_of_another_input_size_is_refused(network, tmp_path):

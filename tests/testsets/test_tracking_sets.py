@@ -105,6 +105,13 @@ def test_ground_truth_of_a_part_of_the_frames(tmp_path, labelled, found):
     assert said == [str(error.value)]
 
 
+def test_ground_truth_that_is_no_text(tmp_path):
+    folder = write_set(tmp_path)
+    (folder / "gt" / "gt.txt").write_bytes(b"1,1,2,3,10,20,1,1,1\n\x80\x81\n")
+    (line,) = list(missing_data(condition(), tmp_path))[:-1]
+    assert "gt.txt: expected text, a line for each object, found other bytes: " in line
+
+
 def test_frames_beyond_the_limit_need_no_ground_truth(tmp_path):
     write_set(tmp_path, frames=8, truth="1,1,2,3,10,20,1,1,1\n2,1,2,3,10,20,1,1,1\n")
     strict = replace(condition((8,)), max_unlabelled_seconds=0.0, limit=2)

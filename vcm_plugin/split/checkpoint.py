@@ -66,7 +66,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except Exception as error:  # a damaged or hostile file fails in many ways
         raise InputError(
             f"{path}: expected a checkpoint of plain arrays, found {_fault(error)}; "
-            "save the state_dict alone, with torch.save or safetensors"
+            "copy it again, or save the state_dict alone, with torch.save or safetensors"
         ) from error
     return Checkpoint(_weights(content, path), digest.hexdigest(), path.name)
 
@@ -168,7 +168,7 @@ def _fault(error: Exception) -> str:
         return f"code beside them: the file asks to run {asked[0]}"
     if re.search(r"weights.only|unsafe|arbitrary code|pickle_module", text, re.IGNORECASE):
         return f"{type(error).__name__}: it is damaged or holds something else"
-    return f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {text.partition('. ')[0]}"
 
 
 def _read_pth(file: BinaryIO) -> Any:

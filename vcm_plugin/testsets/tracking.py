@@ -119,8 +119,14 @@ def read_truth(path: Path, entry: SequenceEntry) -> Truth:
     seen: set[tuple[int, int]] = set()
     try:
         text = read_text(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable: {error}; it is the ground truth") from error
+    except OSError as error:
+        raise InputError(
+            f"{path}: not readable: {error.strerror}; it is the ground truth of the sequence"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: expected text, a line for each object, found other bytes: {error.reason}"
+        ) from error
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
