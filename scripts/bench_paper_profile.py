@@ -7,8 +7,9 @@
 FOLDER: of scripts/train_hvcn.py (recipes hvcn_paper_control and hvcn_minictc_control, with one of
 their four choices overridden on the command line), all of one training. What they are is read from
 their weights. Real files are written, read and decoded: a row for each folder as its weights
-sample, one with the other start of the sampler (its training is the same), and one of c decoded
-without a sampler. BD-rates are of total bits, against the row of "ours".
+sample, one of c decoded without a sampler, and for ours and the paper's one with the other start of
+the sampler, whose training is the same. With four steps q or more, BD-rates of total bits against
+"ours"; else the measures at equal bits.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import piq
 import torch
 
 from vcm_plugin import bitstream, environment
@@ -30,11 +32,10 @@ from vcm_plugin.entropy.latent_coder import LATENT_STEPS
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics import coco_ap
 from vcm_plugin.metrics.bd_rate import bd_rate
-from vcm_plugin.metrics.pictures import averaged, pair_metrics
 from vcm_plugin.testsets.coco import read_entry
 from vcm_plugin.testsets.open import open_test_set
 
-SHOWN = ("psnr", "ms_ssim", "haarpsi", "vmaf_neg")
+SHOWN = ("psnr", "ms_ssim", "haarpsi")
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--split", default="val", help="of the built-in test set (%(default)s)")
     parser.add_argument("--limit", type=int, default=8, help="pictures (%(default)s)")
     parser.add_argument("--machine", default="1.4", help="scale s (%(default)s)")
-    parser.add_argument("--steps", nargs="+", default=["0.5", "1", "2", "4"], help="q")
+    parser.add_argument("--steps", nargs="+", default=["0.5", "1", "2"], help="q (0.5 1 2)")
     parser.add_argument("--sampling", type=int, help="steps where it is from noise")
     options = parser.parse_args()
     environment.make_deterministic(1)
@@ -55,9 +56,9 @@ def main() -> None:
     rows: dict[str, list[dict]] = {}
     for folder in options.folders:
         with tempfile.TemporaryDirectory(prefix="vcm-profile-") as other:
-            for weights in (folder, other_start(folder, Path(other))):
-                for name, points in bench.measure(weights).items():
-                    rows.setdefault(name, points)
+            rows |= bench.measure(folder)
+            if load_hvcn(inner(folder)).sizes.profile in ("ours", "paper"):
+                rows |= bench.measure(other_start(folder, Path(other)), plain=False)
     show(rows, options)
 
 
@@ -90,28 +91,30 @@ class Bench:
             picture = read_entry(entry)
             self.sources.append((entry, picture, self.model.nn_part1(picture)))
 
-    def measure(self, folder: Path) -> dict[str, list[dict]]:
-        """A name and the points of its curve: as these weights paint, and as they decode c."""
+    def measure(self, folder: Path, plain: bool = True) -> dict[str, list[dict]]:
+        """Name -> points of a curve: as these weights paint; plain: also as they decode c."""
         codec = HumanCodec(self.machine, inner(folder), self.prior)
         if codec.from_noise and self.options.sampling:
             codec.sampling = replace(codec.sampling, steps=self.options.sampling)
         name = codec.pipeline.hvcn.sizes.profile
-        painted, plain = [], []
+        rows: dict[str, list[dict]] = {}
         for q in self.options.steps:
             files = [codec.encode(p, f, self.options.machine, q) for _, p, f in self.sources]
-            painted.append(self._point(files, [codec.decode(data)[1] for data in files]))
-            plain.append(self._point(files, [decoded_c(codec, data) for data in files]))
-            print(f"{name}, q {q}: {painted[-1]}", flush=True)
-        return {name: painted, f"{name}: c decoded": plain}
+            pictures = {name: [codec.decode(data)[1] for data in files]}
+            if plain:
+                pictures[f"{name}: c decoded"] = [decoded_c(codec, data) for data in files]
+            for row, decoded in pictures.items():
+                rows.setdefault(row, []).append(self._point(files, decoded))
+                print(f"{row}, q {q}: {rows[row][-1]}", flush=True)
+        return rows
 
     def _point(self, files: list[bytes], pictures: list[np.ndarray]) -> dict:
         pixels = sum(entry.height * entry.width for entry, _, _ in self.sources)
         bits = 8 * sum(map(len, files))
         machine = 8 * sum(bitstream.read(data).machine_bytes for data in files)
-        pairs = [(p, x) for (_, p, _), x in zip(self.sources, pictures)]
-        found = averaged([pair_metrics(p, x) for p, x in pairs])
+        found = [looks(p, x) for (_, p, _), x in zip(self.sources, pictures)]
         point = {"bpp": bits / pixels, "human_bpp": (bits - machine) / pixels}
-        point |= {m: found[m] for m in SHOWN}
+        point |= {m: float(np.mean([values[m] for values in found])) for m in SHOWN}
         return point | {"painted_box_ap": self._box_ap(pictures)}
 
     def _box_ap(self, pictures: list[np.ndarray]) -> float:
@@ -134,34 +137,51 @@ def decoded_c(codec: HumanCodec, data: bytes) -> np.ndarray:
     return codec.pipeline(*decoded, y_hat, step, geometry_of(layer.machine), steps=0)
 
 
+def looks(source: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
+    """SHOWN of two pictures, as vcm_plugin.metrics.pictures has them."""
+    x, y = (torch.tensor(p).permute(2, 0, 1)[None].float() / 255 for p in (decoded, source))
+    values = (piq.psnr(x, y), piq.multi_scale_ssim(x, y), piq.haarpsi(x, y))
+    return {name: float(value) for name, value in zip(SHOWN, values)}
+
+
 def show(rows: dict[str, list[dict]], options: argparse.Namespace) -> None:
-    """A line for each row and q, then BD-rates against ours."""
+    """A line for each row and q, then what each row is worth against ours."""
     count = f"{options.limit} pictures of {options.split}, s {options.machine}"
     print(f"\n{count}\n| row | q | total bpp | human bpp | " + " | ".join(SHOWN) + " | box AP |")
     print("| --- |" + " --- |" * (len(SHOWN) + 4))
     for name, points in rows.items():
         for q, point in zip(options.steps, points):
             bits = f"{point['bpp']:.4f} | {point['human_bpp']:.4f}"
-            cells = " | ".join(_cell(point[m]) for m in (*SHOWN, "painted_box_ap"))
+            cells = " | ".join(f"{point[m]:.4g}" for m in (*SHOWN, "painted_box_ap"))
             print(f"| {name} | {q} | {bits} | {cells} |")
-    print("\nBD-rate of total bits against the row ours\n| row | " + " | ".join(SHOWN) + " |")
+    if "ours" not in rows:
+        return
+    worth = _percent if len(options.steps) >= 4 else _difference
+    print(f"\n{worth.__doc__}\n| row | " + " | ".join(SHOWN) + " |")
     print("| --- |" + " --- |" * len(SHOWN))
     for name, points in rows.items():
-        if "ours" in rows and name != "ours":
-            cells = " | ".join(_percent(rows["ours"], points, m) for m in SHOWN)
-            print(f"| {name} | {cells} |")
+        print(f"| {name} | " + " | ".join(worth(rows["ours"], points, m) for m in SHOWN) + " |")
 
 
 def _percent(anchor: list[dict], test: list[dict], measure: str) -> str:
-    curves = [[(x["bpp"], x[measure]) for x in points] for points in (anchor, test)]
-    if any(isinstance(value, str) for curve in curves for _, value in curve):
-        return "n/a"
-    found = bd_rate(*curves)
+    """BD-rate of total bits against ours."""
+    found = bd_rate(*([(x["bpp"], x[measure]) for x in points] for points in (anchor, test)))
     return found.reason if found.percent is None else f"{found.percent:+.1f} %"
 
 
-def _cell(value) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+def _difference(anchor: list[dict], test: list[dict], measure: str) -> str:
+    """Mean difference to ours at equal total bits, linear in their logarithm, where both are."""
+    rates, values = (
+        [np.array([x[key] for x in reversed(points)]) for points in (anchor, test)]
+        for key in ("bpp", measure)
+    )
+    logs = [np.log(x) for x in rates]
+    low, high = max(x[0] for x in logs), min(x[-1] for x in logs)
+    if not low < high:
+        return "no bits in common"
+    at = np.linspace(low, high, 50)
+    ours, other = (np.interp(at, x, y).mean() for x, y in zip(logs, values))
+    return f"{other - ours:+.3f}"
 
 
 if __name__ == "__main__":
