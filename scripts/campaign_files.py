@@ -254,6 +254,18 @@ def human(folder: Path) -> Kind:
     from hvcn_tiny import picture, tiny_codec
 
     codec = tiny_codec(folder, machine=tiny_machine())
+    return painted(codec, picture)
+
+
+def human_paper(folder: Path) -> Kind:
+    """The same in the paper profile."""
+    from hvcn_tiny import PAPER, picture, tiny_codec
+
+    return painted(tiny_codec(folder, PAPER, tiny_machine()), picture)
+
+
+def painted(codec, picture: Callable) -> Kind:
+    """Files of a latent layer at three rates."""
     files = [codec.encode(picture(seed=n), features(seed=n), "1", q)
              for n, q in enumerate(("0.25", "1", "4"))]  # fmt: skip
     return fcm(files, lambda data, _: codec.decode_latents(data))
@@ -422,6 +434,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "machine": machine,
     "machine_bundled": machine_bundled,
     "human": human,
+    "human_paper": human_paper,
     "auxiliary_picture": picture,
     "learned_picture": learned_picture,
     "machine_sequence": machine_sequence,

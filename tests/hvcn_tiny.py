@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """A tiny real HVCN on the tiny VFCN, with a tiny prior of diffusers' classes, for tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from vfcn_tiny import CONFIG as VFCN_CONFIG
 from vfcn_tiny import tiny_weights
 
 from vcm_plugin.diff_fchm.human.codec import HumanCodec
-from vcm_plugin.diff_fchm.human.config import HvcnConfig, MachineFit
+from vcm_plugin.diff_fchm.human.config import CHOICES, HvcnConfig, MachineFit
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline
 from vcm_plugin.diff_fchm.human.prior import Prior, SmallPrior, small_prior
@@ -25,6 +26,7 @@ SIZES = HvcnConfig(
     context_width=8,
     condition_width=4,
 )
+PAPER = replace(SIZES, **{name: paper for name, (_, paper) in CHOICES.items()})
 PRIOR = SmallPrior(latent_channels=4, vae_blocks=(16, 64, 256), blocks=(8, 16), groups=4)
 
 
@@ -38,17 +40,28 @@ def tiny_hvcn(machine: MachineCodec, prior: Prior, sizes: HvcnConfig = SIZES, se
     torch.manual_seed(seed)
     config = machine.config
     fit = MachineFit(config.channels, config.latents, machine.latents_sha256)
-    hvcn = Hvcn.new(sizes, fit, prior.fit())
-    for network in (hvcn.acn.g_a, hvcn.acn.h_a):
+    hvcn = Hvcn.new(sizes, fit, prior.fit(), prior.unet)
+    alone = sizes.published("auxiliary")
+    for network in [hvcn.acn.latent_encoder] if alone else [hvcn.acn.g_a, hvcn.acn.h_a]:
         for parameter in network.parameters():
             if parameter.ndim > 1:
                 parameter.data *= 1.7
-    for network in (hvcn.acn.entropy.prior, *hvcn.acn.entropy.contexts):
+    for network in (hvcn.acn.entropy.prior, *([] if alone else hvcn.acn.entropy.contexts)):
         network[-1].weight.data *= 0.2
         network[-1].bias.data[len(network[-1].bias) // 2 :] = 0.5
-    for conv in (*hvcn.control.encoder, *hvcn.control.decoder, hvcn.control.centre):
+    for conv in zero_convolutions(hvcn):
         conv.weight.data.normal_(std=0.1)
     return hvcn.eval()
+
+
+def zero_convolutions(hvcn: Hvcn) -> list[torch.nn.Conv2d]:
+    """The last layers of the control: those of the encoder, of the middle and of the decoder."""
+    control = hvcn.control
+    if not hvcn.sizes.published("control"):
+        return [*control.encoder, *control.decoder, control.centre]
+    network = control.network
+    last = [*network.controlnet_down_blocks, network.controlnet_mid_block]
+    return [*control.encoder, *last, network.controlnet_cond_embedding.conv_out]
 
 
 def tiny_folder(folder: Path, machine: MachineCodec, sizes: HvcnConfig = SIZES) -> Path:

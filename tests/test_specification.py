@@ -20,6 +20,7 @@ from vcm_plugin.vvc.planes import LEVELS, MIN_SIZE
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = bitstream.decoding()
 HVCN = Path(bundled_weights("minictc_hvcn")) / "hvcn"
+PAPER = Path(__file__).parent / "golden" / "tiny_hvcn_paper" / "hvcn"
 ROW = re.compile(r"^\| (`[^|]+) \| (\d|matrix) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 
 
@@ -79,26 +80,40 @@ def table(head: str) -> list[tuple[str, ...]]:
     return ROW.findall(TEXT[TEXT.index(f"| {head} |") :].split("\n\n")[0])
 
 
+def sizes_of(folder: Path) -> dict:
+    """What the description of a human layer says, by the names of the page."""
+    config = json.loads((folder / "config.json").read_text())
+    return config["sizes"] | {
+        f"{part}.{key}": value
+        for part in ("machine", "prior")
+        for key, value in config[part].items()
+    }
+
+
 def tables() -> dict:
     vfcn, restored = (
         Path(bundled_weights(f"{name}.safetensors"))
         for name in ("minictc_vfcn", "minictc_restorer")
     )
-    config = json.loads((HVCN / "config.json").read_text())
-    sizes = config["sizes"] | {
-        f"{part}.{key}": value
-        for part in ("machine", "prior")
-        for key, value in config[part].items()
-    }
-    hvcn = HVCN / "diffusion_pytorch_model.safetensors"
+    hvcn, paper = (folder / "diffusion_pytorch_model.safetensors" for folder in (HVCN, PAPER))
     encoder = re.compile(r"(g_a|h_a|entropy\.contexts)\.")  # not decoded, or said in words
     acn = {name: x for name, x in shapes(hvcn, "acn.").items() if not encoder.match(name)}
     fcn = {name: x for name, x in shapes(hvcn, "fcn.").items() if not name.startswith("norms")}
+    alone = shapes(paper, "acn.").items()
+    joined = shapes(paper, "fcn.").items()
     return {
         "convolution of g_s": (shapes(vfcn, "g_s."), described(vfcn, "vfcn")),
         "layer of the restorer": (shapes(restored), described(restored, "restorer")),
-        "convolution of acn": (acn, sizes),
-        "convolution of fcn": (fcn, sizes),
+        "convolution of acn": (acn, sizes_of(HVCN)),
+        "convolution of fcn": (fcn, sizes_of(HVCN)),
+        "convolution of acn, factorised": (
+            {name: x for name, x in alone if not name.startswith("latent_encoder")},
+            sizes_of(PAPER),
+        ),
+        "convolution of fcn, fine to coarse": (
+            {name: x for name, x in joined if not name.endswith(".norm")},
+            sizes_of(PAPER),
+        ),
     }
 
 

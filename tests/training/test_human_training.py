@@ -7,11 +7,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from hvcn_tiny import PRIOR, SIZES, tiny_folder, tiny_hvcn, tiny_prior
+from hvcn_tiny import PAPER, PRIOR, SIZES, tiny_folder, tiny_hvcn, tiny_prior
 from vfcn_tiny import CONFIG, tiny_model, tiny_weights
 
 from vcm_plugin.bitstream import HumanPayload, read
 from vcm_plugin.diff_fchm.human.codec import HumanCodec, geometry_of
+from vcm_plugin.diff_fchm.human.config import CHOICES
+from vcm_plugin.diff_fchm.human.sampler import LAST
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.pictures import read_picture
@@ -139,6 +141,38 @@ def test_every_weight_has_a_gradient(samples, stage, conditioned):
     terms = loss_terms(human, samples, replace(SCHEDULE, stage=stage), 0, False)
     sum(terms.values()).backward()
     assert [n for n, p in human.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("stage", ["control", "sampling"])
+@pytest.mark.parametrize("choice", ["paper", *CHOICES])
+def test_every_weight_of_every_variant_has_a_gradient(samples, stage, choice):
+    sizes = PAPER if choice == "paper" else replace(SIZES, **{choice: CHOICES[choice][1]})
+    human = Human(stage, tiny_hvcn(samples.machine, samples.prior, sizes)).train()
+    terms = loss_terms(human, samples, replace(SCHEDULE, stage=stage, start=LAST), 0, False)
+    sum(terms.values()).backward()
+    assert [n for n, p in human.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_the_paper_profile_trains_and_codes(samples, tmp_path):
+    short = replace(SCHEDULE, iterations=2, start=LAST)
+    prior = tiny_prior()
+    for name in ("vae", "unet", "scheduler"):
+        getattr(prior, name).save_pretrained(tmp_path / "prior" / name)
+    samples.prior = open_prior(str(tmp_path / "prior"), tmp_path, PRIOR, "control")
+    for stage in ("control", "sampling"):
+        folder = run_stage(
+            PAPER, samples, replace(short, stage=stage), tmp_path, str(tmp_path / "prior")
+        )
+    assert not (folder / "unet").exists(), "the prior is another folder"
+    codec = HumanCodec(samples.machine, folder, str(tmp_path / "prior"))
+    picture = read_picture(samples.paths[0])
+    data = codec.encode(picture, samples.detector.nn_part1(picture), "1", "1")
+    assert codec.decode(data)[1].shape == picture.shape
+    wrong = replace(short, stage="sampling")
+    with pytest.raises(InputError, match="trained with the profile paper, the recipe says ours"):
+        run_stage(SIZES, samples, wrong, tmp_path, str(tmp_path / "prior"))
+    with pytest.raises(InputError, match="start: expected 999 where sampling begins from noise"):
+        run_stage(PAPER, samples, replace(wrong, start=300), tmp_path, str(tmp_path / "prior"))
 
 
 def test_stages_chain_and_the_result_codes(samples, tmp_path):

@@ -95,6 +95,17 @@ def test_settings_that_cannot_train(option, value, message):
         typed("vfcn", "vfcn_minictc", option, value)
 
 
+def test_the_paper_profile_is_a_recipe_and_each_difference_an_option():
+    for stage in ("control", "sampling"):
+        _, sizes, schedule = typed("hvcn", f"hvcn_paper_{stage}")
+        assert (sizes.profile, schedule.stage) == ("paper", stage)
+    _, alone, _ = typed("hvcn", "hvcn_paper_control", "--fusion", "coarse_to_fine")
+    assert alone.profile == "paper with fusion coarse_to_fine"
+    assert typed("vfcn", "vfcn_paper")[1].fuse is False
+    with pytest.raises(InputError, match="control: expected side_encoder or prior_layers, found"):
+        typed("hvcn", "hvcn_paper_control", "--control", "none")
+
+
 def test_bad_recipes(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("model: minictc_mask_rcnn\niteration: 3\n")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from vcm_plugin.cli.common import (
@@ -145,10 +146,9 @@ def _repainted(picture, data: bytes, name: str, condition: TestCondition, option
             "has its own number of steps in the file"
         )
     from vcm_plugin.ctc.codecs import make_codec
-    from vcm_plugin.diff_fchm.human.codec import Sampling
 
     painter = make_codec("diff_fchm_human", condition, options.device)
-    return painter.repaint(data, picture, Sampling(options.human_steps))
+    return painter.repaint(data, picture, replace(painter.sampling, steps=options.human_steps))
 
 
 def _write_picture(path: Path, picture) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 from vcm_plugin.cli.common import (
@@ -59,9 +60,9 @@ def add(commands) -> None:
     parser.add_argument(
         "--human-steps",
         type=positive,
-        default=4,
         metavar="N",
-        help="latent: sampling steps of its decoder, 1 to 50 (%(default)s)",
+        help="latent: sampling steps of its decoder, 1 to 50 (4; 25 for weights that paint from "
+        "noise)",
     )
     parser.add_argument(
         "--human-seed", type=int, default=0, metavar="N", help="latent: of its noise (%(default)s)"
@@ -98,7 +99,8 @@ def body(options: Namespace) -> None:
     if own_layer:
         point = f"{point}+{options.human_rate_point or dict(HUMAN_KINDS.values())[name]}"
     if name == "diff_fchm_human":
-        codec.sampling = _sampling(options)
+        chosen = {"steps": options.human_steps or codec.sampling.steps, "seed": options.human_seed}
+        codec.sampling = replace(codec.sampling, **chosen)
     picture = read_picture(options.picture)
     features = None
     if kind_of(codec).takes_features:
@@ -120,9 +122,3 @@ def _human_codec(condition, options: Namespace) -> str:
     if options.human_kind is None:
         return default_human_codec(condition)
     return HUMAN_KINDS[options.human_kind][0]
-
-
-def _sampling(options: Namespace):
-    from vcm_plugin.diff_fchm.human.codec import Sampling
-
-    return Sampling(steps=options.human_steps, seed=options.human_seed)

@@ -212,14 +212,13 @@ def train_hvcn(options: Namespace) -> None:
 
     schedule = _settled(schedule, inputs)
     torch.manual_seed(schedule.seed)
-    prior = open_prior(inputs.prior, options.output, SmallPrior(), schedule.stage)
+    source = inputs.prior and bundled_weights(inputs.prior)
+    prior = open_prior(source, options.output, SmallPrior(), schedule.stage)
     samples = Samples(_pictures(inputs), schedule.crop, prior)
     if on_features:
         samples.detector = _detector(inputs)
         samples.machine = MachineCodec(Path(bundled_weights(inputs.vfcn)))
-    saved = run_stage(
-        config, samples, schedule, options.output, inputs.prior, inputs.vfcn_state, _say
-    )
+    saved = run_stage(config, samples, schedule, options.output, source, inputs.vfcn_state, _say)
     print(f"{schedule.stage}: {saved}")
 
 

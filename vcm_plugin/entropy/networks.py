@@ -82,5 +82,22 @@ class EntropyNetworks(nn.Module):
         return network(torch.cat((psi, known), dim=1)).chunk(2, dim=1)
 
 
+class FactorisedNetworks(nn.Module):
+    """Mean and scale level of each channel of y, the same at all positions: no hyperprior.
+
+    conditioning: channels of what they see, (N, conditioning, 1, 1).
+    """
+
+    def __init__(self, latents: int, conditioning: int = 1):
+        super().__init__()
+        self.prior = nn.Sequential(
+            nn.Conv2d(conditioning, 16, 1), nn.ReLU(), nn.Conv2d(16, 2 * latents, 1)
+        )
+
+    def of_y(self, conditioning: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and raw level of y, (N, C, 1, 1)."""
+        return self.prior(conditioning).chunk(2, dim=1)
+
+
 def _conv(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, padding=1)

@@ -69,7 +69,9 @@ class HvcnInputs(FeatureInputs):
 
     vfcn: str | None = _key("weights of the machine layer, a file or a bundled name")
     vfcn_state: Path | None = _key("its vfcn_state.pth, for the stage joint")
-    prior: str | None = _key("folder or hub id of a diffusion prior; default: OUT/prior")
+    prior: str | None = _key(
+        "folder, bundled name or hub id of a diffusion prior; default: OUT/prior"
+    )
     pictures: tuple[str, ...] = _key("folders of pictures, from $VCM_DATA on", ())
 
 

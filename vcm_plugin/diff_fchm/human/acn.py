@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""ACN, auxiliary compression: the latent of the picture, coded given the machine layer.
+"""ACN, auxiliary compression: the latent of the picture, coded given the machine layer or alone.
+
+Ours, `AuxiliaryCoder`, is told what the machine layer says:
 
     z0, picture, F --> g_a --/q--> y --> Q --> y_hat --*q--> g_s --> c, an estimate of z0
                                    |     ^                   ^
@@ -11,6 +13,13 @@ F_int comes from the integer latents of the machine layer through `MachineCondit
 F_int and the quantiser step q are all that conditions the entropy networks: they run on integers
 (vcm_plugin.entropy), F does not reach them. The step q is the human rate point: one model serves
 every rate, as the scale s does in the machine layer.
+
+The paper's, `UnconditionalCoder`, codes the latent alone: no link from the machine layer, no
+hyperprior.
+
+    z0 --> LE --/q--> y --> Q --> y_hat --*q--> LD --> c
+                           |
+                           mean and table of each channel, by q alone
 """
 
 from __future__ import annotations
@@ -22,7 +31,7 @@ from torch.nn import functional as F
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, MachineFit, PriorFit
 from vcm_plugin.diff_fchm.human.geometry import STRIDE, Geometry, resample
 from vcm_plugin.diff_fchm.machine.vfcn import ResidualBlock
-from vcm_plugin.entropy.networks import EntropyNetworks
+from vcm_plugin.entropy.networks import EntropyNetworks, FactorisedNetworks
 
 MACHINE_STRIDE = 16  # of y of the machine layer, in pixels of the network input
 
@@ -95,14 +104,7 @@ class AuxiliaryCoder(nn.Module):
         n, latents, hyper = config.analysis_width, config.latents, config.hyper_width
         inputs = prior.latent_channels + config.width
         self.conditioned = config.conditioned
-        self.g_a = nn.Sequential(
-            nn.Conv2d(inputs + 3 * STRIDE**2, n, 3, padding=1),
-            ResidualBlock(n),
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(4 * n, n, 1),
-            ResidualBlock(n),
-            nn.Conv2d(n, latents, 3, padding=1),
-        )
+        self.g_a = _analysis(inputs + 3 * STRIDE**2, n, latents)
         self.h_a = nn.Sequential(
             nn.Conv2d(latents, hyper, 3, padding=1),
             nn.LeakyReLU(0.1),
@@ -110,33 +112,23 @@ class AuxiliaryCoder(nn.Module):
             nn.LeakyReLU(0.1),
             nn.Conv2d(hyper, config.hyper_latents, 3, 2, padding=1),
         )
-        self.up = nn.Sequential(
-            nn.Conv2d(latents + 1, n, 3, padding=1),
-            ResidualBlock(n),
-            nn.Conv2d(n, 4 * n, 1),
-            nn.PixelShuffle(2),
-        )
-        self.g_s = nn.Sequential(
-            nn.Conv2d(n + config.width, n, 3, padding=1),
-            ResidualBlock(n),
-            ResidualBlock(n),
-            nn.Conv2d(n, prior.latent_channels, 3, padding=1),
-        )
+        self.up = _upsampling(latents + 1, n)
+        self.g_s = _synthesis(n + config.width, n, prior.latent_channels)
         self.condition = MachineCondition(config, machine)
         self.entropy = AuxiliaryEntropy(config)
 
     def analysis(self, z0, picture, control, q) -> torch.Tensor:
         """z0 (N, L, h8, w8), picture (N, 3, 8 h8, 8 w8) in -1 .. 1, F, q (N,) -> y / q."""
         x = torch.cat((z0, F.pixel_unshuffle(picture, STRIDE), self._seen(control)), dim=1)
-        x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
-        return self.g_a(x) / q.view(-1, 1, 1, 1)
+        return self.g_a(_whole(x)) / q.view(-1, 1, 1, 1)
+
+    def hyper(self, y: torch.Tensor) -> torch.Tensor:
+        """y / q (N, C, h16, w16) -> z (N, C, h64, w64), before rounding."""
+        return self.h_a(y)
 
     def synthesis(self, y_hat, control, q) -> torch.Tensor:
         """y_hat in steps of q, F -> c (N, L, h8, w8), the estimate of z0 that was coded."""
-        step = q.view(-1, 1, 1, 1)
-        plane = torch.log2(step).expand(-1, 1, *y_hat.shape[-2:])
-        x = self.up(torch.cat((y_hat * step, plane), dim=1))
-        x = x[..., : control.shape[-2], : control.shape[-1]]
+        x = self.up(_with_step(y_hat, q))[..., : control.shape[-2], : control.shape[-1]]
         return self.g_s(torch.cat((x, self._seen(control)), dim=1))
 
     def conditioning(self, y_machine, octaves, q_octaves, geometry: Geometry) -> torch.Tensor:
@@ -150,3 +142,79 @@ class AuxiliaryCoder(nn.Module):
 
     def _seen(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.conditioned else 0.0 * x  # keeps every weight in the graph
+
+
+class UnconditionalCoder(nn.Module):
+    """LE, LD and the tables of each channel; the methods take what those of AuxiliaryCoder take.
+
+    Not drawn in the paper, so ours: the transforms, which are those of AuxiliaryCoder without what
+    it sees of the machine layer and of the picture, and that q reaches LD and the tables.
+    """
+
+    def __init__(self, config: HvcnConfig, _: MachineFit, prior: PriorFit):
+        super().__init__()
+        n, latents = config.analysis_width, config.latents
+        self.latent_encoder = _analysis(prior.latent_channels, n, latents)
+        self.up = _upsampling(latents + 1, n)
+        self.latent_decoder = _synthesis(n, n, prior.latent_channels)
+        self.entropy = FactorisedNetworks(latents)
+
+    def analysis(self, z0, picture, control, q) -> torch.Tensor:
+        """z0 (N, L, h8, w8), q (N,) -> y / q. picture, control: not looked at."""
+        return self.latent_encoder(_whole(z0)) / q.view(-1, 1, 1, 1)
+
+    def hyper(self, y: torch.Tensor) -> torch.Tensor:
+        """No z: (N, 0, h16, w16)."""
+        return y[:, :0]
+
+    def synthesis(self, y_hat, control, q) -> torch.Tensor:
+        """y_hat in steps of q -> c (N, L, h8, w8); of control only its size is looked at."""
+        x = self.up(_with_step(y_hat, q))
+        return self.latent_decoder(x[..., : control.shape[-2], : control.shape[-1]])
+
+    def conditioning(self, y_machine, octaves, q_octaves, geometry: Geometry) -> torch.Tensor:
+        """What selects the tables: the octaves of q (N, 1, 1, 1), nothing of the machine layer."""
+        return q_octaves
+
+
+def _analysis(inputs: int, width: int, latents: int) -> nn.Sequential:
+    """From the /8 grid to the /16 grid."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=1),
+        ResidualBlock(width),
+        nn.PixelUnshuffle(2),
+        nn.Conv2d(4 * width, width, 1),
+        ResidualBlock(width),
+        nn.Conv2d(width, latents, 3, padding=1),
+    )
+
+
+def _upsampling(inputs: int, width: int) -> nn.Sequential:
+    """From the /16 grid to the /8 grid."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=1),
+        ResidualBlock(width),
+        nn.Conv2d(width, 4 * width, 1),
+        nn.PixelShuffle(2),
+    )
+
+
+def _synthesis(inputs: int, width: int, channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=1),
+        ResidualBlock(width),
+        ResidualBlock(width),
+        nn.Conv2d(width, channels, 3, padding=1),
+    )
+
+
+def _whole(x: torch.Tensor) -> torch.Tensor:
+    """Whole cells of 2 x 2, the last ones repeated."""
+    return F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
+
+
+def _with_step(y_hat: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Latents in steps of q (N,) -> in units of y, with log2 q as one more channel."""
+    step = q.view(-1, 1, 1, 1)
+    plane = torch.log2(step).expand(-1, 1, *y_hat.shape[-2:])
+    return torch.cat((y_hat * step, plane), dim=1)

@@ -18,10 +18,16 @@ from vcm_plugin.bitstream import HumanPayload, Unit
 from vcm_plugin.diff_fchm.human.config import MAX_STEPS
 from vcm_plugin.diff_fchm.human.geometry import Geometry
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
-from vcm_plugin.diff_fchm.human.integer_coder import IntegerCoder
+from vcm_plugin.diff_fchm.human.integer_coder import integer_coder
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, whole_cells
 from vcm_plugin.diff_fchm.human.prior import load_prior, settled
-from vcm_plugin.diff_fchm.human.sampler import DEFAULT_START, DEFAULT_STEPS, start_noise
+from vcm_plugin.diff_fchm.human.sampler import (
+    DEFAULT_START,
+    DEFAULT_STEPS,
+    LAST,
+    NOISE_STEPS,
+    start_noise,
+)
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, MachineLayer
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS, Latents
 from vcm_plugin.errors import BitstreamError, InputError
@@ -33,7 +39,8 @@ from vcm_plugin.rate_points import SCALES, parse_scale
 class Sampling:
     """How the decoder paints: the encoder's choice, part of the file.
 
-    The defaults are those of sampler.py, chosen on the val split.
+    The defaults are those of sampler.py, chosen on the val split; weights that paint from noise
+    have others (HumanCodec.sampling).
     """
 
     steps: int = DEFAULT_STEPS
@@ -73,8 +80,9 @@ class HumanCodec:
         self, machine: MachineCodec, weights: Path, prior: str | None = None, device: str = "cpu"
     ):
         self.machine, self.device = machine, torch.device(device)
-        self.sampling = Sampling()  # of files that it encodes
         hvcn = load_hvcn(weights)
+        self.from_noise = hvcn.sizes.published("sampled_from")
+        self.sampling = Sampling(NOISE_STEPS, LAST) if self.from_noise else Sampling()
         if not machine.carries(hvcn.machine.sha256):
             raise InputError(
                 f"{weights}: this human layer was trained on the machine layer "
@@ -83,7 +91,7 @@ class HumanCodec:
             )
         self.sha256 = hvcn.sha256()
         self.weights_id = int(self.sha256[:8], 16)
-        self.coder = IntegerCoder(hvcn, self.device)
+        self.coder = integer_coder(hvcn, self.device)
         if prior is None and not (Path(weights) / "unet").is_dir():
             raise InputError(
                 f"{weights}: expected the diffusion prior in the folders vae, unet and scheduler, "
@@ -117,10 +125,11 @@ class HumanCodec:
         geometry = Geometry(features.source_size, features.input_size)
         if geometry.problem():
             raise InputError(geometry.problem())
+        sampling = sampling or self.sampling
+        if self._problem_of(sampling.start):
+            raise InputError(self._problem_of(sampling.start))
         data, machine = self.machine.code(features, rate_point)
-        return data + self._human_unit(
-            machine, picture, human_rate_point, sampling or self.sampling
-        )
+        return data + self._human_unit(machine, picture, human_rate_point, sampling)
 
     def decode(self, data: bytes) -> tuple[FeaturePyramid, np.ndarray]:
         """An .fcm file -> features, and the picture as uint8 RGB (H, W, 3)."""
@@ -145,6 +154,8 @@ class HumanCodec:
 
         data: an .fcm file. picture, and what is returned: uint8 RGB (H, W, 3).
         """
+        if self._problem_of(sampling.start):
+            raise InputError(self._problem_of(sampling.start))
         machine = self.machine.decode_latents(data)
         geometry = geometry_of(machine)
         decoded = self._decoded(machine, self.machine.synthesise(machine))
@@ -173,6 +184,8 @@ class HumanCodec:
                 f"the human layer was made with the weights {payload.weights_id:08x}, these are "
                 f"{self.weights_id:08x}; decode it with the weights that it names"
             )
+        if self._problem_of(payload.start):
+            raise BitstreamError(self._problem_of(payload.start))
         machine = self.machine.decode_latents(data)
         geometry = geometry_of(machine)
         conditioning = self._conditioning(machine, _in_range("step", payload.step), geometry)
@@ -198,12 +211,21 @@ class HumanCodec:
         acn = self.pipeline.hvcn.acn
         y = acn.analysis(self.pipeline.to_latents(samples), samples, control, step)
         conditioning = self._conditioning(machine, q, geometry)
-        coded, latents = self.coder.encode(acn.h_a(y)[0], y[0], conditioning)
+        coded, latents = self.coder.encode(acn.hyper(y)[0], y[0], conditioning)
         payload = HumanPayload(
             self.weights_id, q, sampling.seed, sampling.steps, sampling.start,
             latents.checksum(), coded,
         )  # fmt: skip
         return bitstream.write_unit(Unit("human", 0, payload.to_bytes()))
+
+    def _problem_of(self, start: int) -> str | None:
+        """Why these weights do not paint from a time step, if they do not."""
+        if self.from_noise and start != LAST:
+            return (
+                f"these weights paint from noise alone: expected a start at time step {LAST}, "
+                f"found {start}; leave the sampling to the codec"
+            )
+        return None
 
     def _conditioning(self, machine: MachineLayer, q: float, geometry: Geometry) -> torch.Tensor:
         octaves = self.machine.octaves(machine.payload.value_range)
@@ -230,7 +252,12 @@ def load_hvcn(folder: Path) -> Hvcn:
     try:
         if not (Path(folder) / "hvcn").is_dir():
             raise OSError("there is no folder hvcn in it")
-        hvcn = Hvcn.from_pretrained(str(folder), subfolder="hvcn", use_safetensors=True)
+        hvcn, loaded = Hvcn.from_pretrained(
+            str(folder), subfolder="hvcn", use_safetensors=True, output_loading_info=True
+        )
+        other = sorted(loaded["missing_keys"]) + sorted(loaded["unexpected_keys"])
+        if other:
+            raise OSError(f"weights that are not of its profile ({hvcn.sizes.profile}): {other[0]}")
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{folder}: expected the weights of a human layer as scripts/train_hvcn.py writes "

@@ -19,6 +19,13 @@ MAX_STEPS = 50  # of the sampler
 
 RESTORER_MULTIPLE = 8  # of the sides of what the restorer sees, in pixels
 
+CHOICES = {  # of HvcnConfig: our variant, and what the paper's architecture figure shows
+    "fusion": ("coarse_to_fine", "fine_to_coarse"),
+    "auxiliary": ("conditional", "factorised"),
+    "control": ("side_encoder", "prior_layers"),
+    "sampled_from": ("c", "noise"),
+}
+
 
 @dataclass(frozen=True)
 class MachineFit:
@@ -59,6 +66,8 @@ class HvcnConfig:
 
     conditioned: what the machine layer says reaches the auxiliary latents; without, the networks
     have the same sizes and see zeros in its place, for the ablation.
+    fusion (fcn.py), auxiliary (acn.py), control (control.py), sampled_from (sampler.py): our
+    variant or that of the paper, see CHOICES. Raises ValueError for any other.
     """
 
     width: int = 64  # of the control features F
@@ -71,10 +80,35 @@ class HvcnConfig:
     condition_width: int = 32  # of F_int
     control_share: float = 0.25  # width of the control network beside the prior's
     conditioned: bool = True
+    fusion: str = "coarse_to_fine"
+    auxiliary: str = "conditional"
+    control: str = "side_encoder"
+    sampled_from: str = "c"
 
     def __post_init__(self):
         if sum(self.slices) != self.latents:
             raise ValueError(f"slices must add up to latents: {self}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}: expected {known[0]} or {known[1]}, found {getattr(self, name)!r}"
+                )
+
+    def published(self, name: str) -> bool:
+        """Whether this choice is that of the paper."""
+        return getattr(self, name) == CHOICES[name][1]
+
+    @property
+    def profile(self) -> str:
+        """The nearer of ours and paper, and what is not of it.
+
+        >>> HvcnConfig().profile, HvcnConfig(sampled_from="noise").profile
+        ('ours', 'ours with sampled_from noise')
+        """
+        paper = sum(map(self.published, CHOICES)) > len(CHOICES) // 2
+        other = [f"{n} {getattr(self, n)}" for n in CHOICES if self.published(n) != paper]
+        name = "paper" if paper else "ours"
+        return f"{name} with {', '.join(other)}" if other else name
 
 
 @dataclass(frozen=True)

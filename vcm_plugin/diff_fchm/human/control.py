@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How z_t, c and F reach the denoising network: a side encoder that ends in zero convolutions.
+"""How z_t, c and F reach the denoising network: a control whose last layers are zero convolutions.
 
-The side encoder has the blocks of the prior's encoder at a share of their width. What it adds is
-zero before training, so training starts from the prior as it is. It adds to the encoder (after the
-residual blocks of each level), to the middle and to the decoder (through the skip connections).
+What it adds is zero before training, so training starts from the prior as it is. It adds to the
+encoder (after the residual blocks of each level), to the middle and to the decoder (through the
+skip connections). Ours, `ControlEncoder`, has the kinds of blocks of the prior's encoder at a share
+of their width; the paper's, `PriorControl`, the layers of the prior itself, begun with its weights.
 """
 
 from __future__ import annotations
 
+import inspect
+
 import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
@@ -53,8 +57,10 @@ class ControlEncoder(nn.Module):
         self.middle = _residual(before, before)
         self.centre = _zero(before, prior.blocks[-1])
 
-    def forward(self, z_t, c, control, t: torch.Tensor) -> dict[str, torch.Tensor | list]:
-        """Keyword arguments of UNet2DConditionModel.forward."""
+    def forward(
+        self, z_t, c, control, t: torch.Tensor, text: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | list]:
+        """Keyword arguments of UNet2DConditionModel.forward. text: not looked at."""
         time = self.time(self.features(t).to(z_t))
         x = self.first(torch.cat((z_t, c, control), dim=1))
         states, inner = [x], []
@@ -73,6 +79,57 @@ class ControlEncoder(nn.Module):
             "mid_block_additional_residual": self.centre(self.middle(x, time)),
             "down_intrablock_additional_residuals": inner,
         }
+
+
+class PriorControl(nn.Module):
+    """The control of the prior's own layers: diffusers' ControlNetModel, which adds to the middle
+    and the decoder, and zero convolutions on what it says, which add to the encoder.
+
+    What it is told beside z_t is the fused features, and c where FCN has not joined it to them.
+    It is on the grid of z_t, so the embedding of the condition has no strides.
+    """
+
+    def __init__(self, config: HvcnConfig, prior: PriorFit, layout: dict):
+        super().__init__()
+        self.joined = config.published("fusion")
+        self.network = ControlNetModel(
+            conditioning_channels=config.width + (0 if self.joined else prior.latent_channels),
+            conditioning_embedding_out_channels=(config.width,),
+            **layout,
+        )
+        self.attends, self.layers = prior.attends, prior.layers
+        self.encoder = nn.ModuleList(_zero(n, n) for n in prior.blocks)
+
+    def begin(self, unet: UNet2DConditionModel) -> None:
+        """Take the prior's weights wherever the layers are the same."""
+        own = self.network.state_dict()
+        shared = {name: x for name, x in unet.state_dict().items() if name in own}
+        self.network.load_state_dict(own | shared)
+
+    def forward(
+        self, z_t, c, control, t: torch.Tensor, text: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor | list]:
+        """Keyword arguments of UNet2DConditionModel.forward; text: of the empty prompt."""
+        seen = control if self.joined else torch.cat((c, control), dim=1)
+        decoder, middle = self.network(z_t, t, text, seen, return_dict=False)
+        inner, at = [], 0
+        for level, conv in enumerate(self.encoder):
+            at += self.layers  # the first one stands before the blocks
+            down = level < len(self.encoder) - 1
+            # diffusers adds inside a block with attention, and after one without
+            inner.append(conv(decoder[at + 1 if down and not self.attends[level] else at]))
+            at += down
+        return {
+            "down_block_additional_residuals": decoder,
+            "mid_block_additional_residual": middle,
+            "down_intrablock_additional_residuals": inner,
+        }
+
+
+def layout_of(unet: UNet2DConditionModel) -> dict:
+    """What ControlNetModel takes of the configuration of a denoising network."""
+    wanted = set(inspect.signature(ControlNetModel.__init__).parameters) & set(unet.config)
+    return {name: unet.config[name] for name in sorted(wanted)}
 
 
 def _residual(inputs: int, outputs: int) -> ResnetBlock2D:

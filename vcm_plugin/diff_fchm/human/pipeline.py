@@ -3,6 +3,8 @@
 
 p2..p5 -> FCN -> F -+-> g_s -> c -> + noise -> UNet with control, few steps -> z -> VAE -> picture
 auxiliary latents --+
+
+As published: p2, p3 -> F; auxiliary latents -> LD -> c; both -> FCN -> control; z_T is noise alone.
 """
 
 from __future__ import annotations
@@ -66,16 +68,20 @@ class HVCNPipeline(DiffusionPipeline):
         """c, F and noise -> latents (N, L, h8, w8); differentiable, for training."""
         if steps == 0:
             return c
-        text = self.hvcn.prompt(len(c))
+        text, control = self.hvcn.prompt(len(c)), self.hvcn.fcn.join(control, c)
 
         def denoise(z_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             return self.denoise(z_t, t, c, control, text)
 
-        return sample(denoise, self.scheduler, c, noise, time_steps(start, steps))
+        begin = None if self.hvcn.sizes.published("sampled_from") else c
+        return sample(denoise, self.scheduler, begin, noise, time_steps(start, steps))
 
     def denoise(self, z_t, t, c, control, text=None) -> torch.Tensor:
-        """The output of the controlled denoising network at time steps t (N,)."""
-        added = self.hvcn.control(z_t, c, control, t)
+        """The output of the controlled denoising network at time steps t (N,).
+
+        control: what fcn.join makes of F and c.
+        """
+        added = self.hvcn.control(z_t, c, control, t, text)
         return self.unet(z_t, t, encoder_hidden_states=text, **added, return_dict=False)[0]
 
     def to_latents(self, picture: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""How latents are sampled: from c, noised to a time step, in few deterministic steps (DDIM).
+"""How latents are sampled: in few deterministic steps (DDIM), from c, noised to a time step.
 
+The paper's variant (sampled_from: noise) starts from the noise alone, z_T at the last time step.
 The noise is drawn on the CPU from the seed that the bitstream names. Nothing is drawn afterwards.
 No scheduler of diffusers: theirs spread the steps over all time steps, ours start at a given one.
 """
@@ -11,6 +12,8 @@ import torch
 
 # Chosen on the val split: from time step 300 on, pictures lose more than they gain.
 DEFAULT_STEPS, DEFAULT_START = 4, 150
+LAST = 999  # time step of z_T, which is noise alone
+NOISE_STEPS = 25  # from there, as many as the default of weights that sample from noise
 
 
 def time_steps(start: int, steps: int) -> list[int]:
@@ -28,14 +31,15 @@ def start_noise(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def sample(denoise, scheduler, c: torch.Tensor, noise: torch.Tensor, times: list[int]):
+def sample(denoise, scheduler, c: torch.Tensor | None, noise: torch.Tensor, times: list[int]):
     """c and noise (N, C, h, w) -> latents (N, C, h, w); differentiable.
 
+    c: None starts from the noise alone.
     denoise(z_t, t): the output of the denoising network, as scheduler.config.prediction_type says;
     scheduler: gives the cumulated alphas.
     """
     alphas = [float(scheduler.alphas_cumprod[t]) for t in times] + [1.0]
-    z = alphas[0] ** 0.5 * c + (1.0 - alphas[0]) ** 0.5 * noise
+    z = noise if c is None else alphas[0] ** 0.5 * c + (1.0 - alphas[0]) ** 0.5 * noise
     for t, alpha, following in zip(times, alphas, alphas[1:]):
         found = denoise(z, torch.full((len(z),), t, device=z.device))
         clean, noise = split(found, z, alpha, scheduler.config.prediction_type)

@@ -5,6 +5,8 @@ One number s moves one model along its whole rate-distortion curve: the range (m
 is scaled about zero to (s*m, s*M), so the network sees its input divided by s. s > 1 narrows the
 input and lowers the rate, s < 1 widens it. Nothing is clamped. The scaled range is rounded to the
 16-bit floats of the bitstream before anybody uses it; the decoder inverts with the same two floats.
+
+That inverse is IVDN: `invert` on features; VFCN's synthesis does the same on its latents (vfcn.py).
 """
 
 from __future__ import annotations
@@ -88,6 +90,6 @@ def normalise(
 def invert(
     layers: Mapping[str, torch.Tensor], value_range: tuple[float, float]
 ) -> dict[str, torch.Tensor]:
-    """Normalised features -> features."""
+    """IVDN: normalised features -> features."""
     low, high = value_range
     return {name: layer * (high - low) + low for name, layer in layers.items()}

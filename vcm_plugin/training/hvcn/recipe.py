@@ -30,7 +30,7 @@ from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, mean_latents
 from vcm_plugin.diff_fchm.human.prior import Prior
 from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn, log2_linear
-from vcm_plugin.entropy.estimate import estimate
+from vcm_plugin.entropy.estimate import estimate, estimate_factorised
 from vcm_plugin.files import sha256_of, sha256_of_file
 from vcm_plugin.training.hvcn.samples import MachineBatch, Samples, log_uniform, same_zoom
 from vcm_plugin.training.loop import Terms, fit, start
@@ -156,6 +156,7 @@ class Human(nn.Module):
         terms["rate"] = schedule.rate_weight * (bits / pixels * q).mean()
         if schedule.stage == "control":
             z_t, t, target = noised(z0, prior.scheduler)
+            control = self.hvcn.fcn.join(control, c)
             found = pipeline.denoise(z_t, t, c, control, self.hvcn.prompt(len(c)))
             return terms | {"noise": F.mse_loss(found.float(), target)}
         noise = torch.randn_like(z0)
@@ -172,7 +173,11 @@ class Human(nn.Module):
             machine = scaled_back(batch.y_hat.float(), batch.octaves)
             q_octaves = log2_linear(q).view(-1, 1, 1, 1)
             conditioning = acn.conditioning(machine, batch.octaves, q_octaves, batch.geometry)
-            y_hat, bits = estimate(acn.entropy, self.training, acn.h_a(y), y, conditioning)
+            if self.hvcn.sizes.published("auxiliary"):
+                y_hat, bits = estimate_factorised(acn.entropy, self.training, y, conditioning)
+            else:
+                z = acn.hyper(y)
+                y_hat, bits = estimate(acn.entropy, self.training, z, y, conditioning)
         return acn.synthesis(y_hat, control, q), bits
 
     def _machine(self, batch: MachineBatch, schedule: HvcnTraining):

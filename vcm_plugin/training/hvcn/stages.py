@@ -21,6 +21,7 @@ from vcm_plugin.diff_fchm.human.prior import (
     load_prior,
     small_prior,
 )
+from vcm_plugin.diff_fchm.human.sampler import LAST
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, export
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
 from vcm_plugin.errors import InputError
@@ -76,6 +77,10 @@ def run_stage(
         if prior_source is not None:
             raise InputError(f"stage {stage} trains the built-in prior: leave out --prior")
         return _train_prior(samples, schedule, output, report)
+    if stage != "control" and sizes.published("sampled_from") and schedule.start != LAST:
+        raise InputError(
+            f"start: expected {LAST} where sampling begins from noise, found {schedule.start}"
+        )
     if stage == "joint" and vfcn_state is None:
         raise InputError("stage joint trains the machine layer too: name its vfcn_state.pth")
     vfcn = _float_vfcn(vfcn_state) if stage == "joint" else None
@@ -136,6 +141,11 @@ def _start(
     fit = samples.prior.fit()
     if stage != "control":
         hvcn = load_hvcn(folder)
+        if hvcn.sizes.profile != sizes.profile:
+            raise InputError(
+                f"{folder}: trained with the profile {hvcn.sizes.profile}, the recipe says "
+                f"{sizes.profile}; name the recipe of the stage before"
+            )
         check_fit(samples.prior, hvcn.prior)
         if not samples.machine.carries(hvcn.machine.sha256):
             raise InputError(
@@ -145,7 +155,7 @@ def _start(
         return hvcn
     config = samples.machine.config
     machine = MachineFit(config.channels, config.latents, samples.machine.latents_sha256)
-    hvcn = Hvcn.new(sizes, machine, fit)
+    hvcn = Hvcn.new(sizes, machine, fit, samples.prior.unet)
     if fit.text_width:
         hvcn.empty_prompt.copy_(empty_prompt(prior_source))
     return hvcn
@@ -164,6 +174,7 @@ def _export_vfcn(human: Human, machine: MachineCodec, schedule: HvcnTraining, ou
     described = machine.metadata["detector_sha256"], machine.rate_points
     export(human.vfcn.cpu(), *described, asdict(schedule), path)
     sha256 = MachineCodec(path).latents_sha256
-    hvcn = Hvcn.new(human.hvcn.sizes, replace(human.hvcn.machine, sha256=sha256), human.hvcn.prior)
+    fit = asdict(replace(human.hvcn.machine, sha256=sha256))
+    hvcn = Hvcn.from_config({**human.hvcn.config, "machine": fit})
     hvcn.load_state_dict(human.hvcn.state_dict())
     return hvcn
