@@ -394,9 +394,10 @@ def test_without_the_test_set_and_the_weights_the_steps_are_skipped(tiny_conditi
     machine = MachineCodec(folder / "tiny.safetensors")
     network = ImportanceNetwork(ImportanceConfig(machine.config.latents, 4))
     export(network, machine.latents_sha256, {}, folder / "importance.safetensors")
-    with tiny_condition.open("a") as file:
-        file.write("diff_fchm_importance_weights: importance.safetensors\n")
-    words = ["run", tiny_condition, "--codec", "diff_fchm", "-o", tmp_path / "run"]
+    condition = folder / "importance.yaml"
+    text = tiny_condition.read_text()
+    condition.write_text(f"{text}diff_fchm_importance_weights: importance.safetensors\n")
+    words = ["run", condition, "--codec", "diff_fchm", "-o", tmp_path / "run"]
     assert main([str(word) for word in words]) == 0
     make_package(tmp_path / "run", [], tmp_path / "p.zip")
     check = crosscheck(tmp_path / "p.zip", CheckOptions())

@@ -14,6 +14,7 @@ from vcm_plugin.crosscheck.findings import FAILED, SKIPPED, Finding
 from vcm_plugin.crosscheck.package import weights_of
 from vcm_plugin.ctc.codecs import settings_class, split_simulcast
 from vcm_plugin.ctc.run_folder import bitstream_path
+from vcm_plugin.diff_fchm.machine.config import MachineSettings
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
 
@@ -83,8 +84,8 @@ def check_weights_ids(claims: Claims) -> Iterator[Finding]:
 def _wanted(claims: Claims) -> dict[str, str]:
     """Key of the condition -> the claimed sha256."""
     claimed = weights_of(claims.result)
-    settings = settings_class(claims.name)
-    keys = getattr(settings, "weights_keys", {}) | getattr(settings, "optional_weights_keys", {})
+    keys = getattr(settings_class(claims.name), "weights_keys", {})
+    keys = keys | MachineSettings.optional_weights_keys  # of the machine layer, which many have
     own = {key: claimed[part] for key, part in keys.items() if part in claimed}
     return {DETECTOR: claimed["detector_sha256"]} | own
 

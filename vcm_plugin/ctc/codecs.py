@@ -67,9 +67,8 @@ class Settings(Protocol):
 
     points_key: the key of its rate points; sizes_key, preset_key: of sizes in percent and of the
     encoder's preset; weights_keys: of weights, with the part of crosscheck.package.weights_of that
-    identifies them; optional_weights_keys: of those that it can do without. batches: whether its
-    codec has encode_batch and decode_batch, which take the pictures of one size through fewer
-    processes. The last five are left out where a codec has none.
+    identifies them. batches: whether its codec has encode_batch and decode_batch, which take the
+    pictures of one size through fewer processes. The last four are left out where a codec has none.
     """
 
     name: ClassVar[str]

@@ -82,7 +82,10 @@ class VfcnConfig:
 
 @dataclass(frozen=True)
 class MachineSettings:
-    """What a test condition says of diff_fchm; a rate point is the scale s of IVN."""
+    """What a test condition says of diff_fchm; a rate point is the scale s of IVN.
+
+    optional_weights_keys: as weights_keys, of those that a machine layer can do without.
+    """
 
     name: ClassVar[str] = "diff_fchm"
     kind: ClassVar[str] = "feature"
