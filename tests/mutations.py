@@ -6,7 +6,7 @@ Files of new unit types need nothing here: fields and payloads are found by the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -207,3 +207,20 @@ def _written(table, values: dict) -> bytes:
         return bits.write_elements(table, values)
     except (BitstreamError, KeyError):
         return b""
+
+
+def refused_and_reached(
+    files: Iterable[bytes], decode_latents: Callable, words: str
+) -> tuple[int, int]:
+    """How many damaged files are refused, and how many of these by the entropy decoder or by the
+    checksum of what it made (`words`); all others must decode to the checksum that they state."""
+    refused = reached = 0
+    for data in files:
+        try:
+            layer = decode_latents(data)
+        except BitstreamError as error:
+            refused += 1
+            reached += "entropy-coded" in str(error) or words in str(error)
+        else:
+            assert layer.latents.checksum() == layer.payload.checksum
+    return refused, reached

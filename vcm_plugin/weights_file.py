@@ -39,6 +39,11 @@ def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor],
         ) from error
 
 
+def damaged(path: Path, error: Exception) -> InputError:
+    """The refusal of a weights file whose tensors or description make no network."""
+    return InputError(f"{path}: the weights file is damaged: {' '.join(str(error).split())}")
+
+
 def halved(
     tensors: Mapping[str, torch.Tensor], whole: Collection[str] = ()
 ) -> dict[str, torch.Tensor]:

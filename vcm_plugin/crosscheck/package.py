@@ -139,14 +139,15 @@ def weights_of(result: RunResult) -> dict[str, str | None]:
     """What identifies the weights of a result: of the detector, of the codec's features, and of
     the human layer, whose weights are a folder and which names the prior that it needs."""
     codec = result.codec_identity
+    machine = codec.get("machine", codec)  # "machine": simulcast
     found = {
         "detector_sha256": result.model_identity.get("weights_sha256"),
-        "codec_sha256": codec.get("machine", codec).get("weights_sha256"),  # "machine": simulcast
+        "codec_sha256": machine.get("weights_sha256"),
         "human_sha256": codec.get("human_weights_sha256"),
     }
     for part in ("inter", "importance"):
-        if f"{part}_weights_sha256" in codec.get("machine", codec):
-            found[f"{part}_sha256"] = codec.get("machine", codec)[f"{part}_weights_sha256"]
+        if f"{part}_weights_sha256" in machine:
+            found[f"{part}_sha256"] = machine[f"{part}_weights_sha256"]
     if "weights_sha256" in codec.get("picture", {}):  # a learned picture, and heads
         found["picture_sha256"] = codec["picture"]["weights_sha256"]
     if "synthesis" in codec:  # of heads, that of diff_fchm

@@ -35,7 +35,7 @@ from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.rate_points import parse_scale
 from vcm_plugin.stages import stage
-from vcm_plugin.weights_file import read_weights, write_weights
+from vcm_plugin.weights_file import damaged, read_weights, write_weights
 
 
 class MachineCodec:
@@ -88,8 +88,7 @@ class MachineCodec:
             self.coder = LatentCoder(networks, Tables.from_array(tensors["tables"].numpy()))
             self.typical = ivn.log2_code((0.0, model.typical_width.item()))
         except (InputError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
+            raise damaged(weights, error) from error
         self.model = model.requires_grad_(False).eval().to(self.device)
         self.networks = FoldedVfcn(self.model, dtype)
         self.intra_period = intra_period

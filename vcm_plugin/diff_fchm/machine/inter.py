@@ -24,7 +24,7 @@ from vcm_plugin.entropy.rans import Tables
 from vcm_plugin.entropy.temporal import TemporalNetworks
 from vcm_plugin.entropy.temporal_coder import TemporalCoder
 from vcm_plugin.errors import InputError
-from vcm_plugin.weights_file import read_weights, write_weights
+from vcm_plugin.weights_file import damaged, read_weights, write_weights
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class InterNetworks:
             config = InterConfig(**sizes | {"slices": tuple(sizes["slices"])})
             networks = integer_networks(TemporalNetworks(config), tensors)
         except (InputError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
+            raise damaged(weights, error) from error
         if made_for != machine_sha256:
             raise InputError(
                 f"{weights}: these inter weights are for the machine layer {made_for[:8]}, found "
