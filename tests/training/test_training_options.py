@@ -23,6 +23,7 @@ from vcm_plugin.training import options
 from vcm_plugin.training.schedules import (
     DetectorTraining,
     FctmTraining,
+    HeadsTraining,
     HvcnTraining,
     ImportanceTraining,
     InterTraining,
@@ -46,6 +47,7 @@ KINDS = {
     "detector": (options.DetectorInputs, DetectorTraining),
     "picture": (options.PictureInputs, PictureConfig, PictureTraining),
     "transform": (options.TransformInputs, TransformConfig, TransformTraining),
+    "heads": (options.HeadsInputs, HeadsTraining),
     "tracker": (options.TrackerInputs, TrackerTraining),
     "restorer": (options.RestorerInputs, RestorerConfig, RestorerTraining),
 }

@@ -25,6 +25,7 @@ from vcm_plugin.files import sha256_of_file
 from vcm_plugin.training.options import (
     DetectorInputs,
     FeatureInputs,
+    HeadsInputs,
     HvcnInputs,
     ImportanceInputs,
     Inputs,
@@ -40,6 +41,7 @@ from vcm_plugin.training.options import (
 from vcm_plugin.training.schedules import (
     DetectorTraining,
     FctmTraining,
+    HeadsTraining,
     HvcnTraining,
     ImportanceTraining,
     InterTraining,
@@ -53,6 +55,8 @@ from vcm_plugin.training.schedules import (
 )
 
 # torch, and all that needs it, is imported where it is used: --help and wrong options do without.
+
+HEADS = ("latent_scalable", "multi_head")  # codecs with a transform
 
 
 def add(commands) -> None:
@@ -85,9 +89,12 @@ def add(commands) -> None:
          train_importance, (ImportanceInputs, ImportanceTraining)),
         ("picture", "a learned picture codec",
          train_picture, (PictureInputs, PictureConfig, PictureTraining)),
-        ("transform", "the latent-space transforms of latent_scalable and multi_head, over a "
-         "frozen learned picture codec",
+        ("transform", "a learned picture codec with the latent-space transforms of latent_scalable "
+         "and multi_head",
          train_transform, (TransformInputs, TransformConfig, TransformTraining)),
+        ("heads", "these transforms with the losses of a detector, over a frozen learned picture "
+         "codec",
+         train_heads, (HeadsInputs, HeadsTraining)),
     ):  # fmt: skip
         one = networks.add_parser(name, help=summary, description=f"Trains {summary}.")
         add_options(one, *kinds)
@@ -359,6 +366,38 @@ def train_transform(options: Namespace) -> None:
     bound = (sha256_of_file(picture), machine.latents_sha256, digest)
     for name, transform in model.each.items():
         path = options.output / f"{name}.safetensors"
+        latent_transform.export(transform, *bound, trained, path)
+        print(f"weights of {name}: {path}")
+
+
+def train_heads(options: Namespace) -> None:
+    """Train the transforms of both codecs and export them: OUT/CODEC.safetensors."""
+    inputs, schedule = read_recipe(options, HeadsInputs, HeadsTraining)
+    for key in ("picture", "vfcn", "latent_scalable", "multi_head"):
+        if not getattr(inputs, key):
+            raise InputError(f"heads: expected --{key.replace('_', '-')}, weights to start from")
+    from anchors import latent_transform
+    from anchors.feature_head import FeatureHead
+    from anchors.picture_learned import PictureLearnedCodec
+    from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+    from vcm_plugin.training.feature_store import FeatureStore
+    from vcm_plugin.training.heads import CodedPictures, own_sized, train
+
+    schedule = _settled(schedule, inputs)
+    picture = PictureLearnedCodec(Path(bundled_weights(inputs.picture)))
+    machine = MachineCodec(Path(bundled_weights(inputs.vfcn)))
+    begin = {name: Path(bundled_weights(getattr(inputs, name))) for name in HEADS}
+    heads = {name: FeatureHead(path, picture, machine) for name, path in begin.items()}
+    detector = _detector(inputs)
+    dataset = own_sized(_dataset(inputs), detector.config)
+    store = CodedPictures(FeatureStore(detector, dataset, inputs.cache), picture, machine)
+    model = train(heads, store, schedule, options.output, _say)
+    if not _is_first_process():
+        return
+    bound = (picture.sha256, machine.latents_sha256, store.detector.weights_sha256)
+    for name, transform in model.each.items():
+        path = options.output / f"{name}.safetensors"
+        trained = asdict(schedule) | {"init": begin[name].name}
         latent_transform.export(transform, *bound, trained, path)
         print(f"weights of {name}: {path}")
 

@@ -132,6 +132,16 @@ class TransformInputs(FeatureInputs):
 
 
 @dataclass(frozen=True)
+class HeadsInputs(FeatureInputs):
+    """What the training of these transforms with the detector's losses works on."""
+
+    vfcn: str = _key("weights of the machine layer, a file or a bundled name", "")
+    picture: str = _key("weights of the learned picture codec, a file or a bundled name", "")
+    latent_scalable: str = _key("weights of its transform to start from, or a bundled name", "")
+    multi_head: str = _key("weights of its transform to start from, or a bundled name", "")
+
+
+@dataclass(frozen=True)
 class TrackerInputs(Inputs):
     """What the training of a tracker works on; cache: folder for the drawn frames."""
 

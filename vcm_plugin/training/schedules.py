@@ -190,6 +190,16 @@ class TransformTraining(PictureTraining):
 
 
 @dataclass(frozen=True)
+class HeadsTraining(FeatureSchedule):
+    """Schedule and loss of the transforms with the detector's losses; the seed fixes batches and
+    QPs. feature_weight: of the error of p2..p5, in shares of their variance."""
+
+    task_weight: float = 1.0
+    task_from: float = 0.0
+    feature_weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class InterTraining(Schedule):
     """Schedule and loss of the inter networks; the seed fixes clips and scales.
 

@@ -84,18 +84,11 @@ class Targets:
         layers = features_of(self.detector, source)
         width, vfcn = self.machine.model.typical_width, self.machine.model
         levels = {level: layers[name] / width for level, name in vfcn.config.levels.items()}
-        return vfcn.analysis(levels, self._typical()), layers
+        return vfcn.analysis(levels, _typical(self.machine)), layers
 
     def features(self, y_m: torch.Tensor) -> dict[str, torch.Tensor]:
         """p2..p5 that the machine layer makes of its latents; differentiable."""
-        vfcn = self.machine.model
-        made = vfcn.synthesis(y_m, self._typical())
-        return {name: made[k] * vfcn.typical_width for k, name in vfcn.config.levels.items()}
-
-    def _typical(self) -> torch.Tensor:
-        """The range (1, 2) with which latents are those of the machine layer before its IVN."""
-        width = self.machine.model.typical_width
-        return torch.stack((torch.zeros_like(width), width))[None]
+        return features_from(y_m, self.machine)
 
 
 def train(
@@ -146,6 +139,13 @@ def loss_terms(model, store: Targets, schedule: TransformTraining, draw: int, _:
     return balanced_terms(schedule, source, step, coded, tasks)
 
 
+def features_from(y_m: torch.Tensor, machine: MachineCodec) -> dict[str, torch.Tensor]:
+    """p2..p5 that a machine layer makes of its latents (N, C, h, w); differentiable."""
+    vfcn = machine.model
+    made = vfcn.synthesis(y_m, _typical(machine))
+    return {name: made[k] * vfcn.typical_width for k, name in vfcn.config.levels.items()}
+
+
 @torch.no_grad()
 def start_linear(model: Heads, store: Targets, schedule: TransformTraining) -> None:
     """Measure mean and spread of every channel of y_hat and of y_m; make the 3x3 convolutions the
@@ -178,6 +178,12 @@ def start_linear(model: Heads, store: Targets, schedule: TransformTraining) -> N
         squares.diagonal().add_(RIDGE * squares.diagonal().mean())
         found = torch.linalg.solve(squares, mixed).T
         transform.linear.weight.copy_(found.view_as(transform.linear.weight))
+
+
+def _typical(machine: MachineCodec) -> torch.Tensor:
+    """The range (1, 2) with which latents are those of the machine layer before its IVN."""
+    width = machine.model.typical_width
+    return torch.stack((torch.zeros_like(width), width))[None]
 
 
 def _statistics(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
