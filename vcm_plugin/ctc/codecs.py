@@ -3,7 +3,7 @@
 
 A codec is one class with its Settings beside it: the keys that it reads from a condition, its
 name, its kind, the grammar of its rate points, and `make`. Nothing about it stands elsewhere but
-its line in CODECS. Settings are read without torch, and so without the networks.
+its line in CODECS and its name in the help (cli/options.py). Settings are read without torch, and so without the networks.
 """
 
 from __future__ import annotations
