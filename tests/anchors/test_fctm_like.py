@@ -331,7 +331,7 @@ def test_weights_of_other_networks(tmp_path, change):
     path.write_bytes(
         odd.replace(old, f'\\"{name}\\": {value:<{len(str(getattr(CONFIG, name)))}}'.encode())
     )
-    with pytest.raises(InputError, match="fctm_like weights are damaged") as caught:
+    with pytest.raises(InputError, match="the weights file is damaged") as caught:
         FctmLikeCodec(path)
     assert "\n" not in str(caught.value)
 

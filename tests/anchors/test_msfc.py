@@ -162,7 +162,7 @@ def test_weights_files_that_are_none(tmp_path, weights):
 def test_weights_of_other_networks(tmp_path):
     model = Msfc(CONFIG)
     model.config = replace(CONFIG, reduced=12)
-    with pytest.raises(InputError, match="MSFC weights are damaged") as caught:
+    with pytest.raises(InputError, match="the weights file is damaged") as caught:
         MsfcCodec(export(model, "0" * 64, {}, tmp_path / "odd.safetensors"))
     assert "\n" not in str(caught.value)
 

@@ -37,7 +37,7 @@ from vcm_plugin.stages import stage
 from vcm_plugin.vvc import Planes
 from vcm_plugin.vvc import planes as vvc_planes
 from vcm_plugin.vvc.choice import Coding, coded_size
-from vcm_plugin.weights_file import read_weights, write_weights
+from vcm_plugin.weights_file import fitting, read_weights, write_weights
 
 
 class Shown(NamedTuple):
@@ -80,15 +80,10 @@ class PictureRestorer:
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:4], 16)
         self.device = torch.device(device)
-        try:
+        with fitting(weights, tensors):
             self.machine_sha256 = self.metadata["trained"]["machine_sha256"]
             model = Restorer(RestorerConfig(**self.metadata["config"]))
             model.load_state_dict({name: x.float() for name, x in tensors.items()})
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
-        if not all(x.isfinite().all() for x in tensors.values()):
-            raise InputError(f"{weights}: the weights file is damaged: a weight is NaN or infinite")
         self.parameters = sum(x.numel() for x in tensors.values())
         self.model = model.requires_grad_(False).eval()
         self.model.to(self.device, memory_format=torch.channels_last)
