@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from changed import changed
+from interrupted import interrupted
 from reduction_checks import (
     refuses_damaged_files,
     refuses_features_that_the_weights_do_not_fit,
@@ -186,18 +187,9 @@ def test_steps_are_those_of_vvc():
     torch.testing.assert_close(steps, torch.tensor([4.0, 32.0, 128.0]))
 
 
-def test_resumed_training_equals_an_undisturbed_one(store, tmp_path, monkeypatch):
+def test_resumed_training_equals_an_undisturbed_one(store, tmp_path):
     whole = train(CONFIG, store, SCHEDULE, tmp_path / "whole")
-    real, draws = store.features, []
-
-    def die_at_the_third(size, pictures):
-        draws.append(pictures)
-        if len(draws) == 35:  # after the statistics, 32 batches, and two iterations
-            raise KeyboardInterrupt
-        return real(size, pictures)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "features", die_at_the_third)
+    with interrupted(store, "features", 35):  # after the statistics, 32 batches, and two iterations
         train(CONFIG, store, SCHEDULE, tmp_path / "killed")
     resumed = train(CONFIG, store, SCHEDULE, tmp_path / "killed")
     for name, value in whole.state_dict().items():

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from vcm_plugin.bitstream import AuxiliaryPicturePayload, LearnedPicturePayload
-from vcm_plugin.diff_fchm.human.geometry import Geometry
+from vcm_plugin.diff_fchm.human.geometry import Geometry, geometry_of_picture
 from vcm_plugin.diff_fchm.human.restorer import (
     LAYERS,
     Restorer,
@@ -144,14 +144,7 @@ class Restoration:
 
         Raises InputError where the picture is not the one that the features were made of.
         """
-        geometry = Geometry(features.source_size, features.input_size)
-        if geometry.problem():
-            raise InputError(geometry.problem())
-        if tuple(picture.shape) != (*geometry.source_size, 3) or picture.dtype != np.uint8:
-            raise InputError(
-                f"expected the picture that the features were made of, uint8 "
-                f"{(*geometry.source_size, 3)}, found {picture.dtype} {tuple(picture.shape)}"
-            )
+        geometry_of_picture(picture, features)
         data, machine = self.machine.code(features, rate_point)
         return data, self.guide(machine)
 
@@ -194,9 +187,7 @@ class Restoration:
             )
         machine = self.machine.decode_latents(data)
         size = machine.header.source_size
-        problem = Geometry(size, machine.header.input_size).problem()
-        if problem:
-            raise BitstreamError(problem)
+        Geometry(size, machine.header.input_size).require(BitstreamError)
         low, high = SCALES
         if not low <= machine.payload.rate_point <= high:
             raise BitstreamError(
