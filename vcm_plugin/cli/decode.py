@@ -63,7 +63,10 @@ def body(options: Namespace) -> None:
     with naming(options.bitstream):
         name = codec_of(data) if not options.keep_going else "diff_fchm"
     if options.human and name != "diff_fchm":
-        raise InputError(f"{options.bitstream} is of codec {name}: leave out --human")
+        raise InputError(
+            f"{options.bitstream}: --human: expected a file of diff_fchm, found one of {name}: "
+            "leave out --human; --picture keeps a decoded picture"
+        )
     name = human_codec_of(data, condition) if options.human else name
     codec = make_codec(name, condition, options.device)
     if options.keep_going:
