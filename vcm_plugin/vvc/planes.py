@@ -30,6 +30,7 @@ def coded_size(height: int, width: int) -> tuple[int, int]:
 
 
 def samples_of(plane: np.ndarray) -> bytes:
+    """A plane (H, W) as encoders read it: 16 bits a sample, the lower byte first."""
     return plane.astype("<u2").tobytes()
 
 
@@ -55,6 +56,10 @@ def check_planes(planes: Sequence[np.ndarray], qp: int) -> tuple[int, int]:
 
 
 def split_planes(raw: bytes, picture: PictureFormat) -> Planes:
+    """Decoded samples, 16 bits each -> the planes, uint16 (H, W) and (H / 2, W / 2).
+
+    Raises BitstreamError where there are more or fewer samples than the format says.
+    """
     height, width = picture.height, picture.width
     expected = picture.bytes
     # VTM may write mid-level chroma beside the luma of a 4:0:0 picture.
