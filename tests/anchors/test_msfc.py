@@ -8,6 +8,7 @@ import torch
 from changed import changed
 from interrupted import interrupted
 from reduction_checks import (
+    makes_a_round_trip,
     refuses_damaged_files,
     refuses_features_that_the_weights_do_not_fit,
     refuses_weights_files_that_are_none,
@@ -73,17 +74,7 @@ def odd_grids() -> FeaturePyramid:
 
 @pytest.mark.parametrize("features", [pyramid((1, 1)), pyramid((61, 90)), odd_grids()])
 def test_round_trip(codec, features):
-    coded = codec.encode(features, "22")
-    decoded = codec.decode(coded)
-    assert (decoded.source_size, decoded.input_size) == (
-        features.source_size,
-        features.input_size,
-    )
-    assert {k: v.shape for k, v in decoded.layers.items()} == {
-        k: v.shape for k, v in features.layers.items()
-    }
-    decoded.require_finite()
-    assert codec.encode(features, "22") == coded
+    makes_a_round_trip(codec, features)
 
 
 def test_at_a_low_qp_the_decoder_sees_what_the_reduction_made(codec):

@@ -317,7 +317,7 @@ def test_another_number_of_channels(codec):
 def test_features_that_are_not_finite(codec, value):
     features = pyramid()
     features.layers["p4"][0, 0, 0] = value
-    with pytest.raises(InputError, match="p4 holds NaN or infinite"):
+    with pytest.raises(InputError, match="p4: expected finite features, found NaN"):
         codec.encode(features, "1")
 
 
