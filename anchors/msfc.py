@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, ClassVar
 from anchors.reduction import LAYERS, fpn_grid
 from anchors.vvc_feature import CodedLayers, VvcFeatureCodec, packed_picture, picture_range
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import Header, Unit
+from vcm_plugin.bitstream import Header
 from vcm_plugin.rate_points import QP, Grammar, parse_qp
 from vcm_plugin.vvc import Planes
 
@@ -92,13 +92,7 @@ class MsfcCodec:
 
     def encode_batch(self, features: Sequence[FeaturePyramid], rate_point: str) -> list[bytes]:
         """The .fcm file of each of some pictures of one size, the same bytes as by `encode`."""
-        qp = parse_qp(rate_point)
-        headers, pictures = zip(*map(self._reduced, features), strict=True)
-        streams = self.inner.encoder.encode_batch(pictures, qp)
-        return [
-            bitstream.write(header, [Unit("private", 0, stream)])
-            for header, stream in zip(headers, streams, strict=True)
-        ]
+        return self.inner.encode_packed(map(self._reduced, features), parse_qp(rate_point))
 
     def _reduced(self, features: FeaturePyramid) -> tuple[Header, Planes]:
         """The header of a file, and the picture that the small fused layer is packed into."""

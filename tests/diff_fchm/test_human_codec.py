@@ -9,6 +9,7 @@ import pytest
 import torch
 from hvcn_tiny import GOLDEN, SIZES, golden_latents, picture, tiny_codec, tiny_folder
 from mutations import refused_and_reached
+from precision import threads_and_kernels
 from test_machine_codec import mutated
 from vfcn_tiny import pyramid, tiny_weights
 
@@ -91,17 +92,9 @@ def test_floats_do_not_reach_the_latents(codec, weights, data, tmp_path):
 
 def test_latents_do_not_depend_on_threads_and_kernels(codec, data):
     expected = codec.decode_latents(data).latents
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            for mkldnn in (True, False):
-                torch.set_num_threads(count)
-                with torch.backends.mkldnn.flags(enabled=mkldnn):
-                    found = codec.decode_latents(data).latents
-                assert np.array_equal(found.y, expected.y)
-                assert np.array_equal(found.z, expected.z)
-    finally:
-        torch.set_num_threads(threads)
+    for _ in threads_and_kernels():
+        found = codec.decode_latents(data).latents
+        assert np.array_equal(found.y, expected.y) and np.array_equal(found.z, expected.z)
 
 
 def convolved(network, x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mutations import refused_and_reached
-from precision import less_precise
+from precision import less_precise, threads_and_kernels
 from vfcn_tiny import CONFIG, pyramid, tiny_model, tiny_weights
 
 from vcm_plugin import bitstream
@@ -173,16 +173,9 @@ def test_latents_do_not_depend_on_the_precision_of_the_synthesis(weights, files,
 
 def test_latents_do_not_depend_on_threads_and_kernels(files, codec):
     expected = [codec.decode_latents(data) for data in files.values()]
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            for mkldnn in (True, False):
-                torch.set_num_threads(count)
-                with torch.backends.mkldnn.flags(enabled=mkldnn):
-                    for data, layer in zip(files.values(), expected):
-                        assert same_latents(codec.decode_latents(data), layer)
-    finally:
-        torch.set_num_threads(threads)
+    for _ in threads_and_kernels():
+        for data, layer in zip(files.values(), expected):
+            assert same_latents(codec.decode_latents(data), layer)
 
 
 def test_latents_do_not_depend_on_the_precision_of_float32_products(files, codec):
