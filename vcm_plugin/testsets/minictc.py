@@ -209,7 +209,6 @@ def paint(canvas: np.ndarray, item: SceneObject, grain: Grain | None = None) -> 
 
 
 def unit_frame(item: SceneObject, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets from an object's centre in pixels -> its own coordinates, in radii."""
     a, b, c, d = item.axes
     return (a * x + b * y) / item.radius, (c * x + d * y) / item.radius
 
