@@ -12,6 +12,7 @@ import numpy as np
 from anchors.picture_config import TransformConfig, octaves_of, require_trained_qp, trained_qp
 from vcm_plugin.bitstream import Header
 from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.vvc.planes import rgb_size
 
 if TYPE_CHECKING:
     from anchors.picture_learned import PictureLearnedCodec
@@ -67,7 +68,7 @@ class FeatureHead:
 
     def header(self, profile: str, picture: np.ndarray) -> Header:
         """Of the file of a picture; raises InputError for what is none."""
-        size = self.picture.size_of(picture)
+        size = rgb_size(picture)
         header = Header(profile, "fpn", size, size, weights_id=self.weights_id)
         self.require_header(header, profile)
         return header

@@ -20,8 +20,8 @@ import numpy as np
 from anchors.picture_config import PictureConfig, octaves_of, require_trained_qp, step_of
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import NO_SPLIT, Header, LatentsPayload, LearnedPicturePayload, Unit
-from vcm_plugin.errors import InputError
 from vcm_plugin.rate_points import QP, Grammar
+from vcm_plugin.vvc.planes import rgb_size
 
 if TYPE_CHECKING:
     import torch
@@ -153,17 +153,8 @@ class PictureLearnedCodec:
 
         return STRIDE
 
-    @staticmethod
-    def size_of(picture: np.ndarray) -> tuple[int, int]:
-        """(height, width); raises InputError for what is no picture of uint8 (H, W, 3)."""
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise InputError(
-                f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}"
-            )
-        return picture.shape[:2]
-
     def _header(self, picture: np.ndarray) -> Header:
-        size = self.size_of(picture)
+        size = rgb_size(picture)
         header = Header(self.name, NO_SPLIT, size, size, weights_id=self.weights_id)
         header.require_picture_weights(self.name, self.weights_id, self.stride)
         return header
