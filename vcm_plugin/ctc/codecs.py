@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Features (kind "feature") or a picture (kind "picture") -> bytes -> the same kind again.
+    """Features (kind "feature") or a picture ("picture", "learned_picture") -> bytes -> the same.
 
     Codecs of kind "human" take both, and two rate points: encode(picture, features, rate_point,
-    human_rate_point), decode(bytes) -> (features, picture). ctc/coding.py calls all three kinds.
+    human_rate_point), decode(bytes) -> (features, picture); those of kind "heads" take the picture
+    and give both. ctc/coding.py calls all kinds.
 
     A codec of sequences also has encode_frames(frames, rate_point, timing, file) -> bytes of each
     frame, and decode_frames(path), which decodes one frame after the other.
