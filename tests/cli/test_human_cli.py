@@ -55,7 +55,7 @@ def test_encode_and_decode_a_human_layer(typed, folder, tmp_path):
 
 BAD_LINES = {
     "no human layer in the file": ("decode machine.fcm --human x.png {weights}", "encode with"),
-    "no human weights": ("decode machine.fcm --human x.png", "train_hvcn.py and name their folder"),
+    "no human weights": ("decode machine.fcm --human x.png", "or with --human-weights"),
     "missing human weights": (
         "encode picture.png -o x --rate-point 1 --human --human-weights gone",
         "gone: expected the weights of a human layer",
