@@ -149,7 +149,7 @@ def test_encode_and_decode_a_learned_picture(typed, restorer, tiny_condition, ca
 BAD_PICTURE_LINES = {
     "no restorer": (
         "encode picture.png -o x --rate-point 1 --human --human-kind picture",
-        "train one with scripts/train_restorer.py",
+        "train them with scripts/train_restorer.py",
     ),
     "missing restorer": (
         "encode picture.png -o x --rate-point 1 --human --restorer gone",
