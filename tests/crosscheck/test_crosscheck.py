@@ -219,6 +219,23 @@ def drop_a_line(folder):
     edit_lines(folder / POINT / "pictures.jsonl", lambda lines: lines[1:])
 
 
+def claim_more_pixels(folder):
+    edit(folder / RUN / "result.json", lambda r: r["dataset"].update(pixels=1 << 20))
+
+
+def claim_a_whole_test_set(folder):
+    edit(folder / RUN / "result.json", lambda r: r["dataset"].update(cut_from=None))
+
+
+def claim_objects_passed_over(folder):
+    edit(folder / RUN / "result.json", lambda r: r["dataset"].update(passed_over=3))
+
+
+def claim_human_vision(folder):
+    for name, where in (("run.json", "test"), ("result.json", "test")):
+        edit(folder / RUN / name, lambda r, where=where: r[where].update(human_vision=True))
+
+
 TAMPERING = {
     flip_a_byte: "bitstreams",
     claim_fewer_bits: "bitstreams",
@@ -230,6 +247,10 @@ TAMPERING = {
     change_the_condition: "config",
     type_a_bd_rate: "bd_rate",
     drop_a_line: "bitstreams",
+    claim_more_pixels: "data",
+    claim_a_whole_test_set: "data",
+    claim_objects_passed_over: "data",
+    claim_human_vision: "config",
 }
 HOSTILE = {
     "runs/../../escaped.json": (b"{}", "leaves the folder"),

@@ -41,7 +41,7 @@ from vcm_plugin.testsets.coco import (
 )
 
 STATED_BY_RESULT = ("protocol", "score_threshold", "iou_threshold", "threads_per_job",
-                    "min_overlap", "near_lossless")  # fmt: skip
+                    "min_overlap", "near_lossless", "human_vision")  # fmt: skip
 EXACT = 1e-9  # accuracy from the same predictions, and BD-rate from the same points
 PARTS = ("sequences", "classes", "categories")  # whose accuracy results state, too
 Lines = Mapping[int, Record]  # id of a picture or sequence -> its line
@@ -214,6 +214,9 @@ def check_digest(claims: Claims) -> Iterator[Finding]:
     tested = len(claims.dataset.pictures)
     if stated.pictures != tested:
         problems.append(f"{stated.pictures} pictures claimed, {tested} tested")
+    pixels = sum(picture.pixels for picture in claims.dataset.pictures)
+    if stated.pixels != pixels:
+        problems.append(f"{stated.pixels} pixels claimed, the pictures have {pixels}")
     yield finding("data", problems, "ground truth and pictures as claimed", claims.name)
 
 

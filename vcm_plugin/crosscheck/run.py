@@ -147,6 +147,12 @@ class RunCheck:
             text = "the ground truth of the package is not that of the test set here"
             self.check.add([Finding("data", FAILED, text, name)])
             return None
+        stated = self.claims.result.dataset
+        claimed = {"cut_from": stated.cut_from, "passed_over": stated.passed_over}
+        here = {"cut_from": dataset.cut_from(), "passed_over": dataset.passed_over or None}
+        pairs = differences(claimed, here)
+        problems = [f"{key} is claimed as {value} and is {own} here" for key, value, own in pairs]
+        self.check.add([claimed_by.finding("data", problems, "the test set is as whole here", name)])
         return dataset
 
     def _check_identity(self, identity: Mapping[str, Any]) -> Iterator[Finding]:
