@@ -152,7 +152,9 @@ class RunCheck:
         here = {"cut_from": dataset.cut_from(), "passed_over": dataset.passed_over or None}
         pairs = differences(claimed, here)
         problems = [f"{key} is claimed as {value} and is {own} here" for key, value, own in pairs]
-        self.check.add([claimed_by.finding("data", problems, "the test set is as whole here", name)])
+        self.check.add(
+            [claimed_by.finding("data", problems, "the test set is as whole here", name)]
+        )
         return dataset
 
     def _check_identity(self, identity: Mapping[str, Any]) -> Iterator[Finding]:
