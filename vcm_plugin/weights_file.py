@@ -16,27 +16,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.files import sha256_of_file
+from vcm_plugin.files import refuse_other_downloads, sha256_of_file
 
 
 def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor], dict]:
-    """Bytes, tensors and description of a weights file; kind: vfcn or msfc. Raises InputError."""
+    """Bytes, tensors and description of a weights file; kind: vfcn, picture ... Raises InputError,
+    also where a weight is no number."""
     name = kind.upper()
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read the {name} weights: {error.strerror}") from error
+    refuse_other_downloads(data[:512], path, f"{name} weights")
     try:
         with safe_open(path, framework="pt") as file:
-            described = file.metadata()
-        if described["format"] != _format(kind):
-            raise KeyError("format")
-        return data, load(data), json.loads(described[kind])
+            described = file.metadata() or {}
+        found = described.get("format", "no description of ours")
+        if found != _format(kind):
+            raise ValueError(found)
+        tensors, about = load(data), json.loads(described[kind])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: expected {name} weights as scripts/train_{kind}.py exports them; found a "
             f"file of another kind, or a damaged one ({' '.join(str(error).split())})"
         ) from error
+    if not all(x.isfinite().all() for x in tensors.values()):
+        raise damaged(path, ValueError("a weight is NaN or infinite"))
+    return data, tensors, about
 
 
 def damaged(path: Path, error: Exception) -> InputError:

@@ -87,8 +87,6 @@ class PictureRestorer:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
-        if not all(x.isfinite().all() for x in tensors.values()):
-            raise InputError(f"{weights}: the weights file is damaged: a weight is NaN or infinite")
         self.parameters = sum(x.numel() for x in tensors.values())
         self.model = model.requires_grad_(False).eval()
         self.model.to(self.device, memory_format=torch.channels_last)

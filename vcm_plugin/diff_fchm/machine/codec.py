@@ -80,8 +80,6 @@ class MachineCodec:
         del floats["tables"]
         self.parameters = sum(x.numel() for k, x in tensors.items() if k != "tables")
         try:
-            if not all(x.isfinite().all() for x in floats.values()):
-                raise InputError("a weight is NaN or infinite")
             model.load_state_dict(floats, strict=False)
             networks = integer_networks(model.entropy, integers).to(self.device)
             self.integers = integers
