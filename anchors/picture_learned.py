@@ -102,6 +102,10 @@ class PictureLearnedCodec:
         """What affects the result."""
         return {"weights_sha256": self.sha256, "loss_detector_sha256": self.detector_sha256}
 
+    def check_rate_point(self, rate_point: str) -> None:
+        """Raise InputError for a QP without training."""
+        self.config.parse(rate_point)
+
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The .fcm file of an RGB picture, uint8 (H, W, 3).
 
@@ -219,8 +223,6 @@ def _networks(config: PictureConfig, tensors: dict[str, torch.Tensor]):
 
     floats, integers = split_stored(tensors)
     tables = Tables.from_array(floats.pop("tables").to(torch.int32).numpy())
-    if not all(x.isfinite().all() for x in floats.values()):
-        raise InputError("a weight is NaN or infinite")
     model = PictureNetworks(config)
     wanted = {k for k in model.state_dict() if not k.startswith("entropy.")}
     if set(floats) != wanted:
