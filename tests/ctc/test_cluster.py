@@ -50,6 +50,10 @@ class Traced:
         raise InputError("expected nothing")
         yield
 
+    def fill(self):
+        raise OSError(28, "No space left on device", "somewhere")
+        yield
+
     def die(self, value):
         """Ends its process as often as the file named `value` says, or always without one."""
         lives = self.plan.folder / str(value)
@@ -80,6 +84,8 @@ def test_units_are_spread_and_an_error_says_where(plan):
         assert os.getpid() not in {pid for _, pid in found} and len(found) == 40
         with pytest.raises(InputError, match=r"worker tcp://.*: expected nothing"):
             list(workers.run("refuse", [()]))
+        with pytest.raises(OSError, match=r"No space left on device \(worker tcp://.*somewhere"):
+            list(workers.run("fill", [()]))
         assert list(workers.run("where", [(1,)]))[0][0] == 1, "it goes on after an error"
 
 

@@ -292,7 +292,8 @@ class _Planned(distributed.WorkerPlugin):
 
 
 def _unit(key: str, expected: dict[str, Any], method: str, call: tuple) -> list[Any]:
-    """One call of a worker object, in a worker process. Raises InputError with its address."""
+    """One call of a worker object, in a worker process. Raises InputError and OSError with its
+    address."""
     address = get_worker().address
     planned = get_worker().vcm_plugin_plans[key]
     with planned.lock:
@@ -308,6 +309,11 @@ def _unit(key: str, expected: dict[str, Any], method: str, call: tuple) -> list[
             return list(getattr(planned.worker, method)(*call))
         except InputError as error:
             raise InputError(f"worker {address}: {error}") from error
+        except OSError as error:  # a full disk, a folder that cannot be written
+            if error.errno is None:
+                raise
+            reason = f"{error.strerror} (worker {address})"
+            raise OSError(error.errno, reason, error.filename) from error
 
 
 def _require_folder(folder: Path, key: str) -> None:
