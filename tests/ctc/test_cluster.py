@@ -148,7 +148,7 @@ def test_processes_are_chosen_in_one_way(tmp_path, capsys):
 @pytest.mark.slow
 def test_something_else_answers(plan):
     """A web server: Dask waits for it without an end."""
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     server.RequestHandlerClass.log_message = lambda *_: None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with pytest.raises(InputError, match="no scheduler answers within 10 s"):

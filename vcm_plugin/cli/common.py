@@ -219,8 +219,8 @@ def naming_condition(data: bytes, condition: TestCondition) -> Iterator[None]:
         names = _conditions_of(data) if data.startswith(b"FCM") else []
         if not names or condition.name in names or names[0] in str(error):
             raise
-        what = "" if isinstance(error, BitstreamError) else ", or take the weights that it names"
-        raise type(error)(f"{error}{what}: those of --condition {names[0]}") from error
+        made = ":" if isinstance(error, BitstreamError) else "; the file was made with"
+        raise type(error)(f"{error}{made} those of --condition {names[0]}") from error
 
 
 def _conditions_of(data: bytes) -> list[str]:
