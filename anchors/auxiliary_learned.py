@@ -21,7 +21,7 @@ from anchors.picture_config import require_trained_qp, step_of
 from anchors.picture_learned import ERROR_WEIGHT, PictureLearnedCodec
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import LearnedPicturePayload, Unit
-from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.errors import BitstreamError
 from vcm_plugin.rate_points import QP, SCALE, Grammar, layered, split_layers
 
 if TYPE_CHECKING:
@@ -54,18 +54,10 @@ class LearnedAuxiliarySettings:
 
     def make(self, context) -> LearnedAuxiliaryCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        for key, value, what, script in (
-            ("weights", self.diff_fchm_learned_weights, "a learned picture codec", "picture"),
-            ("restorer", self.diff_fchm_learned_restorer, "a restorer", "restorer"),
-        ):
-            if value is None:
-                raise InputError(
-                    f"test condition {context.name}: {self.name} needs weights of {what}, and it "
-                    f"names none; train them with scripts/train_{script}.py and name them in the "
-                    f"key {self.name}_{key}"
-                )
-        picture = PictureLearnedCodec(context.path(self.diff_fchm_learned_weights), context.device)
-        return LearnedAuxiliaryCodec(context.restoration(self.diff_fchm_learned_restorer), picture)
+        weights = context.weights("diff_fchm_learned_weights", "train_picture")
+        restorer = context.weights("diff_fchm_learned_restorer", "train_restorer", "--restorer")
+        picture = PictureLearnedCodec(weights, context.device)
+        return LearnedAuxiliaryCodec(context.restoration(restorer), picture)
 
 
 class LearnedAuxiliaryCodec:

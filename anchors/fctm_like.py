@@ -20,13 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from anchors.reduction import fpn_grid, relative_step
+from anchors.reduction import LAYERS, fpn_grid, relative_step
 from anchors.vvc_feature import FEATURE_PARAMETERS
 from vcm_plugin import bitstream, vvc
 from vcm_plugin.bitstream import FctmLikePayload, FrameReader, Header, Timing, Unit
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.rate_points import QP, Grammar, parse_qp
-from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.vvc import stream as vvc_stream
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
     from vcm_plugin.features import FeaturePyramid
 
-LAYERS = tuple(SPLIT_POINTS["fpn"])
 GRID = "p4"  # of the channels that are sent
 STATISTIC_STEPS = 16  # of a mean or of the logarithm of a spread, in one unit
 
@@ -77,11 +75,7 @@ class FctmLikeSettings:
 
     def make(self, context) -> FctmLikeCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        if self.fctm_like_weights is None:
-            raise InputError(
-                f"test condition {context.name}: fctm_like needs weights, and it names none; train "
-                "them with scripts/train_fctm_like.py and name them in the key fctm_like_weights"
-            )
+        weights = context.weights("fctm_like_weights", "train_fctm_like")
         if self.vvc_random_access:
             raise InputError(
                 "fctm_like codes sequences all-intra or with low delay, as FCTM does; set "
@@ -93,9 +87,8 @@ class FctmLikeSettings:
             self.fctm_like_zscore, self.fctm_like_removal, self.fctm_like_ordering,
             self.fctm_like_resampling, self.fctm_like_channels,
         )  # fmt: skip
-        path = context.path(self.fctm_like_weights)
         codec = FctmLikeCodec(
-            path, self.fctm_like_preset, tools, context.threads, self.vvc_low_delay
+            weights, self.fctm_like_preset, tools, context.threads, self.vvc_low_delay
         )
         context.require_detector(self.fctm_like_weights, codec.metadata["detector_sha256"])
         return codec
@@ -120,7 +113,7 @@ class FctmLikeCodec:
         low_delay: bool = False,
     ):
         from anchors.fctm_networks import Fctm, FctmConfig  # torch, which settings do without
-        from vcm_plugin.weights_file import read_weights
+        from vcm_plugin.weights_file import fitting, read_weights
 
         data, tensors, self.metadata = read_weights(weights, "fctm_like")
         self.sha256 = hashlib.sha256(data).hexdigest()
@@ -128,15 +121,12 @@ class FctmLikeCodec:
         self.parameters = sum(x.numel() for x in tensors.values())
         self.encoder = vvc.VVenC(preset, threads, FEATURE_PARAMETERS, low_delay=low_delay)
         self.tools, self.low_delay = tools, low_delay
-        try:
+        with fitting(weights, tensors):
             self.config = FctmConfig(**self.metadata["config"])
             model = Fctm(self.config)
             tensors = {n: x if n == "order" else x.float() for n, x in tensors.items()}
             model.load_state_dict(tensors)
             self.value_range = _range_of(model)
-        except (InputError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{weights}: the fctm_like weights are damaged: {reason}") from error
         if tools.most is not None and not 1 <= tools.most <= self.config.reduced:
             raise InputError(
                 f"fctm_like_channels: expected 1 to {self.config.reduced}, which these weights "

@@ -12,6 +12,7 @@ import numpy as np
 from anchors.picture_config import TransformConfig, octaves_of, require_trained_qp, trained_qp
 from vcm_plugin.bitstream import Header
 from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.vvc.planes import rgb_size
 
 if TYPE_CHECKING:
     from anchors.picture_learned import PictureLearnedCodec
@@ -28,21 +29,18 @@ class FeatureHead:
 
     def __init__(self, weights: Path, picture: PictureLearnedCodec, machine: Any):
         from anchors.latent_transform import LatentTransform  # torch, which settings do without
-        from vcm_plugin.weights_file import read_weights
+        from vcm_plugin.weights_file import fitting, read_weights
 
         data, tensors, metadata = read_weights(weights, "transform")
         self.path, self.picture, self.machine = weights, picture, machine
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
-        try:
+        with fitting(weights, tensors):
             sizes, self.detector_sha256 = metadata["config"], metadata["detector_sha256"]
             bound = metadata["picture_sha256"], metadata["machine_sha256"]
             self.config = TransformConfig(**sizes | {"qps": tuple(sizes["qps"])})
             model = LatentTransform(self.config)
             model.load_state_dict({name: x.float() for name, x in tensors.items()})
-        except (InputError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{weights}: the transform weights are damaged: {reason}") from error
         self._require_bound(*bound)
         self.model = model.requires_grad_(False).eval().to(picture.device)
 
@@ -70,7 +68,7 @@ class FeatureHead:
 
     def header(self, profile: str, picture: np.ndarray) -> Header:
         """Of the file of a picture; raises InputError for what is none."""
-        size = self.picture.size_of(picture)
+        size = rgb_size(picture)
         header = Header(profile, "fpn", size, size, weights_id=self.weights_id)
         self.require_header(header, profile)
         return header

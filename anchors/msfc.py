@@ -18,21 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from anchors.reduction import fpn_grid
+from anchors.reduction import LAYERS, fpn_grid
 from anchors.vvc_feature import CodedLayers, VvcFeatureCodec, packed_picture, picture_range
 from vcm_plugin import bitstream
-from vcm_plugin.bitstream import Header, Unit
-from vcm_plugin.errors import InputError
+from vcm_plugin.bitstream import Header
 from vcm_plugin.rate_points import QP, Grammar, parse_qp
-from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.vvc import Planes
 
 if TYPE_CHECKING:
     import numpy as np
 
     from vcm_plugin.features import FeaturePyramid
-
-LAYERS = tuple(SPLIT_POINTS["fpn"])
 
 
 @dataclass(frozen=True)
@@ -53,15 +49,10 @@ class MsfcSettings:
 
     def make(self, context) -> MsfcCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        if self.msfc_weights is None:
-            raise InputError(
-                f"test condition {context.name}: msfc needs weights, and none are bundled; train "
-                "them with scripts/train_msfc.py and name them in the key msfc_weights"
-            )
+        weights = context.weights("msfc_weights", "train_msfc")
         context.require_fpn(self.name)
         context.require("msfc_preset")
-        path = context.path(self.msfc_weights)
-        codec = MsfcCodec(path, preset=self.msfc_preset, threads=context.threads)
+        codec = MsfcCodec(weights, preset=self.msfc_preset, threads=context.threads)
         context.require_detector(self.msfc_weights, codec.metadata["detector_sha256"])
         return codec
 
@@ -74,20 +65,17 @@ class MsfcCodec:
 
     def __init__(self, weights: Path, preset: str = "faster", threads: int = 1):
         from anchors.msfc_networks import Msfc, MsfcConfig  # torch, which settings do without
-        from vcm_plugin.weights_file import read_weights
+        from vcm_plugin.weights_file import fitting, read_weights
 
         data, tensors, self.metadata = read_weights(weights, "msfc")
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
         self.parameters = sum(x.numel() for x in tensors.values())
         self.inner = VvcFeatureCodec(preset, threads=threads)
-        try:
+        with fitting(weights, tensors):
             self.config = MsfcConfig(**self.metadata["config"])
             model = Msfc(self.config)
             model.load_state_dict({name: x.float() for name, x in tensors.items()})
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{weights}: the MSFC weights are damaged: {reason}") from error
         self.model = model.requires_grad_(False).eval()
 
     def identity(self) -> dict:
@@ -104,13 +92,7 @@ class MsfcCodec:
 
     def encode_batch(self, features: Sequence[FeaturePyramid], rate_point: str) -> list[bytes]:
         """The .fcm file of each of some pictures of one size, the same bytes as by `encode`."""
-        qp = parse_qp(rate_point)
-        headers, pictures = zip(*map(self._reduced, features), strict=True)
-        streams = self.inner.encoder.encode_batch(pictures, qp)
-        return [
-            bitstream.write(header, [Unit("private", 0, stream)])
-            for header, stream in zip(headers, streams, strict=True)
-        ]
+        return self.inner.encode_packed(map(self._reduced, features), parse_qp(rate_point))
 
     def _reduced(self, features: FeaturePyramid) -> tuple[Header, Planes]:
         """The header of a file, and the picture that the small fused layer is packed into."""

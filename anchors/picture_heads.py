@@ -67,7 +67,7 @@ class LatentScalableSettings:
                 f"test condition {context.name}: latent_scalable_layers: expected both where "
                 "pictures are measured (human_vision: true), found machine"
             )
-        head = _head_of(context, self.name, self.latent_scalable_weights)
+        head = _head_of(context, self.latent_scalable_weights, "latent_scalable_weights")
         return LatentScalableCodec(head, both)
 
 
@@ -90,7 +90,7 @@ class MultiHeadSettings:
 
     def make(self, context) -> MultiHeadCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        return MultiHeadCodec(_head_of(context, self.name, self.multi_head_weights))
+        return MultiHeadCodec(_head_of(context, self.multi_head_weights, "multi_head_weights"))
 
 
 class LatentScalableCodec:
@@ -233,14 +233,10 @@ class MultiHeadCodec:
         return 8 * len(data)
 
 
-def _head_of(context, name: str, weights: str | None) -> FeatureHead:
+def _head_of(context, weights: str | None, key: str) -> FeatureHead:
     """The head of a condition, trained for its detector."""
-    if weights is None:
-        raise InputError(
-            f"test condition {context.name}: {name} needs weights, and it names none; train them "
-            f"with scripts/train_transform.py and name them in the key {name}_weights"
-        )
+    path = context.weights(key, "train_transform")
     codecs = context.codec("picture_learned"), context.codec("diff_fchm")
-    head = FeatureHead(context.path(weights), *codecs)
+    head = FeatureHead(path, *codecs)
     context.require_detector(weights, head.detector_sha256)
     return head

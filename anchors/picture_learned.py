@@ -20,8 +20,8 @@ import numpy as np
 from anchors.picture_config import PictureConfig, octaves_of, require_trained_qp, step_of
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import NO_SPLIT, Header, LatentsPayload, LearnedPicturePayload, Unit
-from vcm_plugin.errors import InputError
 from vcm_plugin.rate_points import QP, Grammar
+from vcm_plugin.vvc.planes import rgb_size
 
 if TYPE_CHECKING:
     import torch
@@ -48,13 +48,8 @@ class PictureLearnedSettings:
 
     def make(self, context) -> PictureLearnedCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        if self.picture_learned_weights is None:
-            raise InputError(
-                f"test condition {context.name}: picture_learned needs weights, and it names none; "
-                "train them with scripts/train_picture.py and name them in the key "
-                "picture_learned_weights"
-            )
-        codec = PictureLearnedCodec(context.path(self.picture_learned_weights), context.device)
+        weights = context.weights("picture_learned_weights", "train_picture")
+        codec = PictureLearnedCodec(weights, context.device)
         if codec.detector_sha256 is not None:
             context.require_detector(self.picture_learned_weights, codec.detector_sha256)
         return codec
@@ -72,21 +67,23 @@ class PictureLearnedCodec:
     def __init__(self, weights: Path, device: str = "cpu"):
         import torch  # which settings do without
 
-        from vcm_plugin.weights_file import read_weights
+        from anchors.picture_networks import PictureNetworks
+        from vcm_plugin.entropy.latent_coder import load_stored
+        from vcm_plugin.weights_file import fitting, read_weights
 
         data, tensors, metadata = read_weights(weights, "picture")
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
         self.parameters = sum(x.numel() for name, x in tensors.items() if name != "tables")
         self.device = torch.device(device)
-        try:
+        with fitting(weights, tensors):
             sizes, self.detector_sha256 = metadata["config"], metadata["detector_sha256"]
             lists = {name: tuple(sizes[name]) for name in ("slices", "qps")}
             self.config = PictureConfig(**sizes | lists)
-            self.model, self.coder = _networks(self.config, tensors)
-        except (InputError, LookupError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{weights}: the picture weights are damaged: {reason}") from error
+            model = PictureNetworks(self.config)
+            self.coder, _ = load_stored(model, tensors)
+        model = model.requires_grad_(False).eval()
+        self.model = model.to(memory_format=torch.channels_last)
         self.to(device)
 
     def to(self, device: str) -> PictureLearnedCodec:
@@ -160,17 +157,8 @@ class PictureLearnedCodec:
 
         return STRIDE
 
-    @staticmethod
-    def size_of(picture: np.ndarray) -> tuple[int, int]:
-        """(height, width); raises InputError for what is no picture of uint8 (H, W, 3)."""
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-            raise InputError(
-                f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}"
-            )
-        return picture.shape[:2]
-
     def _header(self, picture: np.ndarray) -> Header:
-        size = self.size_of(picture)
+        size = rgb_size(picture)
         header = Header(self.name, NO_SPLIT, size, size, weights_id=self.weights_id)
         header.require_picture_weights(self.name, self.weights_id, self.stride)
         return header
@@ -210,24 +198,3 @@ class PictureLearnedCodec:
             x_hat = self.model.g_s(self.decoded_y(latents, qp), octaves)[0]
         levels = ((x_hat + 1.0) * LEVELS).round().clamp(0, 255).to(torch.uint8)
         return levels[:, : size[0], : size[1]].permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-def _networks(config: PictureConfig, tensors: dict[str, torch.Tensor]):
-    """The networks and the coder of a weights file; raises InputError where they do not fit."""
-    import torch
-
-    from anchors.picture_networks import PictureNetworks
-    from vcm_plugin.entropy.integer import integer_networks
-    from vcm_plugin.entropy.latent_coder import LatentCoder, split_stored
-    from vcm_plugin.entropy.rans import Tables
-
-    floats, integers = split_stored(tensors)
-    tables = Tables.from_array(floats.pop("tables").to(torch.int32).numpy())
-    model = PictureNetworks(config)
-    wanted = {k for k in model.state_dict() if not k.startswith("entropy.")}
-    if set(floats) != wanted:
-        odd = sorted(set(floats) ^ wanted)[0]
-        raise InputError(f"{odd} is missing or unknown")
-    model.load_state_dict(floats, strict=False)
-    coder = LatentCoder(integer_networks(model.entropy, integers), tables)
-    return model.requires_grad_(False).eval().to(memory_format=torch.channels_last), coder

@@ -17,7 +17,7 @@ import numpy as np
 
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
-from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.errors import BitstreamError
 from vcm_plugin.rate_points import PICTURE, QP, SCALE, Grammar, layered, split_layers
 from vcm_plugin.vvc import stream as vvc_stream
 
@@ -67,13 +67,8 @@ class SimulcastLearnedSettings:
         """The codec of a condition (ctc.codecs.Context)."""
         from anchors.picture_learned import PictureLearnedCodec
 
-        if self.simulcast_learned_weights is None:
-            raise InputError(
-                f"test condition {context.name}: simulcast_learned needs weights of a learned "
-                "picture codec, and it names none; train them with scripts/train_picture.py and "
-                "name them in the key simulcast_learned_weights"
-            )
-        picture = PictureLearnedCodec(context.path(self.simulcast_learned_weights), context.device)
+        weights = context.weights("simulcast_learned_weights", "train_picture")
+        picture = PictureLearnedCodec(weights, context.device)
         return SimulcastCodec(context.codec("diff_fchm"), picture, self.name)
 
 

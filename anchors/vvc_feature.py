@@ -158,8 +158,11 @@ class VvcFeatureCodec:
 
     def encode_batch(self, features: Sequence[FeaturePyramid], rate_point: str) -> list[bytes]:
         """The .fcm file of each of some pictures of one size, the same bytes as by `encode`."""
-        qp = parse_qp(rate_point)
-        headers, pictures = zip(*map(self._packed, features), strict=True)
+        return self.encode_packed(map(self._packed, features), parse_qp(rate_point))
+
+    def encode_packed(self, packed: Iterable[tuple[Header, vvc.Planes]], qp: int) -> list[bytes]:
+        """The .fcm file of each of some packed pictures of one size, with its header."""
+        headers, pictures = zip(*packed, strict=True)
         streams = self.encoder.encode_batch(pictures, qp)
         return [
             bitstream.write(header, [Unit("private", 0, stream)])

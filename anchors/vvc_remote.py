@@ -25,7 +25,7 @@ from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.rate_points import SIZED_QP, Grammar, parse_sized_qp
 from vcm_plugin.vvc import stream as vvc_stream
 from vcm_plugin.vvc.choice import Candidate, Coding, best, bit_price, coded_size, codings
-from vcm_plugin.vvc.planes import to_picture, to_planes
+from vcm_plugin.vvc.planes import rgb_size, to_picture, to_planes
 
 MAX_SIZE = 1 << 16
 
@@ -202,11 +202,8 @@ class VvcRemoteCodec:
 
 def _planes(picture: np.ndarray, percent: int) -> vvc.Planes:
     """The planes that are coded for an RGB picture at a percentage of its size."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise InputError(
-            f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}"
-        )
-    return to_planes(picture, coded_size(picture.shape[:2], percent), resized=percent < 100)
+    size = rgb_size(picture)
+    return to_planes(picture, coded_size(size, percent), resized=percent < 100)
 
 
 def _size_prefix(picture: np.ndarray, percent: int) -> bytes:

@@ -58,13 +58,8 @@ class Variant:
         control = pipeline.hvcn.fcn(*decoded, geometry)
         c = pipeline.hvcn.acn.synthesis(y_hat, control, step)
         error = (c - pipeline.to_latents(whole_cells(picture))).square().mean().item()
-
-        def paint(steps: int):
-            return pipeline(
-                *decoded, y_hat, step, geometry, steps, layer.payload.start, layer.payload.seed
-            )
-
-        return 8 * len(data) - codec.machine_bits(data), error, paint
+        bits = 8 * len(data) - codec.machine_bits(data)
+        return bits, error, lambda steps: codec.paint(layer, steps)[1]
 
 
 def main() -> None:

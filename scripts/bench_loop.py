@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
 """How long does each stage of the loop take, in which memory, and what do more workers bring?"""
 

@@ -18,20 +18,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import piq
-import torch
 
 from vcm_plugin import bitstream, environment
 from vcm_plugin.conditions import bundled_weights
 from vcm_plugin.ctc.codecs import load_condition, make_codec, override
 from vcm_plugin.ctc.detector import load_detector
-from vcm_plugin.diff_fchm.human.codec import HumanCodec, geometry_of, load_hvcn
+from vcm_plugin.diff_fchm.human.codec import HumanCodec, load_hvcn
 from vcm_plugin.diff_fchm.human.config import CHOICES
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
-from vcm_plugin.entropy.latent_coder import LATENT_STEPS
 from vcm_plugin.errors import InputError
 from vcm_plugin.metrics import coco_ap
 from vcm_plugin.metrics.bd_rate import bd_rate
+from vcm_plugin.metrics.pictures import averaged, pair_metrics
 from vcm_plugin.testsets.coco import read_entry
 from vcm_plugin.testsets.open import open_test_set
 
@@ -102,7 +100,8 @@ class Bench:
             files = [codec.encode(p, f, self.options.machine, q) for _, p, f in self.sources]
             pictures = {name: [codec.decode(data)[1] for data in files]}
             if plain:
-                pictures[f"{name}: c decoded"] = [decoded_c(codec, data) for data in files]
+                layers = map(codec.decode_latents, files)
+                pictures[f"{name}: c decoded"] = [codec.paint(x, steps=0)[1] for x in layers]
             for row, decoded in pictures.items():
                 rows.setdefault(row, []).append(self._point(files, decoded))
                 print(f"{row}, q {q}: {rows[row][-1]}", flush=True)
@@ -112,9 +111,9 @@ class Bench:
         pixels = sum(entry.height * entry.width for entry, _, _ in self.sources)
         bits = 8 * sum(map(len, files))
         machine = 8 * sum(bitstream.read(data).machine_bytes for data in files)
-        found = [looks(p, x) for (_, p, _), x in zip(self.sources, pictures)]
+        looks = averaged([pair_metrics(p, x) for (_, p, _), x in zip(self.sources, pictures)])
         point = {"bpp": bits / pixels, "human_bpp": (bits - machine) / pixels}
-        point |= {m: float(np.mean([values[m] for values in found])) for m in SHOWN}
+        point |= {measure: looks[measure] for measure in SHOWN}
         return point | {"painted_box_ap": self._box_ap(pictures)}
 
     def _box_ap(self, pictures: list[np.ndarray]) -> float:
@@ -124,24 +123,6 @@ class Bench:
             predictions += coco_ap.to_coco(detections, entry.image_id, self.dataset.category_ids)
         matches = coco_ap.match_pictures(self.dataset.coco, predictions, "box", 0.5)
         return coco_ap.accuracy(matches)["box_ap"]
-
-
-@torch.no_grad()
-def decoded_c(codec: HumanCodec, data: bytes) -> np.ndarray:
-    """The picture that the auxiliary latents decode to, without the sampler."""
-    layer = codec.decode_latents(data)
-    features = codec.machine.synthesise(layer.machine)
-    y_hat = torch.from_numpy(layer.latents.y)[None].float() / LATENT_STEPS
-    step = torch.tensor([layer.payload.step])
-    decoded = codec._decoded(layer.machine, features)
-    return codec.pipeline(*decoded, y_hat, step, geometry_of(layer.machine), steps=0)
-
-
-def looks(source: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
-    """SHOWN of two pictures, as vcm_plugin.metrics.pictures has them."""
-    x, y = (torch.tensor(p).permute(2, 0, 1)[None].float() / 255 for p in (decoded, source))
-    values = (piq.psnr(x, y), piq.multi_scale_ssim(x, y), piq.haarpsi(x, y))
-    return {name: float(value) for name, value in zip(SHOWN, values)}
 
 
 def show(rows: dict[str, list[dict]], options: argparse.Namespace) -> None:

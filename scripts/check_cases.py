@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
 """Does every input of a folder of cases end as it should, soon, without a traceback?
 

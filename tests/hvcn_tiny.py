@@ -9,12 +9,16 @@ import torch
 from vfcn_tiny import CONFIG as VFCN_CONFIG
 from vfcn_tiny import tiny_weights
 
-from vcm_plugin.diff_fchm.human.codec import HumanCodec
+from vcm_plugin import bitstream
+from vcm_plugin.bitstream import HumanPayload
+from vcm_plugin.diff_fchm.human.codec import HumanCodec, geometry_of
 from vcm_plugin.diff_fchm.human.config import CHOICES, HvcnConfig, MachineFit
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
+from vcm_plugin.diff_fchm.human.integer_coder import integer_coder
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline
 from vcm_plugin.diff_fchm.human.prior import Prior, SmallPrior, small_prior
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
+from vcm_plugin.entropy.latent_coder import Latents
 
 SIZES = HvcnConfig(
     width=8,
@@ -28,6 +32,20 @@ SIZES = HvcnConfig(
 )
 PAPER = replace(SIZES, **{name: paper for name, (_, paper) in CHOICES.items()})
 PRIOR = SmallPrior(latent_channels=4, vae_blocks=(16, 64, 256), blocks=(8, 16), groups=4)
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden_latents(hvcn: Hvcn, name: str) -> Latents:
+    """The auxiliary latents of a golden file, without a prior: its floats have no part in them."""
+    data = (GOLDEN / f"{name}.fcm").read_bytes()
+    payload = HumanPayload.from_bytes(bitstream.read(data).payload_of("human"))
+    assert payload.weights_id == int(hvcn.sha256()[:8], 16)
+    codec = MachineCodec(GOLDEN / "tiny.vfcn")
+    machine = codec.decode_latents(data)
+    octaves, geometry = codec.octaves(machine.payload.value_range), geometry_of(machine)
+    coder = integer_coder(hvcn, torch.device("cpu"))
+    conditioning = coder.conditioning(machine.latents, octaves, payload.step, geometry)
+    return coder.decode(payload.data, geometry, conditioning)
 
 
 def tiny_prior(seed: int = 0) -> Prior:

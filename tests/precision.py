@@ -1,10 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""All that makes float32 products less precise, switched on: what exact networks must not mind."""
+"""What exact networks must not mind: threads, kernels, and less precise float32 products."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def threads_and_kernels() -> Iterator[None]:
+    """In each turn of this loop torch has another number of threads or other kernels."""
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            for mkldnn in (True, False):
+                torch.set_num_threads(count)
+                with torch.backends.mkldnn.flags(enabled=mkldnn):
+                    yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

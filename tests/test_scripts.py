@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Do the benches run on what they say they run on?"""
+"""Can the scripts be called as the pages say, and do benches run on what they say?"""
 
 import os
 import re
@@ -25,6 +25,14 @@ iou_threshold: 0.5
 diff_fchm_weights: minictc_vfcn.safetensors
 diff_fchm_scales: [5.6]
 """
+
+
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_can_be_called_by_its_name(path):
+    assert path.read_text().startswith("#!/usr/bin/env python3\n") and os.access(path, os.X_OK)
 
 
 def bench_loop(*words) -> subprocess.CompletedProcess:

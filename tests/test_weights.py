@@ -17,7 +17,7 @@ from vcm_plugin.environment import PACKAGE, cfg_folder
 from vcm_plugin.errors import InputError
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.jde_config import is_jde
-from vcm_plugin.weights_file import digest, read_weights, write_weights
+from vcm_plugin.weights_file import digest, fitting, read_weights, write_weights
 
 FOLDER = PACKAGE / "weights"
 INDEX = yaml.safe_load((FOLDER / "index.yaml").read_text())
@@ -57,7 +57,8 @@ def test_what_is_no_weights_file_is_told_apart(tmp_path, kind):
     for value in (float("nan"), float("inf")):
         write_weights(path, kind, {"a": torch.tensor([1.0, value]).half()}, {})
         with pytest.raises(InputError, match="damaged: a weight is NaN or infinite"):
-            read_weights(path, kind)
+            with fitting(path, read_weights(path, kind)[1]):
+                pass
 
 
 LEARNED_PICTURES = [name for name in INDEX if "_picture" in name]

@@ -46,8 +46,8 @@ class FeaturePyramid:
         in_h, in_w = self.input_size
         if not (0 < in_h <= base_h and 0 < in_w <= base_w):
             raise InputError(
-                f"network input size {self.input_size} does not fit a padded input of "
-                f"({base_h}, {base_w})"
+                f"input_size: expected at most ({base_h}, {base_w}), which layer {finest} covers, "
+                f"found {self.input_size}: (height, width) of the network input before its padding"
             )
 
     @property
@@ -60,7 +60,8 @@ class FeaturePyramid:
         for name, layer in self.layers.items():
             if not all(map(math.isfinite, (x.item() for x in torch.aminmax(layer)))):
                 raise InputError(
-                    f"layer {name} holds NaN or infinite values; no codec can carry them"
+                    f"layer {name}: expected finite features, found NaN or infinite values; check "
+                    "the picture and the detector's weights"
                 )
         return self
 

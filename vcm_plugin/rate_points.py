@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -213,8 +214,9 @@ def checked(
     """The rate points of a key of a test condition, at every size; raises InputError where one is
     none, or stands there twice."""
     points = [show(value, percent) for percent in percents for value in values]
-    if len(set(points)) < len(points):
-        raise InputError(f"{key}: name each value once")
+    for point, count in Counter(points).most_common(1):
+        if count > 1:
+            raise InputError(f"{key}: expected each value once, found {point} {count} times")
     for point in points:
         try:
             grammar.parse(point)

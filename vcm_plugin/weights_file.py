@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, one_line
 from vcm_plugin.files import refuse_other_downloads, sha256_of_file
 
 
 def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor], dict]:
-    """Bytes, tensors and description of a weights file; kind: vfcn, picture ... Raises InputError,
-    also where a weight is no number."""
+    """Bytes, tensors and description of a weights file; kind: of `vcm-plugin train` (vfcn, msfc,
+    fctm_like, picture, transform ...). Raises InputError."""
     name = kind.upper()
     try:
         data = Path(path).read_bytes()
@@ -38,16 +39,23 @@ def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor],
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: expected {name} weights as scripts/train_{kind}.py exports them; found a "
-            f"file of another kind, or a damaged one ({' '.join(str(error).split())})"
+            f"file of another kind, or a damaged one ({one_line(error)})"
         ) from error
-    if not all(x.isfinite().all() for x in tensors.values()):
-        raise damaged(path, ValueError("a weight is NaN or infinite"))
     return data, tensors, about
 
 
-def damaged(path: Path, error: Exception) -> InputError:
-    """The refusal of a weights file whose tensors or description make no network."""
-    return InputError(f"{path}: the weights file is damaged: {' '.join(str(error).split())}")
+@contextmanager
+def fitting(path: Path, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Around what makes networks of a weights file's tensors and description: raises InputError
+    where they do not fit each other, or a weight is not finite."""
+    try:
+        if not all(x.isfinite().all() for x in tensors.values()):
+            raise InputError("a weight is NaN or infinite")
+        yield
+    except (InputError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: the weights file is damaged: {one_line(error)}; copy it again"
+        ) from error
 
 
 def halved(

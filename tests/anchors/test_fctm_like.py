@@ -12,6 +12,7 @@ import torch
 from changed import changed
 from fctm_like_tiny import CONFIG, tiny_model, tiny_weights
 from reduction_checks import (
+    makes_a_round_trip,
     refuses_damaged_files,
     refuses_features_that_the_weights_do_not_fit,
     refuses_weights_files_that_are_none,
@@ -105,18 +106,7 @@ def test_half_the_channels_at_half_size_make_a_smaller_picture():
 @pytest.mark.parametrize("tools", [Tools(), EVERY, NOTHING, Tools(most=3)])
 @pytest.mark.parametrize("features", [pyramid((1, 1)), pyramid((61, 90)), odd_grids()])
 def test_round_trip(weights, tools, features):
-    codec = FctmLikeCodec(weights, tools=tools)
-    coded = codec.encode(features, "22")
-    decoded = codec.decode(coded)
-    assert (decoded.source_size, decoded.input_size) == (
-        features.source_size,
-        features.input_size,
-    )
-    assert {k: v.shape for k, v in decoded.layers.items()} == {
-        k: v.shape for k, v in features.layers.items()
-    }
-    decoded.require_finite()
-    assert codec.encode(features, "22") == coded
+    makes_a_round_trip(FctmLikeCodec(weights, tools=tools), features)
 
 
 def test_at_a_low_qp_the_decoder_sees_what_the_reduction_made(codec):
@@ -331,7 +321,7 @@ def test_weights_of_other_networks(tmp_path, change):
     path.write_bytes(
         odd.replace(old, f'\\"{name}\\": {value:<{len(str(getattr(CONFIG, name)))}}'.encode())
     )
-    with pytest.raises(InputError, match="fctm_like weights are damaged") as caught:
+    with pytest.raises(InputError, match="the weights file is damaged") as caught:
         FctmLikeCodec(path)
     assert "\n" not in str(caught.value)
 

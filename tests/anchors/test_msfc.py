@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from changed import changed
+from interrupted import interrupted
 from reduction_checks import (
+    makes_a_round_trip,
     refuses_damaged_files,
     refuses_features_that_the_weights_do_not_fit,
     refuses_weights_files_that_are_none,
@@ -72,17 +74,7 @@ def odd_grids() -> FeaturePyramid:
 
 @pytest.mark.parametrize("features", [pyramid((1, 1)), pyramid((61, 90)), odd_grids()])
 def test_round_trip(codec, features):
-    coded = codec.encode(features, "22")
-    decoded = codec.decode(coded)
-    assert (decoded.source_size, decoded.input_size) == (
-        features.source_size,
-        features.input_size,
-    )
-    assert {k: v.shape for k, v in decoded.layers.items()} == {
-        k: v.shape for k, v in features.layers.items()
-    }
-    decoded.require_finite()
-    assert codec.encode(features, "22") == coded
+    makes_a_round_trip(codec, features)
 
 
 def test_at_a_low_qp_the_decoder_sees_what_the_reduction_made(codec):
@@ -162,7 +154,7 @@ def test_weights_files_that_are_none(tmp_path, weights):
 def test_weights_of_other_networks(tmp_path):
     model = Msfc(CONFIG)
     model.config = replace(CONFIG, reduced=12)
-    with pytest.raises(InputError, match="MSFC weights are damaged") as caught:
+    with pytest.raises(InputError, match="the weights file is damaged") as caught:
         MsfcCodec(export(model, "0" * 64, {}, tmp_path / "odd.safetensors"))
     assert "\n" not in str(caught.value)
 
@@ -186,18 +178,9 @@ def test_steps_are_those_of_vvc():
     torch.testing.assert_close(steps, torch.tensor([4.0, 32.0, 128.0]))
 
 
-def test_resumed_training_equals_an_undisturbed_one(store, tmp_path, monkeypatch):
+def test_resumed_training_equals_an_undisturbed_one(store, tmp_path):
     whole = train(CONFIG, store, SCHEDULE, tmp_path / "whole")
-    real, draws = store.features, []
-
-    def die_at_the_third(size, pictures):
-        draws.append(pictures)
-        if len(draws) == 35:  # after the statistics, 32 batches, and two iterations
-            raise KeyboardInterrupt
-        return real(size, pictures)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "features", die_at_the_third)
+    with interrupted(store, "features", 35):  # after the statistics, 32 batches, and two iterations
         train(CONFIG, store, SCHEDULE, tmp_path / "killed")
     resumed = train(CONFIG, store, SCHEDULE, tmp_path / "killed")
     for name, value in whole.state_dict().items():

@@ -9,7 +9,7 @@ import pytest
 from anchors.packing import layout, pack, quantise, unpack, zero_level
 from vcm_plugin.errors import InputError
 
-RANGE = (-23.0919, 20.2466)  # MPEG-OIV6 detection, CTC.md
+RANGE = (-23.0919, 20.2466)  # MPEG-OIV6 detection, as cfg/ctc has it
 
 
 def pyramid(channels, height, width, levels=4):

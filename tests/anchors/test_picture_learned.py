@@ -241,7 +241,7 @@ def test_weights_files_that_are_none(tmp_path, codec):
 def test_weights_of_other_networks(tmp_path):
     model = tiny_model()
     model.config = replace(CONFIG, width8=12)
-    with pytest.raises(InputError, match="picture weights are damaged") as caught:
+    with pytest.raises(InputError, match="the weights file is damaged") as caught:
         PictureLearnedCodec(export(model, None, {}, tmp_path / "odd.safetensors"))
     assert "\n" not in str(caught.value)
 

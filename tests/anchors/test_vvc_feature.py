@@ -91,7 +91,7 @@ def test_the_range_of_each_picture_clips_nothing():
 
 
 def test_a_range_of_the_data_set_is_that_of_the_test_conditions_to_the_bit():
-    """Sample for sample what CTC.md says, with an encoder in between that is left out here."""
+    """Sample for sample what the harness packs; the encoder in between is left out here."""
     features = smooth_features()
     codec = VvcFeatureCodec(value_range=(-23.0919, 20.2466))
     header = bitstream.read(codec.encode(features, "32")).header

@@ -216,7 +216,7 @@ BAD_LINES = {
     ),
     "another way to show a picture": (
         "decode {golden}/tiny_picture_qp27.fcm --human x.png",
-        "leave out --human, --picture shows its picture",
+        "leave out --human; --picture keeps a decoded picture",
     ),
     "no bitstream": ("info gone.fcm", "gone.fcm"),
     "foreign bitstream": ("info {picture}", "expected an .fcm file or a VVC"),

@@ -55,7 +55,7 @@ def test_encode_and_decode_a_human_layer(typed, folder, tmp_path):
 
 BAD_LINES = {
     "no human layer in the file": ("decode machine.fcm --human x.png {weights}", "encode with"),
-    "no human weights": ("decode machine.fcm --human x.png", "train_hvcn.py and name their folder"),
+    "no human weights": ("decode machine.fcm --human x.png", "or with --human-weights"),
     "missing human weights": (
         "encode picture.png -o x --rate-point 1 --human --human-weights gone",
         "gone: expected the weights of a human layer",
@@ -165,7 +165,7 @@ def test_encode_and_decode_a_learned_picture(typed, restorer, tiny_condition, ca
 BAD_PICTURE_LINES = {
     "no restorer": (
         "encode picture.png -o x --rate-point 1 --human --human-kind picture",
-        "train one with scripts/train_restorer.py",
+        "train them with scripts/train_restorer.py",
     ),
     "missing restorer": (
         "encode picture.png -o x --rate-point 1 --human --restorer gone",

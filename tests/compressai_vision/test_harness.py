@@ -457,7 +457,7 @@ def test_frames_are_views_and_are_not_kept(scenes):
     [
         ("diff_fchm", {}, "expected one of rate_point and qp, found none"),
         ("diff_fchm", {"rate_point": 1, "qp": 32}, "expected one of rate_point and qp, found 1"),
-        ("diff_fchm", {"qp": 32}, "diff_fchm needs weights"),
+        ("diff_fchm", {"qp": 32}, "diff_fchm_weights: expected weights"),
         ("diff_fchm", {"rate_point": 99}, "expected a scale s between"),
         ("vvc_feature", {"rate_point": 0.5}, "expected an integer QP, found 0.5"),
         ("vvc_feature", {"qp": 32, "vvc_feature_presett": "fast"}, "did you mean vvc_feature_p"),

@@ -115,7 +115,7 @@ def test_no_key_has_two_meanings():
     "name, key, values, message",
     (
         ("vvc_feature", "vvc_feature_qps", (22, 99), "vvc_feature_qps: expected a QP from 0 to 63"),
-        ("vvc_feature", "vvc_feature_qps", (22, 22), "name each value once"),
+        ("vvc_feature", "vvc_feature_qps", (22, 22), "expected each value once, found 22 2 times"),
         ("diff_fchm", "diff_fchm_scales", (0.01,), "expected a scale s between"),
         ("simulcast", "simulcast_points", ("1.4",), r"expected a rate point MACHINE\+HUMAN"),
         ("simulcast", "simulcast_points", ("1.4+32@33",), "QP@percent with one of"),

@@ -12,6 +12,7 @@ from vcm_plugin.diff_fchm.human.geometry import (
     resample,
     resampling_taps,
 )
+from vcm_plugin.errors import BitstreamError, InputError
 
 # (source, network input): no resize, enlarged as by COCO detectors, odd, shrunk
 SIDES = [(64, 64), (427, 800), (121, 61), (1080, 800), (1333, 96), (17, 33)]
@@ -56,9 +57,11 @@ def test_grids_cover_the_picture(size):
     geometry = Geometry(size, size)
     assert [8 * n >= side > 8 * (n - 1) for n, side in zip(geometry.grid8, size)] == [True, True]
     assert geometry.grid16 == tuple(-(-n // 2) for n in geometry.grid8)
-    assert geometry.problem() is None
+    assert geometry.require() is geometry
 
 
 def test_sizes_beyond_the_human_layer():
-    assert "at least 16 pixels" in Geometry((15, 400), (15, 400)).problem()
-    assert f"at most {MAX_PIXELS}" in Geometry((2049, 2048), (64, 64)).problem()
+    with pytest.raises(InputError, match="at least 16 pixels"):
+        Geometry((15, 400), (15, 400)).require()
+    with pytest.raises(BitstreamError, match=f"at most {MAX_PIXELS}"):
+        Geometry((2049, 2048), (64, 64)).require(BitstreamError)

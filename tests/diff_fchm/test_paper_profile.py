@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hvcn_tiny import PAPER, SIZES, picture, tiny_codec, tiny_prior, zero_convolutions
+from hvcn_tiny import (
+    GOLDEN,
+    PAPER,
+    SIZES,
+    golden_latents,
+    picture,
+    tiny_codec,
+    tiny_prior,
+    zero_convolutions,
+)
 from mutations import refused_and_reached, sealed
 from test_human_codec import features_of, with_payload
 from test_human_pipeline import MACHINE, attending_prior, machine_batch
@@ -19,12 +28,11 @@ from vfcn_tiny import pyramid, tiny_weights
 
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import HumanPayload
-from vcm_plugin.diff_fchm.human.codec import HumanCodec, Sampling, geometry_of, load_hvcn
+from vcm_plugin.diff_fchm.human.codec import HumanCodec, Sampling, load_hvcn
 from vcm_plugin.diff_fchm.human.config import CHOICES, HvcnConfig
 from vcm_plugin.diff_fchm.human.fcn import HEADS, WINDOW, FineToCoarse, WindowAttention
 from vcm_plugin.diff_fchm.human.geometry import Geometry
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
-from vcm_plugin.diff_fchm.human.integer_coder import integer_coder
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline
 from vcm_plugin.diff_fchm.human.sampler import LAST, sample, time_steps
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
@@ -40,7 +48,6 @@ PUBLISHED = {name: paper for name, (_, paper) in CHOICES.items()}
 VARIANTS = {"paper": PAPER} | {
     name: replace(SIZES, **{name: paper}) for name, paper in PUBLISHED.items()
 }
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -139,18 +146,9 @@ def test_mutated_human_units_are_refused_or_decode_to_their_checksum(codec, data
 
 @pytest.mark.parametrize("name, checksum", [("q0.25", 0x1B5A933A), ("q2", 0x0AB35642)])
 def test_golden_files_decode_to_their_checksum_for_ever(name, checksum):
-    """Without a prior, whose floats have no part in it."""
     hvcn = load_hvcn(GOLDEN / "tiny_hvcn_paper")
     assert hvcn.sizes.profile == "paper"
-    data = (GOLDEN / f"tiny_human_paper_{name}.fcm").read_bytes()
-    payload = HumanPayload.from_bytes(bitstream.read(data).units[1].payload)
-    assert payload.weights_id == int(hvcn.sha256()[:8], 16)
-    machine_codec = MachineCodec(GOLDEN / "tiny.vfcn")
-    machine = machine_codec.decode_latents(data)
-    octaves = machine_codec.octaves(machine.payload.value_range)
-    coder, geometry = integer_coder(hvcn, torch.device("cpu")), geometry_of(machine)
-    conditioning = coder.conditioning(machine.latents, octaves, payload.step, geometry)
-    assert coder.decode(payload.data, geometry, conditioning).checksum() == checksum
+    assert golden_latents(hvcn, f"tiny_human_paper_{name}").checksum() == checksum
 
 
 # --- what is of another variant -------------------------------------------------------------

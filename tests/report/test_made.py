@@ -14,6 +14,7 @@ from test_report import QUICK
 from test_tables import edited, runs  # noqa: F401 (runs is a fixture)
 
 from vcm_plugin.conditions import CHANGED
+from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.machine import FILE, Session, Sessions
 from vcm_plugin.ctc.typed_json import to_json
 from vcm_plugin.environment import cfg_folder
@@ -51,6 +52,10 @@ def part(runs, tmp_path_factory):  # noqa: F811
     out = folder / "out"
     formats = ["csv", "json", "svg", "xlsx", "html", "docx", "md", "tex"]
     return write_report(made_runs, ["vvc_remote"], out, formats, QUICK), out
+
+
+def test_every_kind_of_codec_is_told_in_words():
+    assert set(made.CODED) == set(KINDS)
 
 
 FACTS = (

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hvcn_tiny import PAPER, PRIOR, SIZES, tiny_folder, tiny_hvcn, tiny_prior
+from interrupted import interrupted
 from vfcn_tiny import CONFIG, tiny_model, tiny_weights
 
 from vcm_plugin.bitstream import HumanPayload, read
@@ -71,18 +72,8 @@ def test_crops_of_small_pictures_are_enlarged(samples):
 
 def test_resumed_training_equals_an_undisturbed_one(samples, tmp_path):
     whole = train(control_stage(samples), samples, SCHEDULE, tmp_path / "whole", print)
-    drawn = []
-
-    def die_at_the_third(crops, scales, real=samples.machine_batch):
-        drawn.append(scales)
-        if len(drawn) == 3:
-            raise KeyboardInterrupt
-        return real(crops, scales)
-
-    samples.machine_batch = die_at_the_third
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(samples, "machine_batch", 3):
         train(control_stage(samples), samples, SCHEDULE, tmp_path / "killed", print)
-    del samples.machine_batch
     resumed = train(control_stage(samples), samples, SCHEDULE, tmp_path / "killed", print)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from interrupted import interrupted
 from vfcn_tiny import CONFIG, tiny_model
 
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
@@ -42,18 +43,8 @@ def test_the_target_is_what_the_detector_looks_at(store):
 
 def test_resumed_training_equals_an_undisturbed_one(store, machine, tmp_path):
     whole = train(4, machine, store, SCHEDULE, tmp_path / "whole")
-    draws = []
-
-    def die_at_the_second(size, pictures, real=store.features):
-        draws.append(pictures)
-        if len(draws) == 2:
-            raise KeyboardInterrupt
-        return real(size, pictures)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "features", die_at_the_second)
-        with pytest.raises(KeyboardInterrupt):
-            train(4, machine, store, SCHEDULE, tmp_path / "killed")
+    with interrupted(store, "features", 2):
+        train(4, machine, store, SCHEDULE, tmp_path / "killed")
     assert same(whole, train(4, machine, store, SCHEDULE, tmp_path / "killed"))
     path = export(whole, machine.latents_sha256, {}, tmp_path / "importance.safetensors")
     assert same(whole, Importance(path, machine.latents_sha256).network)

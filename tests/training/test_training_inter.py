@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+from interrupted import interrupted
 
 from vcm_plugin.conditions import bundled_weights, model_path
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
@@ -107,30 +108,14 @@ def test_a_step_makes_the_loss_smaller(store, machine):
 def test_resumed_training_equals_an_undisturbed_one(store, machine, tmp_path):
     sizes = SIZES.over(machine.config)
     whole = train(sizes, machine, store, SCHEDULE, tmp_path / "whole", print)
-    with pytest.raises(KeyboardInterrupt):
-        train(sizes, machine, Interrupted(store, 3), SCHEDULE, tmp_path / "parts", print)
+    with interrupted(store, "draw", 3):
+        train(sizes, machine, store, SCHEDULE, tmp_path / "parts", print)
     parts = train(sizes, machine, store, SCHEDULE, tmp_path / "parts", print)
     assert same(whole, parts)
     path = export(parts, sizes, machine.sha256, {}, tmp_path / "inter.safetensors")
     assert MachineCodec(
         PACKAGE / "weights" / "minictc_vfcn.safetensors", inter=path
     ).inter.parameters
-
-
-class Interrupted:
-    """A store whose reader presses Ctrl-C at the n-th batch."""
-
-    def __init__(self, store: InterStore, at: int):
-        self.store, self.left, self.detector = store, at, store.detector
-
-    def draw(self, *arguments):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return self.store.draw(*arguments)
-
-    def sha256(self) -> str:
-        return self.store.sha256()
 
 
 def test_bad_settings():

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from interrupted import interrupted
 from picture_tiny import tiny_codec as tiny_picture_codec
 from restorer_tiny import SIZES
 from vfcn_tiny import tiny_weights
@@ -101,8 +102,8 @@ def test_pictures_are_coded_once(store, machine, pictures, prepared):
 def test_resumed_training_equals_an_undisturbed_one(store, machine, prepared, tmp_path):
     found = RestorerStore(prepared, store.detector)
     whole = train(SIZES, found, SCHEDULE, tmp_path / "whole", report=print)
-    with pytest.raises(KeyboardInterrupt):
-        train(SIZES, Interrupted(found, 3), SCHEDULE, tmp_path / "parts", report=print)
+    with interrupted(found, "draw", 3):
+        train(SIZES, found, SCHEDULE, tmp_path / "parts", report=print)
     same(whole, train(SIZES, found, SCHEDULE, tmp_path / "parts", report=print))
     export(whole, {"machine_sha256": machine.latents_sha256}, tmp_path / "tiny.restorer")
     AuxiliaryPictureCodec(machine, tmp_path / "tiny.restorer")
@@ -132,19 +133,6 @@ def test_a_training_that_begins_with_another_one(store, machine, prepared, tmp_p
 def same(first, second) -> None:
     for name, x in first.state_dict().items():
         assert torch.equal(x, second.state_dict()[name]), name
-
-
-class Interrupted(RestorerStore):
-    """A store whose reader presses Ctrl-C at the n-th batch."""
-
-    def __init__(self, store: RestorerStore, at: int):
-        self.detector, self.paths, self.left = store.detector, store.paths, at
-
-    def draw(self, *arguments):
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-        return super().draw(*arguments)
 
 
 def test_bad_settings_and_an_empty_folder(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from interrupted import interrupted
 from vfcn_tiny import CONFIG
 
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, export
@@ -47,18 +48,8 @@ def test_cells_near_objects():
 
 def test_resumed_training_equals_an_undisturbed_one(store, tmp_path):
     whole = train(CONFIG, store, SCHEDULE, tmp_path / "whole")
-    draws = []
-
-    def die_at_the_third(size, pictures, real=store.features):
-        draws.append(pictures)
-        if len(draws) == 35:  # after the statistics, 32 batches, and two iterations
-            raise KeyboardInterrupt
-        return real(size, pictures)
-
-    store.features = die_at_the_third
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(store, "features", 35):  # after the statistics, 32 batches, and two iterations
         train(CONFIG, store, SCHEDULE, tmp_path / "killed")
-    del store.features
     resumed = train(CONFIG, store, SCHEDULE, tmp_path / "killed")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

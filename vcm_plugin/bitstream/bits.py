@@ -63,6 +63,10 @@ class _BitWriter:
 
 
 def write_elements(elements: Sequence[Element], values: Mapping) -> bytes:
+    """The bytes of a table of the syntax; values: by the names of its elements.
+
+    Raises BitstreamError for a value that an element does not take.
+    """
     writer = _BitWriter()
     for element in elements:
         if not is_present(element, values):
@@ -142,6 +146,11 @@ class _BitReader:
 def read_elements(
     elements: Sequence[Element], data: bytes, start: int, place: str
 ) -> tuple[dict, int]:
+    """The values of a table of the syntax, read from byte `start` on, and where it ends.
+
+    place: what is read, for the messages. Raises BitstreamError where the data end too soon, a
+    value is none that the table allows, or the CRC-32 is another.
+    """
     reader = _BitReader(data, start, place)
     values: dict = {}
     for element in elements:

@@ -41,8 +41,8 @@ class Unit:
 
 @dataclass(frozen=True)
 class Stream:
-    """A whole file. machine_bytes: its length up to the end of the last machine unit (for
-    the profiles of anchors: private unit), which is a valid file by itself."""
+    """A whole file. machine_bytes: its length up to the end of the last machine unit (of other
+    profiles: of the last unit of their first type), which is a valid file by itself."""
 
     header: Header
     units: tuple[Unit, ...]
@@ -266,5 +266,5 @@ def _gone(frame: int, frames: int) -> str:
 
 
 def machine_bits(data: bytes) -> int:
-    """Bits of the file up to the end of its last machine unit."""
+    """Bits of the file up to the end of its last machine unit, as Stream.machine_bytes counts."""
     return 8 * read(data).machine_bytes

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the payload of a unit says, and its bytes."""
+"""What does the payload of a unit say, and in which bytes?
+
+`to_bytes` and `from_bytes` raise BitstreamError for values that the tables of syntax.py, or what
+the values mean, do not allow.
+"""
 
 from __future__ import annotations
 

@@ -207,14 +207,17 @@ SYNTAX = {
 
 
 def is_present(element: Element, values: Mapping) -> bool:
+    """Whether an element is in a structure whose earlier elements have these values."""
     return all(values[name] in accepted(value) for name, value in element.when)
 
 
 def accepted(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """The values that a condition of an element names."""
     return value if isinstance(value, tuple) else (value,)
 
 
 def code_of(codes: Mapping[int, str], name: str) -> int:
+    """The code of a name of a table; raises BitstreamError where the table has none."""
     for code, known in codes.items():
         if known == name:
             return code

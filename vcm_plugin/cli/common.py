@@ -19,6 +19,7 @@ from vcm_plugin.environment import PACKAGE, cfg_folder
 from vcm_plugin.errors import BitstreamError, InputError
 
 if TYPE_CHECKING:
+    from vcm_plugin.ctc.detector import SplitModel
     from vcm_plugin.ctc.results import RunResult
     from vcm_plugin.report import ViewerOptions
 
@@ -60,6 +61,7 @@ def run_test(
 
 
 def data_root_of(options: Namespace) -> Path | None:
+    """--data-root, else $VCM_DATA, else None."""
     root = getattr(options, "data_root", None) or os.environ.get("VCM_DATA")
     return Path(root) if root else None
 
@@ -243,7 +245,8 @@ def _conditions_of(data: bytes) -> list[str]:
     return [name for name in found[0] if all(name in each for each in found)] if found else []
 
 
-def model_of(condition: TestCondition, options: Namespace):
+def model_of(condition: TestCondition, options: Namespace) -> SplitModel:
+    """The detector of a condition on --device, in an environment that repeats its results."""
     from vcm_plugin.ctc.detector import load_detector
     from vcm_plugin.environment import make_deterministic
 

@@ -56,10 +56,9 @@ def body(options: Namespace) -> None:
         codec_of,
         human_codec_of,
         make_codec,
-        settings_class,
         shows_picture,
     )
-    from vcm_plugin.ctc.coding import KINDS, kind_of
+    from vcm_plugin.ctc.coding import kind_of
     from vcm_plugin.environment import make_deterministic
     from vcm_plugin.files import write_json
 
@@ -69,10 +68,9 @@ def body(options: Namespace) -> None:
     with naming(options.bitstream):
         name = codec_of(data) if not options.keep_going else _profile_of_frames(data)
     if options.human and name != "diff_fchm":
-        shown = KINDS[settings_class(name).kind].gives_picture
         raise InputError(
-            f"{options.bitstream} is of codec {name}: leave out --human"
-            f"{', --picture shows its picture' if shown else ''}"
+            f"{options.bitstream}: --human: expected a file of diff_fchm, found one of {name}: "
+            "leave out --human; --picture keeps a decoded picture"
         )
     name = human_codec_of(data, condition) if options.human else name
     with naming_condition(data, condition):

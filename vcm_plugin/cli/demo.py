@@ -31,7 +31,7 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--condition",
-        default="minictc",
+        default=DEMO_CONDITION,
         metavar="NAME",
         help="another test condition with both anchors: a name or a YAML file (%(default)s)",
     )

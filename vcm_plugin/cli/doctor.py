@@ -90,7 +90,7 @@ def _detectron2() -> Iterator[str]:
         "Detectron2",
         "not installed: detectors run on torchvision, with the same weights and results",
         "runtime: detectron2 and model-zoo names",
-        "see Detectron2's INSTALL.md",
+        "docs/compressai_vision.md says how to build it",
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,13 @@ def add(commands) -> None:
         "(more bits) or 2 (fewer); "
         "anchors: the QP, such as 32; vvc_remote: 32@50 codes at half the size",
     )
+    _add_human(parser)
+    add_condition(parser)
+    parser.set_defaults(body=body)
+
+
+def _add_human(parser: argparse.ArgumentParser) -> None:
+    """The options of a layer that shows the picture."""
     parser.add_argument(
         "--human",
         action="store_true",
@@ -68,8 +76,6 @@ def add(commands) -> None:
         "--human-seed", type=int, metavar="N", help="latent: of its noise (0)"
     )
     add_human_weights(parser)
-    add_condition(parser)
-    parser.set_defaults(body=body)
 
 
 def body(options: Namespace) -> None:

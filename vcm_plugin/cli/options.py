@@ -32,8 +32,10 @@ def add_condition(parser: argparse.ArgumentParser, positional: bool = False) -> 
             "--condition", default="minictc", metavar="NAME", help=f"{text} (minictc)"
         )
     group = parser.add_argument_group("detector, in place of that of the test condition")
-    group.add_argument("--model", metavar="YAML", help="Detectron2 configuration")
-    group.add_argument("--weights", metavar="FILE", help="Detectron2 checkpoint")
+    group.add_argument("--model", metavar="YAML", help="of cfg/models, or a YAML of Detectron2")
+    group.add_argument(
+        "--weights", metavar="FILE", help="its checkpoint: of Detectron2, or of JDE's authors"
+    )
     group.add_argument(
         "--classes",
         nargs="+",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 from argparse import Namespace
 from pathlib import Path
 
@@ -38,14 +39,31 @@ def add(commands) -> None:
         metavar="RUN",
         help="the run folder, one per codec (runs/<condition>/<codec>)",
     )
+    _add_coding(parser)
+    parser.add_argument(
+        "--shard",
+        type=shard,
+        metavar="K/N",
+        help="code the K-th of N shares of the test set only, as an array job does; the same "
+        "command without it then takes up all shares and evaluates",
+    )
+    parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
+    add_human_weights(parser)
+    add_data(parser)
+    add_run_options(parser)
+    parser.set_defaults(body=body)
+
+
+def _add_coding(parser: argparse.ArgumentParser) -> None:
+    """The options of rate points and encoders, in place of what the condition says."""
     parser.add_argument(
         "--rate-points",
         type=rate_point,
         nargs="+",
         metavar="R",
-        help="instead of the condition's; VVC: QPs such as 22 32; diff_fchm: scales s such as "
-        "0.5 1 2; diff_fchm_picture, diff_fchm_learned, simulcast, diff_fchm_human: pairs such as "
-        "2.8+37 or 2.8+1",
+        help="instead of the condition's; VVC, picture_learned, latent_scalable, multi_head: QPs "
+        "such as 32 42; diff_fchm: scales s such as 0.5 1 2; diff_fchm_picture, diff_fchm_learned, "
+        "simulcast, simulcast_learned, diff_fchm_human: pairs such as 2.8+37 or 2.8+1",
     )
     parser.add_argument(
         "--qp-table",
@@ -72,18 +90,6 @@ def add(commands) -> None:
         help="diff_fchm on sequences: an intra frame every N frames; 1: all-intra (32, from 48 "
         "frames per second on 64)",
     )
-    parser.add_argument(
-        "--shard",
-        type=shard,
-        metavar="K/N",
-        help="code the K-th of N shares of the test set only, as an array job does; the same "
-        "command without it then takes up all shares and evaluates",
-    )
-    parser.add_argument("--tasks", nargs="+", choices=["box", "mask"], help="what is evaluated")
-    add_human_weights(parser)
-    add_data(parser)
-    add_run_options(parser)
-    parser.set_defaults(body=body)
 
 
 def body(options: Namespace) -> None:

@@ -208,8 +208,8 @@ def train_hvcn(options: Namespace) -> None:
     """Train one stage of HVCN; it takes what earlier ones left in OUT."""
     inputs, config, schedule = read_recipe(options, HvcnInputs, HvcnConfig, HvcnTraining)
     on_features = schedule.stage not in ("vae", "prior")
-    if on_features and not inputs.vfcn:
-        raise InputError(f"stage {schedule.stage}: expected --vfcn, the machine layer's weights")
+    if on_features:
+        _require(inputs, "vfcn", "machine layer")
     import torch
 
     from vcm_plugin.diff_fchm.human.prior import SmallPrior
@@ -234,8 +234,7 @@ def train_restorer(options: Namespace) -> None:
     inputs, config, schedule = read_recipe(
         options, RestorerInputs, RestorerConfig, RestorerTraining
     )
-    if not inputs.vfcn:
-        raise InputError("restorer: expected --vfcn, the machine layer's weights")
+    _require(inputs, "vfcn", "machine layer")
     from anchors.picture_learned import PictureLearnedCodec
     from vcm_plugin.diff_fchm.human.restoration import export
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
@@ -270,8 +269,7 @@ def train_restorer(options: Namespace) -> None:
 def train_inter(options: Namespace) -> None:
     """Analyse training sequences, train the inter networks, export: OUT/inter.safetensors."""
     inputs, config, schedule = read_recipe(options, InterInputs, InterConfig, InterTraining)
-    if not inputs.vfcn:
-        raise InputError("inter: expected --vfcn, the machine layer's weights")
+    _require(inputs, "vfcn", "machine layer")
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
     from vcm_plugin.diff_fchm.machine.inter import export
     from vcm_plugin.training.inter import train
@@ -295,8 +293,7 @@ def train_inter(options: Namespace) -> None:
 def train_importance(options: Namespace) -> None:
     """Train what an encoder knows of importance and export it: OUT/importance.safetensors."""
     inputs, schedule = read_recipe(options, ImportanceInputs, ImportanceTraining)
-    if not inputs.vfcn:
-        raise InputError("importance: expected --vfcn, the machine layer's weights")
+    _require(inputs, "vfcn", "machine layer")
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
     from vcm_plugin.diff_fchm.machine.importance import export
     from vcm_plugin.training.importance import train
@@ -337,9 +334,8 @@ def train_transform(options: Namespace) -> None:
     inputs, config, schedule = read_recipe(
         options, TransformInputs, TransformConfig, TransformTraining
     )
-    for key, what in (("picture", "picture codec"), ("vfcn", "machine layer")):
-        if not getattr(inputs, key):
-            raise InputError(f"transform: expected --{key}, the weights of the {what}")
+    _require(inputs, "picture", "picture codec")
+    _require(inputs, "vfcn", "machine layer")
     from anchors import latent_transform, picture_networks
     from anchors.picture_learned import PictureLearnedCodec
     from vcm_plugin.diff_fchm.machine.codec import MachineCodec
@@ -373,9 +369,10 @@ def train_transform(options: Namespace) -> None:
 def train_heads(options: Namespace) -> None:
     """Train the transforms of both codecs and export them: OUT/CODEC.safetensors."""
     inputs, schedule = read_recipe(options, HeadsInputs, HeadsTraining)
-    for key in ("picture", "vfcn", "latent_scalable", "multi_head"):
-        if not getattr(inputs, key):
-            raise InputError(f"heads: expected --{key.replace('_', '-')}, weights to start from")
+    _require(inputs, "picture", "picture codec")
+    _require(inputs, "vfcn", "machine layer")
+    for name in HEADS:
+        _require(inputs, name, f"transform of {name}")
     from anchors import latent_transform
     from anchors.feature_head import FeatureHead
     from anchors.picture_learned import PictureLearnedCodec
@@ -400,6 +397,15 @@ def train_heads(options: Namespace) -> None:
         trained = asdict(schedule) | {"init": begin[name].name}
         latent_transform.export(transform, *bound, trained, path)
         print(f"weights of {name}: {path}")
+
+
+def _require(inputs: Inputs, key: str, what: str) -> None:
+    """Raise InputError where the weights that a training builds on are not named."""
+    if not getattr(inputs, key):
+        raise InputError(
+            f"--{key.replace('_', '-')}: expected the weights of the {what}, found none; name a "
+            "file, or bundled ones"
+        )
 
 
 def _drawn(inputs: PictureInputs | TransformInputs, output: Path) -> list[Path]:

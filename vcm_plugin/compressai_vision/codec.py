@@ -74,7 +74,10 @@ class HarnessCodec:
         if eval_encode not in ("bpp", "bitrate"):
             raise InputError(f"codec.eval_encode: expected bpp or bitrate, found {eval_encode!r}")
         if vcm_mode is True:
-            raise InputError("codec.vcm_mode: expected False, the codecs are none of VCM-RS")
+            raise InputError(
+                "codec.vcm_mode: expected False, since the codecs are none of VCM-RS, found True; "
+                "leave it out"
+            )
         self.name, self.dataset = name, dataset
         self.eval_encode_type = eval_encode
         self.mac_computation = mac_computation

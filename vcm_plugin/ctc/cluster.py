@@ -38,7 +38,7 @@ try:
 except ImportError as error:
     raise InputError(
         f"--cluster: expected the package distributed, found none ({error}); pip install "
-        "'vcm-plugin[cluster]', here and on every worker"
+        "'.[cluster]' in a checkout, here and on every worker"
     ) from error
 
 # Each has a level of its own; what goes wrong is said by an error, in one line.

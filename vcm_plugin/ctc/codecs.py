@@ -3,7 +3,8 @@
 
 A codec is one class with its Settings beside it: the keys that it reads from a condition, its
 name, its kind, the grammar of its rate points, and `make`. Nothing about it stands elsewhere but
-its line in CODECS. Settings are read without torch, and so without the networks.
+its line in CODECS and its name in the help (cli/options.py). Settings are read without torch, and
+so without the networks.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
 
 
 class Codec(Protocol):
-    """Features (kind "feature") or a picture (kind "picture") -> bytes -> the same kind again.
+    """Features (kind "feature") or a picture ("picture", "learned_picture") -> bytes -> the same.
 
     Codecs of kind "human" take both, and two rate points: encode(picture, features, rate_point,
-    human_rate_point), decode(bytes) -> (features, picture). ctc/coding.py calls all three kinds.
+    human_rate_point), decode(bytes) -> (features, picture); those of kind "heads" take the picture
+    and give both. ctc/coding.py calls all kinds.
 
     A codec of sequences also has encode_frames(frames, rate_point, timing, file) -> bytes of each
     frame, and decode_frames(path), which decodes one frame after the other.
@@ -129,15 +131,29 @@ class Context:
         """Another codec of the same condition."""
         return make_codec(name, self.condition, self.device)
 
-    def restoration(self, weights: str) -> Restoration:
+    def restoration(self, weights: Path) -> Restoration:
         """The machine layer of the condition with a restorer of decoded pictures."""
         from vcm_plugin.diff_fchm.human.restoration import Restoration  # torch
 
-        return Restoration(self.codec("diff_fchm"), self.path(weights), self.device)
+        return Restoration(self.codec("diff_fchm"), weights, self.device)
 
     def path(self, name: str) -> Path:
         """A weights file or folder: bundled, beside the condition's file, or as it is."""
         return Path(self.condition.bundled_path(name))
+
+    def weights(self, key: str, script: str, option: str = "") -> Path:
+        """The path of the weights that a key of the condition names, which a script makes.
+
+        option: of the command line, that names them too. Raises InputError where it names none.
+        """
+        name = self.condition.value(key)
+        if name is None:
+            also = option and f", or with {option}"
+            raise InputError(
+                f"test condition {self.name}: {key}: expected weights, found none; train them with "
+                f"scripts/{script}.py and name them in the key {key}{also}"
+            )
+        return self.path(name)
 
     def require(self, *keys: str) -> None:
         """Raise InputError where the condition does not have these keys."""

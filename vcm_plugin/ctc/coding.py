@@ -154,7 +154,10 @@ def decode_batch(codec: Codec, files: Sequence[bytes]) -> list[Decoded]:
 def require_sequences(codec: Codec) -> None:
     """Raise InputError where a codec codes pictures only."""
     if not hasattr(codec, "encode_frames"):
-        raise InputError(f"codec {codec.name} codes pictures only, no sequences")
+        raise InputError(
+            f"codec {codec.name} codes pictures only, no sequences; take a test set of pictures, "
+            "or a codec of sequences, such as diff_fchm, vvc_feature or vvc_remote"
+        )
 
 
 def encode_sequence(
@@ -187,8 +190,8 @@ def decode_frame(codec: Codec, path: Path, frame: int) -> Decoded:
     """What one frame of a file holds. Raises InputError where there is no such access."""
     if not hasattr(codec, "decode_frame"):
         raise InputError(
-            f"--frame: expected an .fcm file of a codec of sequences, {codec.name} has no "
-            "random access by frame"
+            f"--frame: expected an .fcm file of diff_fchm, vvc_feature or fctm_like, {codec.name} "
+            "has no random access by frame; leave out --frame"
         )
     try:
         return Decoded(features=codec.decode_frame(path, frame))

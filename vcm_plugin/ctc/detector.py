@@ -35,8 +35,8 @@ def load_detector(condition: TestCondition, device: str = "cpu") -> SplitModel:
     )
     if model.num_classes != len(condition.class_names):
         raise InputError(
-            f"the detector of {condition.name} has {model.num_classes} classes, but "
-            f"{len(condition.class_names)} class names are given; name them all in its order "
+            f"class_names: expected {model.num_classes}, those of the detector of "
+            f"{condition.name}, found {len(condition.class_names)}; name them all in its order "
             "(class_names, --classes)"
         )
     return model

@@ -256,16 +256,14 @@ class Worker:
         categories = judge_categories(condition, dataset, predictions, matches)
         human_vision = None
         if condition.human_vision and point != UNCOMPRESSED and self._shows_pictures():
-            human_vision = self._evaluate_pictures(point, dataset, records)
+            human_vision = self._evaluate_pictures(dataset, records)
         evaluation = Evaluation(accuracy, human_vision, categories=categories or None)
         yield point, evaluation, round(time.perf_counter() - started, 6)
 
     def _shows_pictures(self) -> bool:
         return self.kind.gives_picture
 
-    def _evaluate_pictures(
-        self, point: str, dataset: CocoDataset, decoded: list[Record]
-    ) -> dict[str, Any]:
+    def _evaluate_pictures(self, dataset: CocoDataset, decoded: list[Record]) -> dict[str, Any]:
         """The measures of human vision of a point: bits of both layers, means over the pictures,
         distances of the two sets, and the detector's accuracy on the decoded pictures."""
         lines = read_records(self.plan.folder / UNCOMPRESSED)

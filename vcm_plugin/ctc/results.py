@@ -166,7 +166,7 @@ class RunResult:
 
     @property
     def kind(self) -> str:
-        """Of the codec: "feature", "picture" or "human"."""
+        """Of the codec: a name of KINDS of ctc/coding.py."""
         return self.codec_identity["kind"]
 
     def point(self, rate_point: str) -> PointResult:

@@ -203,7 +203,10 @@ class _Test:
             else:
                 journal.append(record)
         if len(skipped) == len(entries) and not self.options.shard:
-            raise InputError(f"none of the {len(entries)} pictures is readable: nothing to test")
+            raise InputError(
+                f"none of the {len(entries)} pictures is readable: repair them, or leave out "
+                "--keep-going to see what is wrong with the first"
+            )
         return skipped
 
     def _code(self, skipped: dict[int, str], suffix: str) -> None:

@@ -70,7 +70,9 @@ def claim(
                 "-o, or --overwrite to delete these results"
             )
     elif any(item.name not in _NO_RESULTS for item in folder.iterdir()):
-        raise InputError(f"{folder}: expected an empty or a run folder, found other files; use -o")
+        raise InputError(
+            f"{folder}: expected an empty or a run folder, found other files; give another with -o"
+        )
     else:
         write_json(path, inputs)
 

@@ -180,7 +180,8 @@ class SequenceWorker(Worker):
             return None
         if not hasattr(self.model, "tracker"):
             raise InputError(
-                f"protocol tracking needs a JDE network, {self.plan.condition.model} has no tracker"
+                f"protocol tracking needs a JDE network, {self.plan.condition.model} has no "
+                "tracker; name one in the key model, such as jde_1088x608"
             )
         return self.model.tracker()
 
@@ -188,7 +189,8 @@ class SequenceWorker(Worker):
         condition = self.plan.condition
         if detections.segments is None:
             raise InputError(
-                f"protocol semantic needs a panoptic detector, {condition.model} finds no segments"
+                f"protocol semantic needs a panoptic detector, {condition.model} finds no "
+                "segments; name one in the key model, such as panoptic_rcnn_R_101_FPN_3x"
             )
         return point_miou.confusion(
             detections.segments,

@@ -67,6 +67,23 @@ def stored_tensors(model: nn.Module, whole: Collection[str] = ()) -> dict[str, t
     return tensors | {"tables": torch.from_numpy(gaussian_tables().to_array())}
 
 
+def load_stored(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor]
+) -> tuple[LatentCoder, dict[str, torch.Tensor]]:
+    """Load what `stored_tensors` made into a model; its coder, and the integer weights of that.
+
+    The model's float entropy networks stay as they are. Raises InputError, LookupError,
+    RuntimeError or TypeError where the tensors are not those of such a model.
+    """
+    floats, integers = split_stored(tensors)
+    tables = Tables.from_array(floats.pop("tables").to(torch.int32).numpy())
+    wanted = {name for name in model.state_dict() if not name.startswith("entropy.")}
+    if set(floats) != wanted:
+        raise InputError(f"{sorted(set(floats) ^ wanted)[0]} is missing or unknown")
+    model.load_state_dict(floats, strict=False)
+    return LatentCoder(integer_networks(model.entropy, integers), tables), integers
+
+
 def split_stored(
     tensors: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

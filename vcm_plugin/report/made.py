@@ -19,9 +19,13 @@ from vcm_plugin.report.runs import Run
 from vcm_plugin.report.tables import Report
 from vcm_plugin.report.titles import spec_of, title_of
 
-KINDS = {"feature": "features", "picture": "the picture (remote inference)",
-         "heads": "the picture, of which features and picture are made",
-         "human": "features and the picture"}  # fmt: skip
+CODED = {  # by the kind of a codec (ctc/coding.py)
+    "feature": "features",
+    "picture": "the picture (remote inference)",
+    "learned_picture": "the picture (remote inference)",
+    "heads": "the picture, of which features and picture are made",
+    "human": "features and the picture",
+}
 PROTOCOLS = {
     "coco": "COCO",
     "open_images": "Open Images challenge",
@@ -170,7 +174,7 @@ def _run_facts(run: Run) -> Iterator[tuple[str, str]]:
         key, _, value = change.partition(": ")
         yield f"changed, {key}", value
     identity = dict(run.result.codec_identity)
-    yield "codes", KINDS.get(identity.pop("kind"), run.result.kind)
+    yield "codes", CODED.get(identity.pop("kind"), run.result.kind)
     yield "rate points", _rate_points(run)
     yield from _identity_facts(identity)
     if runtime := run.result.model_identity.get("runtime"):

@@ -83,7 +83,9 @@ def _resampled_point(
     for task, of_task in matches.items():
         image_ids = of_task.image_ids.tolist()
         if set(image_ids) != set(bits_of):
-            raise InputError(f"{path}: expected the pictures of result.json, found others")
+            raise InputError(
+                f"{path}: expected the pictures of result.json, found others; run it again"
+            )
         counts = bootstrap_counts(len(image_ids), resamples, seed)
         bits = counts @ np.array([bits_of[image_id] for image_id in image_ids])
         values["bpp"] = bits / (counts @ of_task.pixels)

@@ -141,6 +141,7 @@ class Report:
 
     @property
     def points(self) -> tuple[Point, ...]:
+        """The rate points of all runs."""
         return tuple(point for run in self.runs for point in run.points)
 
     @property
@@ -161,6 +162,7 @@ class Report:
 
     @property
     def environment(self) -> dict[str, Mapping[str, str]]:
+        """Run -> what its results depend on: versions, device."""
         return {run.name: run.result.environment for run in self.runs}
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from vcm_plugin.ctc.codecs import load_condition
-from vcm_plugin.ctc.results import UNCOMPRESSED, Record
+from vcm_plugin.ctc.results import UNCOMPRESSED, Record, TestSettings
 from vcm_plugin.ctc.run_folder import Journal, decoded_path, read_predictions, read_records
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import read_json
@@ -54,12 +54,7 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
     skipped = {picture.image_id for picture in report.skipped}
     truth = check_annotations(read_json(path), path, test.protocol == "tracking").coco
     images = [image for image in truth["images"] if image["id"] not in skipped]
-    folders = [run.folder / point.rate_point for run in report.runs for point in run.points]
-    each = sum(decoded_path(folder, 0).parent.is_dir() for folder in folders)
-    limit = max(1, options.decoded // each) if each else len(images)
-    count = min(options.pictures, limit, len(images))
-    places = np.linspace(0, len(images) - 1, count).astype(int)
-    shown = [images[place] for place in places]
+    shown = _shown(report, images, options)
     objects = _objects(truth, [image["id"] for image in shown])
     classes = {category["id"]: category["name"] for category in truth["categories"]}
     pictures = len(images)
@@ -79,25 +74,41 @@ def viewer_data(report: Report, options: ViewerOptions) -> dict[str, Any]:
         "classes": classes,
         "points": list(_points(report, objects, options)),
     }
+    decoded = any("decoded" in one for p in data["points"] for one in p["pictures"].values())
+    count = f"{len(shown)} of {pictures} pictures"
+    return data | {"note": _note(count, test, options, decoded, missing)}
+
+
+def _shown(report: Report, images: list[dict], options: ViewerOptions) -> list[dict]:
+    """The pictures that the page shows, evenly spaced; fewer where every point has decoded ones."""
+    folders = [run.folder / point.rate_point for run in report.runs for point in run.points]
+    each = sum(decoded_path(folder, 0).parent.is_dir() for folder in folders)
+    limit = max(1, options.decoded // each) if each else len(images)
+    count = min(options.pictures, limit, len(images))
+    return [images[place] for place in np.linspace(0, len(images) - 1, count).astype(int)]
+
+
+def _note(
+    count: str, test: TestSettings, options: ViewerOptions, decoded: bool, missing: str
+) -> str:
+    """What the page says of its pictures; missing: which are not here."""
     judged = (
         "Boxes of tracks (a track is told from its second frame on), whatever their identity"
         if test.protocol == "tracking"
         else f"Detections with a score of at least {test.score_threshold:g}"
     )
-    data["note"] = (
-        f"{len(shown)} of {pictures} pictures, evenly spaced over the test set; thumbnails of "
-        f"at most {options.side} pixels. {judged}; matched: same class and a box IoU of at least "
-        f"{test.iou_threshold:g} with an object that is still free."
+    note = (
+        f"{count}, evenly spaced over the test set; thumbnails of at most {options.side} pixels. "
+        f"{judged}; matched: same class and a box IoU of at least {test.iou_threshold:g} with an "
+        "object that is still free."
     )
-    if any("decoded" in shown for p in data["points"] for shown in p["pictures"].values()):
-        data["note"] += (
+    if decoded:
+        note += (
             f" Decoded pictures are thumbnails, too, at most {options.decoded} in all; the run "
             "folders keep them whole and lossless (<rate point>/decoded/<id>.png). Where a codec "
             "decodes features only, its detections lie over the original."
         )
-    if missing:
-        data["note"] += f" The pictures themselves are not here ({missing})."
-    return data
+    return note + (f" The pictures themselves are not here ({missing})." if missing else "")
 
 
 def _name(run: Run, image: dict) -> str:

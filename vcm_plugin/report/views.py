@@ -17,7 +17,6 @@ from vcm_plugin.report.survey import surveyed_for
 from vcm_plugin.report.tables import Comparison, Report
 from vcm_plugin.report.titles import SIZE_METRICS, TASKS, spec_of, task_of, title_of
 
-POINT_KEYS = ("codec", "rate_point", "pictures", "bits", "pixels", "bpp", "kbps", "hull")
 BD_RATE = "BD-rate"
 FEW_RESAMPLES = "no interval: more than 20 % of the resamples had no BD-rate"
 

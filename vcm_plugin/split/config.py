@@ -209,6 +209,15 @@ def _checked(config: DetectorConfig, name: str) -> DetectorConfig:
             len(config.pixel_std) == 3 and all(config.pixel_std),
         ),
     ]
+    checks += _number_checks(config)
+    for key, found, expected, good in checks:
+        if not good:
+            raise InputError(f"{name}: {key}: expected {expected}, found {brief(found)}")
+    return config
+
+
+def _number_checks(config: DetectorConfig) -> list[tuple[str, Any, str, bool]]:
+    """Key, value, what is expected, and whether the value is that."""
     shares = {
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": config.score_thresh,
         "MODEL.ROI_HEADS.NMS_THRESH_TEST": config.nms_thresh,
@@ -221,16 +230,10 @@ def _checked(config: DetectorConfig, name: str) -> DetectorConfig:
         "MODEL.RPN.PRE_NMS_TOPK_TEST": config.rpn_pre_nms_topk_test,
         "MODEL.RPN.POST_NMS_TOPK_TEST": config.rpn_post_nms_topk_test,
     }
-    checks += [
-        (key, value, "a number from 0 to 1", 0 <= value <= 1) for key, value in shares.items()
+    return [
+        *((key, value, "a number from 0 to 1", 0 <= value <= 1) for key, value in shares.items()),
+        *((key, value, "a whole number from 1 on", value >= 1) for key, value in counts.items()),
     ]
-    checks += [
-        (key, value, "a whole number from 1 on", value >= 1) for key, value in counts.items()
-    ]
-    for key, found, expected, good in checks:
-        if not good:
-            raise InputError(f"{name}: {key}: expected {expected}, found {brief(found)}")
-    return config
 
 
 def _refuse_unknown(flat: dict[str, Any], name: str) -> None:

@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 STRIDES = (8, 16, 32)
 BLOCKS = (1, 2, 8, 8, 4)  # of Darknet-53, in its five stages
-SUMS = (36, 61, 74)  # the layers that end the last three stages
 BRANCHES = (105, 90, 75)  # the first layer of each head, finest first
 PER_ANCHOR = 6  # four numbers of a box, two of its confidence
 

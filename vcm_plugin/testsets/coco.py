@@ -6,13 +6,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, brief
 from vcm_plugin.files import sha256_of_file
 from vcm_plugin.testsets.annotations import read_annotations
 from vcm_plugin.testsets.pictures import PictureError, picture_size, read_picture
@@ -263,7 +264,11 @@ def match_categories(
         return tuple(sorted(category["id"] for category in categories))
     by_name = {category["name"].strip().lower(): category["id"] for category in categories}
     if len(by_name) != len(categories):
-        raise InputError(f"{path}: two categories have the same name; rename one")
+        counts = Counter(category["name"].strip().lower() for category in categories)
+        ((name, count),) = counts.most_common(1)
+        raise InputError(
+            f"{path}: expected each category once, found {brief(name)} {count} times; rename one"
+        )
     classes = [name.strip().lower() for name in class_names]
     foreign = sorted(set(by_name) - set(classes))
     if foreign:

@@ -150,4 +150,5 @@ def _descendants(tree: Mapping) -> Iterator[tuple[str, list[str]]]:
 
 
 def normal_name(name: str) -> str:
+    """A label as it is compared: lower case, underscores for blanks."""
     return name.strip().lower().replace(" ", "_")

@@ -51,7 +51,10 @@ def load_sequences(condition: TestCondition, root: Path) -> CocoDataset:
         passed_over += len(read.passed_over)
         categories = categories or coco["categories"]
         if coco["categories"] != categories:
-            raise InputError(f"{path}: expected the categories of the other sequences")
+            raise InputError(
+                f"{path}: expected the categories of the other sequences, found others; are these "
+                "the annotations of another data set?"
+            )
         entry = _entry(number, group, folder, coco, condition.limit)
         for image in coco["images"]:
             image["id"] += number * FRAMES

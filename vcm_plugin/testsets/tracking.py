@@ -59,7 +59,10 @@ def load_tracking(condition: TestCondition, root: Path) -> CocoDataset:
                 annotations.append(own | item)
         entries.append(entry)
     if not annotations:
-        raise InputError(f"{root}: expected at least one object in gt/gt.txt, found none")
+        raise InputError(
+            f"{root}: expected at least one object in gt/gt.txt, found none; put the whole ground "
+            "truth there"
+        )
     category = {"id": CATEGORY, "name": condition.class_names[0]}
     coco = {"images": images, "annotations": annotations, "categories": [category]}
     whole = CocoDataset((), (category,), coco, (CATEGORY,), False)

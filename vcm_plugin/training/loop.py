@@ -26,7 +26,7 @@ from diffusers.training_utils import EMAModel
 
 from vcm_plugin.entropy.integer import float_weights
 from vcm_plugin.entropy.latent_coder import split_stored
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, one_line
 from vcm_plugin.training.precision import settled
 from vcm_plugin.training.schedules import Schedule
 from vcm_plugin.weights_file import read_weights
@@ -50,10 +50,9 @@ def start(schedule: Schedule, folder: Path, report=lambda line: None) -> Acceler
             project_dir=folder,
         )
     except (ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
             f"mixed_precision: expected one that can be used here, found "
-            f"{schedule.mixed_precision}: {reason}"
+            f"{schedule.mixed_precision}: {one_line(error)}"
         ) from error
 
 
@@ -106,8 +105,9 @@ def read_checkpoint(path: Path, needed: set[str]) -> dict:
         state = torch.load(path, weights_only=True, map_location="cpu")
         missing = needed - set(state)
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: expected a checkpoint of a training, found: {reason}") from error
+        raise InputError(
+            f"{path}: expected a checkpoint of a training, found: {one_line(error, 120)}"
+        ) from error
     if missing:
         raise InputError(
             f"{path}: expected a checkpoint of a training, found a file without "

@@ -20,7 +20,7 @@ import torch
 
 from anchors.picture_config import MIDDLE_QP, PictureConfig, step_of
 from anchors.picture_networks import LEVELS, STRIDE, Coded, PictureNetworks, start_linear
-from vcm_plugin.errors import InputError
+from vcm_plugin.errors import InputError, one_line
 from vcm_plugin.split.torchvision import TorchvisionDetector
 from vcm_plugin.split_points import SPLIT_POINTS
 from vcm_plugin.training import loop, objectives
@@ -140,5 +140,5 @@ def _begin(
     try:
         model.load_state_dict(loop.starting_weights(init, "picture"))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise InputError(f"{init}: expected networks of the same sizes: {reason}") from error

@@ -29,7 +29,18 @@ def coded_size(height: int, width: int) -> tuple[int, int]:
     return max(height + height % 2, MIN_SIZE), max(width + width % 2, MIN_SIZE)
 
 
+def rgb_size(picture: np.ndarray) -> tuple[int, int]:
+    """(height, width) of an RGB picture; raises InputError for what is not uint8 (H, W, 3)."""
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise InputError(
+            f"expected a uint8 picture (H, W, 3), found {picture.dtype} {picture.shape}; "
+            "vcm_plugin.read_picture makes one of a file"
+        )
+    return picture.shape[:2]
+
+
 def samples_of(plane: np.ndarray) -> bytes:
+    """A plane (H, W) as encoders read it: 16 bits a sample, the lower byte first."""
     return plane.astype("<u2").tobytes()
 
 
@@ -55,6 +66,10 @@ def check_planes(planes: Sequence[np.ndarray], qp: int) -> tuple[int, int]:
 
 
 def split_planes(raw: bytes, picture: PictureFormat) -> Planes:
+    """Decoded samples, 16 bits each -> the planes, uint16 (H, W) and (H / 2, W / 2).
+
+    Raises BitstreamError where there are more or fewer samples than the format says.
+    """
     height, width = picture.height, picture.width
     expected = picture.bytes
     # VTM may write mid-level chroma beside the luma of a 4:0:0 picture.

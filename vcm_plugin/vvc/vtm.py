@@ -114,8 +114,8 @@ class Vtm:
         self, source: Path | str, stream: Path | str, height: int | str, width: int | str,
         qp: int | str, luma_only: bool, part: Part | None = None,
     ) -> list[str]:  # fmt: skip
-        """The command line of CTC.md for a picture, or a part of a sequence; chroma format 420 for
-        three planes."""
+        """The command line of the test conditions, as CompressAI-Vision has it, for a picture or a
+        part of a sequence; chroma format 420 for three planes."""
         one = part or Part(0, 1, 1, "1", os.devnull)
         command = f"-wdt {width} -hgt {height} -fr {one.frame_rate} -ts 1 -v 6"
         command += f" --Level={'5.1' if part else '6.2'} --IntraPeriod={one.intra_period}"

@@ -16,7 +16,7 @@ import torch
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import HumanPayload, Unit
 from vcm_plugin.diff_fchm.human.config import MAX_STEPS
-from vcm_plugin.diff_fchm.human.geometry import Geometry
+from vcm_plugin.diff_fchm.human.geometry import Geometry, geometry_of_picture
 from vcm_plugin.diff_fchm.human.hvcn import Hvcn
 from vcm_plugin.diff_fchm.human.integer_coder import integer_coder
 from vcm_plugin.diff_fchm.human.pipeline import HVCNPipeline, whole_cells
@@ -30,7 +30,7 @@ from vcm_plugin.diff_fchm.human.sampler import (
 )
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, MachineLayer
 from vcm_plugin.entropy.latent_coder import LATENT_STEPS, Latents
-from vcm_plugin.errors import BitstreamError, InputError
+from vcm_plugin.errors import BitstreamError, InputError, one_line
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.rate_points import SCALES, parse_scale
 
@@ -120,20 +120,26 @@ class HumanCodec:
         """A picture and its features -> an .fcm file with a machine unit and a human unit.
 
         human_rate_point: q, the quantiser step of the auxiliary latents. The bytes up to the end
-        of the machine unit are those that the machine codec writes alone.
+        of the machine unit are those that the machine codec writes alone. Raises InputError where
+        the picture is not the one that the features were made of.
         """
-        geometry = Geometry(features.source_size, features.input_size)
-        if geometry.problem():
-            raise InputError(geometry.problem())
+        geometry_of_picture(picture, features)
         sampling = sampling or self.sampling
-        if self._problem_of(sampling.start):
-            raise InputError(self._problem_of(sampling.start))
+        self._require_start(sampling.start, InputError)
         data, machine = self.machine.code(features, rate_point)
         return data + self._human_unit(machine, picture, human_rate_point, sampling)
 
     def decode(self, data: bytes) -> tuple[FeaturePyramid, np.ndarray]:
         """An .fcm file -> features, and the picture as uint8 RGB (H, W, 3)."""
-        layer = self.decode_latents(data)
+        return self.paint(self.decode_latents(data))
+
+    def paint(
+        self, layer: AuxiliaryLayer, steps: int | None = None
+    ) -> tuple[FeaturePyramid, np.ndarray]:
+        """Decoded latents -> features, and the picture as uint8 RGB (H, W, 3).
+
+        steps: of the sampler, None: those of the file; 0 decodes c without it.
+        """
         features = self.machine.synthesise(layer.machine)
         payload = layer.payload
         y_hat = torch.from_numpy(layer.latents.y)[None].to(self.device, torch.float32)
@@ -142,7 +148,7 @@ class HumanCodec:
             y_hat / LATENT_STEPS,
             torch.tensor([payload.step], device=self.device),
             geometry_of(layer.machine),
-            payload.steps,
+            payload.steps if steps is None else steps,
             payload.start,
             payload.seed,
         )
@@ -154,8 +160,7 @@ class HumanCodec:
 
         data: an .fcm file. picture, and what is returned: uint8 RGB (H, W, 3).
         """
-        if self._problem_of(sampling.start):
-            raise InputError(self._problem_of(sampling.start))
+        self._require_start(sampling.start, InputError)
         machine = self.machine.decode_latents(data)
         geometry = geometry_of(machine)
         decoded = self._decoded(machine, self.machine.synthesise(machine))
@@ -172,20 +177,13 @@ class HumanCodec:
     def decode_latents(self, data: bytes) -> AuxiliaryLayer:
         """An .fcm file -> its auxiliary latents. Raises BitstreamError unless all is as written."""
         stream = bitstream.read(data)
-        human = [unit for unit in stream.units if unit.type == "human"]
-        if not human:
-            raise BitstreamError(
-                "expected a human layer to paint a picture from, the file ends after its machine "
-                "layer; encode with --human, or decode for the machine alone"
-            )
-        payload = HumanPayload.from_bytes(human[0].payload)
+        payload = HumanPayload.from_bytes(stream.payload_of("human"))
         if payload.weights_id != self.weights_id:
             raise BitstreamError(
                 f"the human layer was made with the weights {payload.weights_id:08x}, these are "
                 f"{self.weights_id:08x}; decode it with the weights that it names"
             )
-        if self._problem_of(payload.start):
-            raise BitstreamError(self._problem_of(payload.start))
+        self._require_start(payload.start, BitstreamError)
         machine = self.machine.decode_latents(data)
         geometry = geometry_of(machine)
         conditioning = self._conditioning(machine, _in_range("step", payload.step), geometry)
@@ -198,11 +196,6 @@ class HumanCodec:
         self, machine: MachineLayer, picture: np.ndarray, human_rate_point: str, sampling: Sampling
     ) -> bytes:
         geometry = geometry_of(machine)
-        if tuple(picture.shape[:2]) != geometry.source_size:
-            raise InputError(
-                f"expected the picture that the features were made of, {geometry.source_size}, "
-                f"found {tuple(picture.shape[:2])} (height, width)"
-            )
         q = bitstream.round_float(parse_scale(human_rate_point))
         step = torch.tensor([q], device=self.device)
         decoded = self._decoded(machine, self.machine.synthesise(machine))
@@ -218,14 +211,13 @@ class HumanCodec:
         )  # fmt: skip
         return bitstream.write_unit(Unit("human", 0, payload.to_bytes()))
 
-    def _problem_of(self, start: int) -> str | None:
-        """Why these weights do not paint from a time step, if they do not."""
+    def _require_start(self, start: int, error: type[InputError]) -> None:
+        """Raise an error of this class for a time step that these weights do not paint from."""
         if self.from_noise and start != LAST:
-            return (
+            raise error(
                 f"these weights paint from noise alone: expected a start at time step {LAST}, "
                 f"found {start}; leave the sampling to the codec"
             )
-        return None
 
     def _conditioning(self, machine: MachineLayer, q: float, geometry: Geometry) -> torch.Tensor:
         octaves = self.machine.octaves(machine.payload.value_range)
@@ -241,10 +233,8 @@ class HumanCodec:
 
 def geometry_of(machine: MachineLayer) -> Geometry:
     """The grids of a decoded file; raises BitstreamError where they are beyond the human layer."""
-    geometry = Geometry(machine.header.source_size, machine.header.input_size)
-    if geometry.problem():
-        raise BitstreamError(geometry.problem())
-    return geometry
+    sizes = machine.header.source_size, machine.header.input_size
+    return Geometry(*sizes).require(BitstreamError)
 
 
 def load_hvcn(folder: Path) -> Hvcn:
@@ -261,7 +251,7 @@ def load_hvcn(folder: Path) -> Hvcn:
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"{folder}: expected the weights of a human layer as scripts/train_hvcn.py writes "
-            f"them, found: {' '.join(str(error).split())[:200]}"
+            f"them, found: {one_line(error, 200)}"
         ) from error
     return settled(hvcn)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from vcm_plugin.errors import InputError
 from vcm_plugin.rate_points import PICTURE, SCALE, Grammar, layered
 
 if TYPE_CHECKING:
@@ -150,18 +149,13 @@ class PictureSettings:
 
     def make(self, context) -> AuxiliaryPictureCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        if self.diff_fchm_restorer_weights is None:
-            raise InputError(
-                f"test condition {context.name}: the auxiliary picture needs a restorer, and it "
-                "names none; train one with scripts/train_restorer.py and name its file with "
-                "--restorer or in the key diff_fchm_restorer_weights"
-            )
+        weights = context.weights("diff_fchm_restorer_weights", "train_restorer", "--restorer")
         from vcm_plugin.diff_fchm.human.auxiliary import AuxiliaryPictureCodec
 
         context.require("diff_fchm_picture_preset")
         return AuxiliaryPictureCodec(
-            context.codec("diff_fchm"), context.path(self.diff_fchm_restorer_weights),
-            self.diff_fchm_picture_preset, context.threads, context.device,
+            context.codec("diff_fchm"), weights, self.diff_fchm_picture_preset, context.threads,
+            context.device,
         )  # fmt: skip
 
 
@@ -183,16 +177,8 @@ class HumanSettings:
 
     def make(self, context) -> HumanCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        if self.diff_fchm_human_weights is None:
-            raise InputError(
-                f"test condition {context.name}: the human layer needs weights, and it names none; "
-                "train them with scripts/train_hvcn.py and name their folder with --human-weights "
-                "or in the key diff_fchm_human_weights"
-            )
+        weights = context.weights("diff_fchm_human_weights", "train_hvcn", "--human-weights")
         from vcm_plugin.diff_fchm.human.codec import HumanCodec
 
         prior = self.diff_fchm_human_prior and str(context.path(self.diff_fchm_human_prior))
-        return HumanCodec(
-            context.codec("diff_fchm"), context.path(self.diff_fchm_human_weights), prior,
-            context.device,
-        )  # fmt: skip
+        return HumanCodec(context.codec("diff_fchm"), weights, prior, context.device)

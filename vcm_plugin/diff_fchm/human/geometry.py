@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vcm_plugin.errors import InputError
+from vcm_plugin.features import FeaturePyramid
+
 STRIDE = 8  # of the latents of the autoencoder, in pixels of the picture
 TAP_STEPS = 256  # the taps of a cell add up to this
 MIN_SIDE = 16  # pixels
@@ -53,15 +56,30 @@ class Geometry:
         )
         return rows, columns
 
-    def problem(self) -> str | None:
-        """Why the human layer does not take this picture, if it does not."""
+    def require(self, error: type[InputError] = InputError) -> Geometry:
+        """Return self; raise an error of this class for a picture too small or too large."""
         height, width = self.source_size
-        if min(height, width) >= MIN_SIDE and height * width <= MAX_PIXELS:
-            return None
-        return (
-            f"the human layer takes pictures of at least {MIN_SIDE} pixels a side and at most "
-            f"{MAX_PIXELS} in all, found {height} x {width} (height x width)"
+        if min(height, width) < MIN_SIDE or height * width > MAX_PIXELS:
+            raise error(
+                f"the human layer takes pictures of at least {MIN_SIDE} pixels a side and at most "
+                f"{MAX_PIXELS} in all, found {height} x {width} (height x width)"
+            )
+        return self
+
+
+def geometry_of_picture(picture: np.ndarray, features: FeaturePyramid) -> Geometry:
+    """The grids of a picture and of its features.
+
+    Raises InputError where it is not theirs, uint8 (H, W, 3) of their source's size, or where it is
+    too small or too large.
+    """
+    geometry = Geometry(features.source_size, features.input_size).require()
+    if tuple(picture.shape) != (*geometry.source_size, 3) or picture.dtype != np.uint8:
+        raise InputError(
+            f"expected the picture that the features were made of, uint8 "
+            f"{(*geometry.source_size, 3)}, found {picture.dtype} {tuple(picture.shape)}"
         )
+    return geometry
 
 
 @functools.lru_cache(maxsize=64)

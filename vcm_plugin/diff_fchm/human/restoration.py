@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from vcm_plugin.bitstream import AuxiliaryPicturePayload, LearnedPicturePayload
-from vcm_plugin.diff_fchm.human.geometry import Geometry
+from vcm_plugin.diff_fchm.human.geometry import Geometry, geometry_of_picture
 from vcm_plugin.diff_fchm.human.restorer import (
     LAYERS,
     Restorer,
@@ -37,7 +37,7 @@ from vcm_plugin.stages import stage
 from vcm_plugin.vvc import Planes
 from vcm_plugin.vvc import planes as vvc_planes
 from vcm_plugin.vvc.choice import Coding, coded_size
-from vcm_plugin.weights_file import read_weights, write_weights
+from vcm_plugin.weights_file import fitting, read_weights, write_weights
 
 
 class Shown(NamedTuple):
@@ -80,13 +80,10 @@ class PictureRestorer:
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:4], 16)
         self.device = torch.device(device)
-        try:
+        with fitting(weights, tensors):
             self.machine_sha256 = self.metadata["trained"]["machine_sha256"]
             model = Restorer(RestorerConfig(**self.metadata["config"]))
             model.load_state_dict({name: x.float() for name, x in tensors.items()})
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{weights}: the weights file is damaged: {reason}") from error
         self.parameters = sum(x.numel() for x in tensors.values())
         self.model = model.requires_grad_(False).eval()
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -147,14 +144,7 @@ class Restoration:
 
         Raises InputError where the picture is not the one that the features were made of.
         """
-        geometry = Geometry(features.source_size, features.input_size)
-        if geometry.problem():
-            raise InputError(geometry.problem())
-        if tuple(picture.shape) != (*geometry.source_size, 3) or picture.dtype != np.uint8:
-            raise InputError(
-                f"expected the picture that the features were made of, uint8 "
-                f"{(*geometry.source_size, 3)}, found {picture.dtype} {tuple(picture.shape)}"
-            )
+        geometry_of_picture(picture, features)
         data, machine = self.machine.code(features, rate_point)
         return data, self.guide(machine)
 
@@ -197,9 +187,7 @@ class Restoration:
             )
         machine = self.machine.decode_latents(data)
         size = machine.header.source_size
-        problem = Geometry(size, machine.header.input_size).problem()
-        if problem:
-            raise BitstreamError(problem)
+        Geometry(size, machine.header.input_size).require(BitstreamError)
         low, high = SCALES
         if not low <= machine.payload.rate_point <= high:
             raise BitstreamError(

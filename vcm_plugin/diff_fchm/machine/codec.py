@@ -28,14 +28,12 @@ from vcm_plugin.diff_fchm.machine.inter import InterNetworks
 from vcm_plugin.diff_fchm.machine.layer import Analysed, Lost, MachineLayer
 from vcm_plugin.diff_fchm.machine.sequence import InterDecoder, InterEncoder, last_of
 from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
-from vcm_plugin.entropy.integer import integer_networks
-from vcm_plugin.entropy.latent_coder import LATENT_STEPS, LatentCoder, split_stored, stored_tensors
-from vcm_plugin.entropy.rans import Tables
+from vcm_plugin.entropy.latent_coder import LATENT_STEPS, load_stored, stored_tensors
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.features import FeaturePyramid
 from vcm_plugin.rate_points import parse_scale
 from vcm_plugin.stages import stage
-from vcm_plugin.weights_file import damaged, read_weights, write_weights
+from vcm_plugin.weights_file import fitting, read_weights, write_weights
 
 
 class MachineCodec:
@@ -69,24 +67,14 @@ class MachineCodec:
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
         self.device, self.dtype = torch.device(device), dtype
-        self.config = _config(self.metadata, weights)
-        self.latents_sha256 = _latents_sha256(self.config, tensors)
-        floats, integers = split_stored(tensors)
-        model = Vfcn(self.config)
-        wanted = {k for k in model.state_dict() if not k.startswith("entropy.")}
-        if set(floats) != wanted | {"tables"}:
-            odd = sorted(set(floats) ^ (wanted | {"tables"}))[0]
-            raise InputError(f"{weights}: {odd} is missing or unknown; the weights file is damaged")
-        del floats["tables"]
         self.parameters = sum(x.numel() for k, x in tensors.items() if k != "tables")
-        try:
-            model.load_state_dict(floats, strict=False)
-            networks = integer_networks(model.entropy, integers).to(self.device)
-            self.integers = integers
-            self.coder = LatentCoder(networks, Tables.from_array(tensors["tables"].numpy()))
+        with fitting(weights, tensors):
+            self.config = _config(self.metadata)
+            self.latents_sha256 = _latents_sha256(self.config, tensors)
+            model = Vfcn(self.config)
+            coder, self.integers = load_stored(model, tensors)
             self.typical = ivn.log2_code((0.0, model.typical_width.item()))
-        except (InputError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-            raise damaged(weights, error) from error
+        self.coder = coder.to(self.device)
         self.model = model.requires_grad_(False).eval().to(self.device)
         self.networks = FoldedVfcn(self.model, dtype)
         self.intra_period = intra_period
@@ -348,14 +336,11 @@ def export(
     return write_weights(path, "vfcn", tensors, metadata)
 
 
-def _config(metadata: dict, path: Path) -> VfcnConfig:
-    try:
-        metadata["detector_sha256"], metadata["rate_points"]  # both must be there
-        sizes = metadata["config"]
-        lists = ("slices", "layer_channels")
-        return VfcnConfig(**sizes | {key: tuple(sizes[key]) for key in lists if key in sizes})
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: the description of the networks is wrong: {error}") from error
+def _config(metadata: dict) -> VfcnConfig:
+    metadata["detector_sha256"], metadata["rate_points"]  # both must be there
+    sizes = metadata["config"]
+    lists = ("slices", "layer_channels")
+    return VfcnConfig(**sizes | {key: tuple(sizes[key]) for key in lists if key in sizes})
 
 
 def _latents_sha256(config: VfcnConfig, tensors: dict[str, torch.Tensor]) -> str:

@@ -106,12 +106,7 @@ class MachineSettings:
 
     def make(self, context) -> MachineCodec:
         """The codec of a condition (ctc.codecs.Context)."""
-        if self.diff_fchm_weights is None:
-            raise InputError(
-                f"test condition {context.name}: diff_fchm needs weights for its detector, and it "
-                "names none; train them with scripts/train_vfcn.py and name them in the key "
-                "diff_fchm_weights"
-            )
+        weights = context.weights("diff_fchm_weights", "train_vfcn")
         from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 
         period, inter = self.diff_fchm_intra_period, self.diff_fchm_inter_weights
@@ -122,7 +117,7 @@ class MachineSettings:
                 f"is intra) or more frames, found {period}"
             )
         codec = MachineCodec(
-            context.path(self.diff_fchm_weights),
+            weights,
             context.device,
             inter=None if inter is None else context.path(inter),
             intra_period=period,

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from vcm_plugin.errors import InputError
-from vcm_plugin.weights_file import damaged, read_weights, write_weights
+from vcm_plugin.weights_file import fitting, read_weights, write_weights
 
 # Bits that a squared error of 1 of y is worth where the importance is 0, and what 1 adds. Between
 # them lies the slope of a uniform quantiser of step 1 at high rate, 6 / ln 2.
@@ -66,12 +66,10 @@ class Importance:
     def __init__(self, weights: Path, latents_sha256: str):
         data, tensors, self.metadata = read_weights(weights, "importance")
         self.sha256 = hashlib.sha256(data).hexdigest()
-        try:
+        with fitting(weights, tensors):
             made_for = self.metadata["latents_sha256"]
             network = ImportanceNetwork(ImportanceConfig(**self.metadata["config"]))
             network.load_state_dict({name: x.float() for name, x in tensors.items()})
-        except (InputError, LookupError, RuntimeError, TypeError) as error:
-            raise damaged(weights, error) from error
         if made_for != latents_sha256:
             raise InputError(
                 f"{weights}: these importance weights are for the latents {made_for[:8]}, found "

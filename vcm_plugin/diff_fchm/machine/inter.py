@@ -24,7 +24,7 @@ from vcm_plugin.entropy.rans import Tables
 from vcm_plugin.entropy.temporal import TemporalNetworks
 from vcm_plugin.entropy.temporal_coder import TemporalCoder
 from vcm_plugin.errors import InputError
-from vcm_plugin.weights_file import damaged, read_weights, write_weights
+from vcm_plugin.weights_file import fitting, read_weights, write_weights
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,11 @@ class InterNetworks:
         data, tensors, self.metadata = read_weights(weights, "inter")
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.weights_id = int(self.sha256[:8], 16)
-        try:
+        with fitting(weights, tensors):
             made_for = self.metadata["machine_sha256"]
             sizes = self.metadata["config"]
             config = InterConfig(**sizes | {"slices": tuple(sizes["slices"])})
             networks = integer_networks(TemporalNetworks(config), tensors)
-        except (InputError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-            raise damaged(weights, error) from error
         if made_for != machine_sha256:
             raise InputError(
                 f"{weights}: these inter weights are for the machine layer {made_for[:8]}, found "

@@ -21,8 +21,6 @@ from vcm_plugin.bitstream import round_float
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.split_points import SPLIT_POINTS, split_point_of
 
-LOG2_STEPS = 256  # of log2_code in one octave
-
 
 def feature_range(
     layers: Mapping[str, torch.Tensor], input_size: tuple[int, int]
@@ -40,7 +38,10 @@ def feature_range(
         lows, highs = ([f(layer).item() for layer in kept] for f in (torch.amin, torch.amax))
     low, high = min(lows), max(highs)
     if not all(map(math.isfinite, lows + highs)):
-        raise InputError("the features hold NaN or infinite values; no codec can carry them")
+        raise InputError(
+            "expected finite features, found NaN or infinite values; check the picture and the "
+            "detector's weights"
+        )
     if low == high:
         raise InputError(
             f"expected features that differ, found {low:g} everywhere: they have no range to "
