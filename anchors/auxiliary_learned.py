@@ -22,7 +22,7 @@ from anchors.picture_learned import ERROR_WEIGHT, PictureLearnedCodec
 from vcm_plugin import bitstream
 from vcm_plugin.bitstream import LearnedPicturePayload, Unit
 from vcm_plugin.errors import BitstreamError
-from vcm_plugin.rate_points import QP, SCALE, Grammar, layered
+from vcm_plugin.rate_points import QP, SCALE, Grammar, layered, split_layers
 
 if TYPE_CHECKING:
     from vcm_plugin.entropy.latent_coder import Latents
@@ -78,6 +78,10 @@ class LearnedAuxiliaryCodec:
     def identity(self) -> dict:
         """What affects the result."""
         return self.restoration.identity() | {"picture": self.picture.identity()}
+
+    def check_rate_point(self, rate_point: str) -> None:
+        """Raise InputError for a QP without training."""
+        self.picture.check_rate_point(split_layers(rate_point)[1])
 
     def encode(
         self,

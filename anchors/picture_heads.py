@@ -119,6 +119,10 @@ class LatentScalableCodec:
         """What affects the result."""
         return self.head.identity() | {"layers": LAYERS[self.both]}
 
+    def check_rate_point(self, rate_point: str) -> None:
+        """Raise InputError for a QP without training."""
+        self.head.parse(rate_point)
+
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The .fcm file of an RGB picture, uint8 (H, W, 3).
 
@@ -195,6 +199,10 @@ class MultiHeadCodec:
     def identity(self) -> dict:
         """What affects the result."""
         return self.head.identity()
+
+    def check_rate_point(self, rate_point: str) -> None:
+        """Raise InputError for a QP without training."""
+        self.head.parse(rate_point)
 
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The .fcm file of an RGB picture, uint8 (H, W, 3).

@@ -99,6 +99,10 @@ class PictureLearnedCodec:
         """What affects the result."""
         return {"weights_sha256": self.sha256, "loss_detector_sha256": self.detector_sha256}
 
+    def check_rate_point(self, rate_point: str) -> None:
+        """Raise InputError for a QP without training."""
+        self.config.parse(rate_point)
+
     def encode(self, picture: np.ndarray, rate_point: str) -> bytes:
         """The .fcm file of an RGB picture, uint8 (H, W, 3).
 

@@ -18,7 +18,7 @@ import numpy as np
 from anchors.vvc_remote import VvcRemoteCodec
 from vcm_plugin import bitstream
 from vcm_plugin.errors import BitstreamError
-from vcm_plugin.rate_points import PICTURE, QP, SCALE, Grammar, layered
+from vcm_plugin.rate_points import PICTURE, QP, SCALE, Grammar, layered, split_layers
 from vcm_plugin.vvc import stream as vvc_stream
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ class SimulcastCodec:
     def identity(self) -> dict:
         """What affects the result."""
         return {"machine": self.machine.identity(), "picture": self.picture.identity()}
+
+    def check_rate_point(self, rate_point: str) -> None:
+        """Raise InputError for a QP that a learned picture codec was not trained for."""
+        if hasattr(self.picture, "check_rate_point"):
+            self.picture.check_rate_point(split_layers(rate_point)[1])
 
     def encode(
         self, picture: np.ndarray, features: FeaturePyramid, rate_point: str, human_rate_point: str

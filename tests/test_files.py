@@ -41,6 +41,15 @@ def test_the_longest_names_that_the_file_system_takes_are_written(tmp_path):
     assert path.read_bytes() == b"whole" and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("name", [".", "/", "..", "folder"])
+def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        write_bytes(Path(name), b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_found_values_are_shown_briefly():
     values = [
         "x" * 10**6,

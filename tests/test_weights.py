@@ -14,9 +14,10 @@ from vcm_plugin.diff_fchm.human.codec import HumanCodec
 from vcm_plugin.diff_fchm.human.restorer import kmac_per_pixel
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.environment import PACKAGE, cfg_folder
+from vcm_plugin.errors import InputError
 from vcm_plugin.split import load_split_model
 from vcm_plugin.split.jde_config import is_jde
-from vcm_plugin.weights_file import digest
+from vcm_plugin.weights_file import digest, fitting, read_weights, write_weights
 
 FOLDER = PACKAGE / "weights"
 INDEX = yaml.safe_load((FOLDER / "index.yaml").read_text())
@@ -36,6 +37,28 @@ def test_weights_are_those_of_the_index(name):
         assert entry["id"] == sha256[:8]
     assert size <= (40_000_000 if name in PAINTERS else 12_000_000)
     assert entry["trained_on"] and entry["terms"] and entry["training"]
+
+
+@pytest.mark.parametrize("kind", ["vfcn", "picture", "transform", "msfc", "fctm_like", "restorer"])
+def test_what_is_no_weights_file_is_told_apart(tmp_path, kind):
+    path = tmp_path / "a.safetensors"
+    contents = {
+        "a Git LFS pointer.*git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid s\n",
+        "a web page": b"<!DOCTYPE html>",
+        "an empty file": b"",
+    }
+    for found, content in contents.items():
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"expected {kind.upper()} weights, found {found}"):
+            read_weights(path, kind)
+    write_weights(path, "other", {"a": torch.ones(2)}, {})
+    with pytest.raises(InputError, match=r"another kind, .*\(vcm-plugin other 1\)"):
+        read_weights(path, kind)
+    for value in (float("nan"), float("inf")):
+        write_weights(path, kind, {"a": torch.tensor([1.0, value]).half()}, {})
+        with pytest.raises(InputError, match="damaged: a weight is NaN or infinite"):
+            with fitting(path, read_weights(path, kind)[1]):
+                pass
 
 
 LEARNED_PICTURES = [name for name in INDEX if "_picture" in name]

@@ -20,7 +20,7 @@ import yaml
 from vcm_plugin import settings
 from vcm_plugin.environment import PACKAGE, cfg_folder
 from vcm_plugin.errors import InputError, brief
-from vcm_plugin.files import sha256_of_file
+from vcm_plugin.files import refuse_other_downloads, sha256_of_file
 from vcm_plugin.split_points import SPLIT_POINTS
 
 T = typing.TypeVar("T")
@@ -97,10 +97,15 @@ class TestCondition:
         return settings.build(cls, values, f"test condition {self.name}")
 
     def detector_sha256(self) -> str | None:
-        """sha256 of the detector's weights, where they are a file that is here."""
+        """sha256 of the detector's weights, where they are a file that is here.
+
+        Raises InputError for what a failed download leaves: that is not another detector.
+        """
         weights = self.weights_path()
         if weights is None or not Path(weights).is_file():
             return None
+        with open(weights, "rb") as file:
+            refuse_other_downloads(file.read(512), Path(weights), "a checkpoint")
         return sha256_of_file(Path(weights))
 
     def model_path(self) -> str:

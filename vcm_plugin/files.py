@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import hashlib
 import io
 import json
@@ -55,6 +56,26 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (text + "\n").encode())
 
 
+def refuse_other_downloads(start: bytes, path: Path, what: str) -> None:
+    """Raise InputError for what a download leaves where it did not get the file itself.
+
+    start: of the file. what: it should be, for the message.
+    """
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(
+            f"{path}: expected {what}, found a Git LFS pointer: fetch the file itself, with git "
+            "lfs pull"
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(
+            f"{path}: expected {what}, found a web page: download the file itself, where its page "
+            "asks for a click or a login"
+        )
+    if not start:
+        raise InputError(f"{path}: expected {what}, found an empty file; download it again")
+
+
 def claim_note(note: Path, made_from: dict[str, Any], what: str) -> None:
     """Note in a folder what its files are made from. Raises InputError where the note that is there
     says otherwise; what: the files, for the message."""
@@ -87,6 +108,8 @@ def write_arrays(path: Path, arrays: Mapping[str, Any], compressed: bool = True)
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that is there under its name, its folder included, once it is whole."""
+    if not path.name:  # of "." and "/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{secrets.token_hex(4)}.{os.getpid()}")  # short: names have a limit
     try:
@@ -111,7 +134,9 @@ def sha256_of(value: Any) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder, which is made where missing; the lock goes with the process."""
+    """Hold a run folder, which is made where missing; the lock goes with the process. A folder that
+    was made here and holds nothing at the end is gone again."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -123,6 +148,11 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if made and [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            with suppress(OSError):  # another run has come in between
+                for path in made:
+                    path.rmdir()
         lock.release()
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from vcm_plugin.errors import InputError, one_line
-from vcm_plugin.files import sha256_of_file
+from vcm_plugin.files import refuse_other_downloads, sha256_of_file
 
 
 def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor], dict]:
@@ -28,17 +28,20 @@ def read_weights(path: Path, kind: str) -> tuple[bytes, dict[str, torch.Tensor],
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot read the {name} weights: {error.strerror}") from error
+    refuse_other_downloads(data[:512], path, f"{name} weights")
     try:
         with safe_open(path, framework="pt") as file:
-            described = file.metadata()
-        if described["format"] != _format(kind):
-            raise KeyError("format")
-        return data, load(data), json.loads(described[kind])
+            described = file.metadata() or {}
+        found = described.get("format", "no description of ours")
+        if found != _format(kind):
+            raise ValueError(found)
+        tensors, about = load(data), json.loads(described[kind])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: expected {name} weights as scripts/train_{kind}.py exports them; found a "
             f"file of another kind, or a damaged one ({one_line(error)})"
         ) from error
+    return data, tensors, about
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from changed import changed
 from mutations import mutated_bytes, sealed
 from picture_tiny import CONFIG, picture, tensor, tiny_codec, tiny_model, tiny_weights
+from restorer_tiny import tiny_restorer_weights
 
 from anchors.picture_config import PictureConfig, octaves_of, step_of
 from anchors.picture_learned import PictureLearnedCodec
@@ -25,6 +26,7 @@ from vcm_plugin.ctc.codecs import (
     load_condition,
     make_codec,
 )
+from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.training.loop import read_average
 from vcm_plugin.training.picture import feature_losses, train
@@ -205,6 +207,23 @@ def test_what_is_no_picture(codec):
     for wrong in (picture()[:, :, 0], picture().astype(np.float32), picture()[:, :, :2]):
         with pytest.raises(InputError, match=r"expected a uint8 picture \(H, W, 3\)"):
             codec.encode(wrong, "32")
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_run_refuses_a_qp_without_training_before_it_measures(tiny_condition, tmp_path):
+    path = str(tiny_weights(tmp_path / "tiny.safetensors"))
+    condition = changed(
+        load_condition(tiny_condition), picture_learned_weights=path, picture_learned_qps=(37, 62),
+        simulcast_learned_weights=path, simulcast_learned_points=("1+37", "1+62"),
+        diff_fchm_learned_weights=path, diff_fchm_learned_points=("1+37", "1+62"),
+        diff_fchm_learned_restorer=str(
+            tiny_restorer_weights(tmp_path, make_codec("diff_fchm", load_condition(tiny_condition)))
+        ),
+    )  # fmt: skip
+    for name in ("picture_learned", "simulcast_learned", "diff_fchm_learned"):
+        with pytest.raises(InputError, match="^rate point 62: these weights were trained for"):
+            run(condition, name, tmp_path / "run", RunOptions())
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_files_that_are_none(tmp_path, codec):

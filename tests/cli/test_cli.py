@@ -131,6 +131,42 @@ def test_a_file_of_another_condition_names_it(typed):
     assert code == 2 and err.rstrip().endswith("those of --condition minictc"), err
 
 
+@pytest.mark.parametrize("codec", ["picture_learned", "multi_head"])
+def test_a_file_of_another_learned_codec_does_too(typed, picture, tmp_path, codec):
+    file = tmp_path / "x.fcm"
+    assert typed("encode", picture, "-o", file, "--codec", codec, "--rate-point", 42)[0] == 0
+    for condition in ("bccd", "kodak_human"):  # with other weights, and with none
+        code, _, err = typed("decode", file, "--condition", condition)
+        assert code == 2 and re.search("condition minictc( names bundled ones)?\n$", err), err
+
+
+def test_a_picture_is_kept_that_the_detector_cannot_take(typed, tmp_path):
+    Image.new("RGB", (1, 5000)).save(tmp_path / "thin.png")
+    words = ("encode", "thin.png", "-o", "x.fcm", "--codec", "picture_learned")
+    assert typed(*words, "--rate-point", 42)[0] == 0
+    code, _, err = typed("decode", "x.fcm", "--picture", "shown.png")
+    assert code == 2 and "crop it" in err
+    with Image.open(tmp_path / "shown.png") as shown:
+        assert shown.size == (1, 5000)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("run minictc --codec diff_fchm --shard 4/3", "run: argument --shard: expected K/N"),
+        ("run minictc --codec diff_fchm --shard ²/³", "expected K/N"),
+        ("run minictc", "run: the following arguments are required: --codec"),
+        ("nothing", "invalid choice: 'nothing'"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(typed, capsys, words, message):
+    with pytest.raises(SystemExit, match="^2$"):
+        typed(*words.split())
+    error = capsys.readouterr().err
+    assert error.startswith("vcm-plugin: error: ") and error.count("\n") == 1
+    assert message in error and "--help" in error
+
+
 def test_doctor_fits_one_screen(typed):
     code, out, _ = typed("doctor")
     assert "bccd_vfcn.safetensors, id 682b8b42, --condition bccd" in out
@@ -154,7 +190,34 @@ BAD_LINES = {
         "encode {picture} -o x --codec vvc_remote --rate-point 99",
         "QP from 0 to 63",
     ),
-    "no picture": ("encode gone.png -o x --codec vvc_remote --rate-point 32", "gone.png"),
+    "no picture": (
+        "encode gone.png -o x --codec vvc_remote --rate-point 32",
+        "gone.png: expected a picture.*give the right path$",
+    ),
+    "output is the folder": (
+        "encode {picture} -o . --codec vvc_remote --rate-point 32",
+        "Is a directory",
+    ),
+    "no such device to encode on": (
+        "encode {picture} -o x --codec diff_fchm --rate-point 1 --device cud",
+        "device cud: expected one that torch has",
+    ),
+    "weights of another bundled condition": (
+        "encode {picture} -o x --codec simulcast_learned --rate-point 1+42",
+        "key simulcast_learned_weights; the condition minictc_human names bundled ones",
+    ),
+    "no inter prediction": (
+        "run {condition} --codec diff_fchm --random-access",
+        "diff_fchm has no inter prediction by VVC: leave out --random-access",
+    ),
+    "frames of another codec": (
+        "decode {golden}/tiny_picture_qp27.fcm --keep-going",
+        "--keep-going: expected a file of diff_fchm, found picture_learned",
+    ),
+    "another way to show a picture": (
+        "decode {golden}/tiny_picture_qp27.fcm --human x.png",
+        "leave out --human; --picture keeps a decoded picture",
+    ),
     "no bitstream": ("info gone.fcm", "gone.fcm"),
     "foreign bitstream": ("info {picture}", "expected an .fcm file or a VVC"),
     "foreign bitstream to decode": ("decode {picture} --condition {condition}", "expected an .fcm"),
@@ -166,6 +229,7 @@ BAD_LINES = {
 def test_bad_input_is_one_line_and_exit_code_2(typed, tiny_condition, picture, tmp_path, case):
     words, message = BAD_LINES[case]
     names = {"condition": tiny_condition, "picture": picture, "folder": tmp_path / "run"}
+    names["golden"] = ROOT / "tests/golden"
     code, _, err = typed(*[word.format(**names) for word in words.split()])
     assert code == 2
     lines = err.strip().splitlines()

@@ -68,6 +68,18 @@ BAD_LINES = {
         "encode picture.png -o x --rate-point 37 --human --codec vvc_remote",
         "vvc_remote: leave out --human, which is for diff_fchm",
     ),
+    "a rate without a layer": (
+        "encode picture.png -o x --rate-point 1 --human-rate-point 37",
+        "--human-rate-point: expected --human and the codec diff_fchm",
+    ),
+    "a kind for another codec": (
+        "encode picture.png -o x --rate-point 37 --codec vvc_remote --human-kind learned",
+        "--human-kind: expected --human and the codec diff_fchm",
+    ),
+    "a seed without noise": (
+        "encode picture.png -o x --rate-point 1 --human-seed 3",
+        "--human-seed: expected a latent layer, found diff_fchm",
+    ),
     "too many steps": (
         "encode picture.png -o x --rate-point 1 --human --human-steps 51 {weights}",
         "1 to 50 sampling steps",
@@ -144,6 +156,10 @@ def test_encode_and_decode_a_learned_picture(typed, restorer, tiny_condition, ca
         assert code == 2 and message in out
     code, _, error = typed(*encode, "-o", "x.fcm")
     assert code == 2 and "name them in the key diff_fchm_learned_weights" in error
+    code, _, error = typed("decode", "both.fcm", "--picture", "x.png")
+    assert code == 2 and "show it with --human in place of --picture" in error
+    code, _, error = typed("encode", "picture.png", "-o", "x.fcm", "--codec", "diff_fchm_learned")
+    assert code == 2 and "name them in the key" in error
 
 
 BAD_PICTURE_LINES = {

@@ -11,6 +11,7 @@ import picture_tiny
 import pytest
 import torch
 from hvcn_tiny import picture, tiny_codec
+from restorer_tiny import tiny_learned_codec
 from torch.utils.flop_counter import FlopCounterMode
 from vfcn_tiny import pyramid, tiny_weights
 
@@ -97,6 +98,15 @@ def test_what_leaves_torch_is_counted():
         return int(np.sum((2 * x).numpy()))
 
     assert complexity.count(function, torch.ones(2, 3)).by_operation == {"mul": 6}
+
+
+def test_the_restorer_of_a_decoded_picture_is_counted(tmp_path):
+    codec = tiny_learned_codec(tmp_path, MachineCodec(tiny_weights(tmp_path)))
+    arguments = (picture(), pyramid(), "1", "37")
+    data = codec.encode(*arguments)
+    macs = complexity.count(codec.encode, *arguments)
+    assert not macs.unknown and macs.by_operation["addcmul"] > 0
+    assert not complexity.count(codec.decode, data).unknown
 
 
 def test_an_operation_without_a_count_is_named_and_not_zero(tmp_path):

@@ -18,6 +18,7 @@ import pytest
 from changed import changed
 
 from vcm_plugin.ctc.codecs import load_condition
+from vcm_plugin.ctc.picture_worker import Plan, Worker
 from vcm_plugin.ctc.results import Skipped, load_result
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
@@ -244,6 +245,23 @@ def test_an_unreadable_picture_is_named_or_passed_over(damaged_set, tmp_path):
     result = run(damaged_set, "vvc_feature", folder, RunOptions(keep_going=True))
     assert result.skipped == (Skipped(2, "000002.png"),)
     assert result.dataset.pictures == result.points[0].pictures == 1
+
+
+def test_a_picture_that_a_worker_does_not_see_is_not_passed_over(damaged_set, tmp_path):
+    """It was there when the test set was opened: only unreadable ones are left out of a result."""
+    dataset = open_test_set(damaged_set)
+    worker = Worker(Plan(damaged_set, "vvc_feature", tmp_path, dataset, keep_going=True))
+    entry = worker.plan.dataset.pictures[0]
+    entry.path.unlink()
+    with pytest.raises(InputError, match="000001.png: expected a picture, found: No such file"):
+        list(worker.measure(entry))
+
+
+def test_a_run_that_is_refused_leaves_no_folder(tiny_condition, tmp_path):
+    condition = load_condition(tiny_condition)
+    with pytest.raises(InputError, match="msfc needs weights"):
+        run(condition, "msfc", tmp_path / "deep" / "run", RunOptions())
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_readable_picture_is_an_error(damaged_set, tmp_path):

@@ -12,7 +12,7 @@ from test_tables import runs  # noqa: F401 (a fixture)
 from test_web import cells_of, embedded
 
 from vcm_plugin.cli.main import main
-from vcm_plugin.ctc.results import Complexity
+from vcm_plugin.ctc.results import UNCOMPRESSED, Complexity, StageSeconds
 from vcm_plugin.report import costs, tables, write_document
 from vcm_plugin.report.document import KEPT, MISSING, WHOLE, Column, Document, Table
 from vcm_plugin.report.human_tables import human_tables
@@ -154,3 +154,31 @@ def test_complexity_has_both_parts_of_the_detector_and_says_what_has_no_count(re
     assert table.texts() == [row]
     assert table.notes[-1] == "(1) n/a: no count of aten::cumsum"
     assert table in costs.tables(replace(report, runs=(run,)))
+
+
+def test_what_makes_features_of_a_picture_has_no_first_part(report):
+    """A codec of the kind `heads` takes a picture and gives features: neither end has NN-Part1."""
+    point, stages = report.runs[0].points[0], ("encode", "decode", "nn_part1", "nn_part2")
+    points = {
+        UNCOMPRESSED: {"nn_part1": StageSeconds(8.0 * point.pictures)},
+        point.rate_point: {stage: StageSeconds(1.0 * point.pictures) for stage in stages},
+    }
+    cost = Complexity("37", 7.0, 8.0, 1, 1 << 30, 30.0, 12.0)
+    for kind, once, first, part in (
+        ("heads", (), None, None), ("picture", ("nn_part1",), 1.0, 30.0), ("feature", (), 8.0, 30.0)
+    ):  # fmt: skip
+        run = report.runs[0]
+        of_kind = {
+            s: v for s, v in points[point.rate_point].items() if s != "nn_part1" or s in once
+        }
+        timings = replace(run.timings, complexity=cost, points=points | {point.rate_point: of_kind})
+        result = replace(run.result, codec_identity={**run.result.codec_identity, "kind": kind})
+        run = replace(run, points=(point,), timings=timings, result=result)
+        made = replace(report, runs=(run,))
+        assert costs.seconds(made).rows[0]["nn_part1"] == first
+        assert costs.complexity(made).rows[0]["nn_part1_kmac"] == part
+        anchor = replace(run, name="anchor")
+        both = replace(report, runs=(run, anchor), anchors=("anchor",))
+        assert costs.against_anchors(both).rows[0]["receiver_percent"] == 100
+        receiver = costs._mean_seconds(run)["receiver"]
+        assert receiver == (3.0 if kind == "picture" else 2.0)

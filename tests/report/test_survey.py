@@ -60,6 +60,12 @@ def test_filters():
         (("--task", "detektion"), "nothing published matches it; nearest: detection"),
         (("--data-set", "COCO 2016"), "nothing published matches it; nearest: COCO 201"),
         (("--class", "MBID", "--data-set", "MOT17"), "data set MOT17: nothing published"),
+        (
+            ("--class", "MBID", "--task", "detection", "--data-set", "Cityscapes"),
+            "data set Cityscapes: nothing published matches it together with class MBID and task "
+            "detection; nearest together with",
+        ),
+        (("--methods", "--class", "SBAR", "--task", "reid"), "no method of class SBAR has it"),
         (("--methods", "--task", "reidentification"), "no method has it; nearest:"),
         (("--methods", "--data-set", "COCO"), "gives its methods no data set"),
     ],

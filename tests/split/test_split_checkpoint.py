@@ -102,6 +102,13 @@ def test_several_networks_are_named_in_the_refusal(tmp_path, weights):
             TorchvisionDetector(CONFIG, Checkpoint(found, "", "a.pth"))
 
 
+def test_weights_that_are_no_numbers_are_refused(weights):
+    name = next(iter(weights))
+    found = weights | {name: torch.full_like(weights[name], torch.nan)}
+    with pytest.raises(InputError, match=f"a.pth: .* damaged: {name} holds NaN or infinite"):
+        TorchvisionDetector(CONFIG, Checkpoint(found, "", "a.pth"))
+
+
 DOWNLOADS = {
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
     "a web page": b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>",

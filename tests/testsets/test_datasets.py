@@ -132,13 +132,14 @@ def test_damaged_picture_is_named(tmp_path, kept):
     path = tmp_path / "torn.png"
     Image.fromarray(RGB).save(path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(PictureError, match="torn.png.*--keep-going"):
+    with pytest.raises(PictureError, match="torn.png.*repair or remove the file$"):
         read_picture(path)
 
 
-def test_missing_picture_file_is_a_picture_error(tmp_path):
-    with pytest.raises(PictureError, match="gone.png"):
+def test_a_picture_that_is_not_there_is_none_to_pass_over(tmp_path):
+    with pytest.raises(InputError, match="gone.png: expected a picture, found: No such") as caught:
         read_picture(tmp_path / "gone.png")
+    assert not isinstance(caught.value, PictureError)
 
 
 def test_classes_are_matched_by_name(layout):

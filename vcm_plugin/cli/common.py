@@ -195,8 +195,9 @@ def detector_in_words(condition: TestCondition, most: int = 12) -> str:
     )
 
 
-def conditions_of_weights(weights_id: str) -> list[str]:
-    """The bundled conditions whose codec has the bundled weights of this id, shortest name first.
+def conditions_of_weights(weights_id: str, key: str = "diff_fchm_weights") -> list[str]:
+    """The bundled conditions that name the bundled weights of this id in a key, shortest name
+    first.
 
     >>> conditions_of_weights("682b8b42")
     ['bccd']
@@ -205,7 +206,7 @@ def conditions_of_weights(weights_id: str) -> list[str]:
     files = {name for name, entry in index.items() if entry["id"] == weights_id}
     found = []
     for path in (cfg_folder() / "ctc").glob("*.yaml"):
-        named = yaml.safe_load(path.read_text(encoding="utf-8")).get("diff_fchm_weights")
+        named = yaml.safe_load(path.read_text(encoding="utf-8")).get(key)
         found += [path.stem] if named in files else []
     return sorted(found, key=lambda name: (len(name), name))
 
@@ -216,14 +217,32 @@ def naming_condition(data: bytes, condition: TestCondition) -> Iterator[None]:
     condition, say which."""
     try:
         yield
-    except BitstreamError as error:
-        from vcm_plugin.bitstream import read_header
-
-        weights_id = read_header(data)[0].weights_id if data.startswith(b"FCM") else None
-        names = conditions_of_weights(f"{weights_id:08x}") if weights_id is not None else []
-        if not names or condition.name in names:
+    except InputError as error:
+        names = _conditions_of(data) if data.startswith(b"FCM") else []
+        if not names or condition.name in names or names[0] in str(error):
             raise
-        raise BitstreamError(f"{error}: those of --condition {names[0]}") from error
+        made = ":" if isinstance(error, BitstreamError) else "; the file was made with"
+        raise type(error)(f"{error}{made} those of --condition {names[0]}") from error
+
+
+def _conditions_of(data: bytes) -> list[str]:
+    """The bundled conditions whose weights made an .fcm file; of two streams, both."""
+    from vcm_plugin.bitstream import read_header
+    from vcm_plugin.ctc.codecs import codec_of, split_simulcast
+
+    try:
+        header, name = read_header(data)[0], codec_of(data)
+    except BitstreamError:
+        return []
+    named = {f"{header.profile}_weights": header.weights_id}
+    if name == "simulcast_learned":
+        named[f"{name}_weights"] = read_header(split_simulcast(data)[1])[0].weights_id
+    found = [
+        conditions_of_weights(f"{weights_id:08x}", key)
+        for key, weights_id in named.items()
+        if weights_id is not None
+    ]
+    return [name for name in found[0] if all(name in each for each in found)] if found else []
 
 
 def model_of(condition: TestCondition, options: Namespace) -> SplitModel:

@@ -52,7 +52,12 @@ def add(commands) -> None:
 
 def body(options: Namespace) -> None:
     """One bitstream -> the detections in its picture."""
-    from vcm_plugin.ctc.codecs import codec_of, human_codec_of, make_codec
+    from vcm_plugin.ctc.codecs import (
+        codec_of,
+        human_codec_of,
+        make_codec,
+        shows_picture,
+    )
     from vcm_plugin.ctc.coding import kind_of
     from vcm_plugin.environment import make_deterministic
     from vcm_plugin.files import write_json
@@ -61,18 +66,25 @@ def body(options: Namespace) -> None:
     data = read_bitstream(options.bitstream)
     condition = condition_of(options)
     with naming(options.bitstream):
-        name = codec_of(data) if not options.keep_going else "diff_fchm"
+        name = codec_of(data) if not options.keep_going else _profile_of_frames(data)
     if options.human and name != "diff_fchm":
         raise InputError(
             f"{options.bitstream}: --human: expected a file of diff_fchm, found one of {name}: "
             "leave out --human; --picture keeps a decoded picture"
         )
     name = human_codec_of(data, condition) if options.human else name
-    codec = make_codec(name, condition, options.device)
+    with naming_condition(data, condition):
+        codec = make_codec(name, condition, options.device)
     if options.keep_going:
         return _keep_going(codec, condition, options)
     if options.picture and not (options.human or kind_of(codec).gives_picture):
-        raise InputError(f"{options.bitstream} holds features, no picture: leave out --picture")
+        layer = name == "diff_fchm" and shows_picture(data)
+        raise InputError(
+            f"{options.bitstream} holds features, and a picture for a person: show it with --human "
+            "in place of --picture"
+            if layer
+            else f"{options.bitstream} holds features, no picture: leave out --picture"
+        )
     make_deterministic(condition.threads_per_job)  # the same features with a picture and without
     with naming(options.bitstream), naming_condition(data, condition):
         decoded = _decoded(codec, data, options)
@@ -82,6 +94,8 @@ def body(options: Namespace) -> None:
             f"{options.bitstream} ends after its base unit, which holds no picture: leave out "
             "--picture, or encode with --human"
         )
+    for path in filter(None, (options.picture, options.human)):
+        _write_picture(path, picture)  # before the detector, which may not take it
     model = model_of(condition, options)
     features = decoded.features
     features = model.nn_part1(decoded.picture) if features is None else features
@@ -90,10 +104,18 @@ def body(options: Namespace) -> None:
         write_json(options.output, _named(detections, condition))
     if options.features:
         _write_features(options.features, features)
-    for path in filter(None, (options.picture, options.human)):
-        _write_picture(path, picture)
     print(detector_in_words(condition))
     print(f"{options.bitstream}: {len(detections)} detections")
+
+
+def _profile_of_frames(data: bytes) -> str:
+    """diff_fchm, whose files --keep-going reads frame by frame; raises InputError for others."""
+    from vcm_plugin.bitstream import read_header
+
+    found = read_header(data)[0].profile if data.startswith(b"FCM") else "vvc_remote"
+    if found != "diff_fchm":
+        raise InputError(f"--keep-going: expected a file of diff_fchm, found {found}; leave it out")
+    return found
 
 
 def _keep_going(codec, condition: TestCondition, options: Namespace) -> None:

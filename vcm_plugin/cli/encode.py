@@ -73,7 +73,7 @@ def _add_human(parser: argparse.ArgumentParser) -> None:
         "noise)",
     )
     parser.add_argument(
-        "--human-seed", type=int, default=0, metavar="N", help="latent: of its noise (%(default)s)"
+        "--human-seed", type=int, metavar="N", help="latent: of its noise (0)"
     )
     add_human_weights(parser)
 
@@ -97,6 +97,7 @@ def body(options: Namespace) -> None:
         name = _human_codec(condition, options)
     elif options.human:
         condition = override(condition, {"latent_scalable_layers": "both"})
+    _check_layer_options(options, own_layer, name)
     codec = make_codec(name, condition, options.device)
     point = options.rate_point
     if point is None:
@@ -105,7 +106,8 @@ def body(options: Namespace) -> None:
     if own_layer:
         point = f"{point}+{options.human_rate_point or dict(HUMAN_KINDS.values())[name]}"
     if name == "diff_fchm_human":
-        chosen = {"steps": options.human_steps or codec.sampling.steps, "seed": options.human_seed}
+        steps = options.human_steps or codec.sampling.steps
+        chosen = {"steps": steps, "seed": options.human_seed or 0}
         codec.sampling = replace(codec.sampling, **chosen)
     picture = read_picture(options.picture)
     features = None
@@ -120,6 +122,24 @@ def body(options: Namespace) -> None:
         print(f"machine layer {machine} bits, human layer {bits - machine} bits")
     pixels = picture.shape[0] * picture.shape[1]
     print(f"{options.output}: {bits} bits, {bpp(bits, pixels):.4f} bits per pixel")
+
+
+def _check_layer_options(options: Namespace, own_layer: bool, codec: str) -> None:
+    """Raise InputError for an option of a layer for a person that would do nothing."""
+    given = {name for name in vars(options) if name.startswith("human_")}
+    given = {name for name in given if getattr(options, name) is not None}
+    for name in sorted(given & {"human_kind", "human_rate_point"}):
+        if not own_layer:
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected --human and the codec diff_fchm beside it, "
+                "found none of that; add --human, or leave it out"
+            )
+    for name in sorted(given & {"human_steps", "human_seed"}):
+        if codec != "diff_fchm_human":
+            raise InputError(
+                f"--{name.replace('_', '-')}: expected a latent layer, found {codec}; choose "
+                "--human --human-kind latent, or leave it out"
+            )
 
 
 def _human_codec(condition, options: Namespace) -> str:

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import vcm_plugin
 from vcm_plugin.cli import (
@@ -97,7 +97,13 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Help that cannot be written is an error; argparse itself passes over it."""
+    """A wrong option is refused in one line, as other bad input is, not with all options before it;
+    help that cannot be written is an error, which argparse itself passes over."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.partition(" ")[2]
+        shown = f"vcm-plugin {command} --help" if command else "vcm-plugin --help"
+        self.exit(_refused(f"{command}: {message}; see {shown}".removeprefix(": ")))
 
     def _print_message(self, message: str, file: TextIO | None = None) -> None:
         print(message or "", end="", file=file or sys.stderr, flush=True)

@@ -77,14 +77,15 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="only the first N pictures, or frames of each sequence",
     )
-    group.add_argument(
+    either = group.add_mutually_exclusive_group()
+    either.add_argument(
         "--jobs",
         type=positive,
         default=parser.get_default("jobs") or 1,
         metavar="N",
         help="processes (%(default)s); the result does not depend on it",
     )
-    group.add_argument(
+    either.add_argument(
         "--cluster",
         metavar="WHERE",
         help="Dask in place of --jobs: local:N, tcp://host:port of a scheduler, or its file",
@@ -130,7 +131,7 @@ def add_human_weights(parser: argparse.ArgumentParser) -> None:
 def rate_point(text: str) -> int | float | str:
     """A rate point as a test condition lists it: a number, or the text of one of two layers."""
     try:
-        return int(text) if text.isdigit() else float(text)
+        return int(text) if text.isdecimal() else float(text)
     except ValueError:
         return text
 
@@ -147,12 +148,12 @@ def gibibytes(text: str) -> float:
 def shard(text: str) -> tuple[int, int]:
     """K/N: the K-th of N shares."""
     number, _, count = text.partition("/")
-    if number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count):
+    if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
         return int(number), int(count)
     raise argparse.ArgumentTypeError(f"expected K/N with K from 1 to N, found {text!r}")
 
 
 def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
     return int(text)

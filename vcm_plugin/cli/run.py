@@ -100,6 +100,12 @@ def body(options: Namespace) -> None:
     codec = settings_class(options.codec)
     if options.low_delay and options.random_access:
         raise InputError("--low-delay: expected no --random-access beside it; choose one")
+    for option in ("random_access", "low_delay"):
+        if getattr(options, option) and not hasattr(codec, f"vvc_{option}"):
+            raise InputError(
+                f"codec {options.codec} has no inter prediction by VVC: leave out "
+                f"--{option.replace('_', '-')}"
+            )
     preset_key = getattr(codec, "preset_key", "")
     if options.preset and not preset_key:
         raise InputError(f"codec {options.codec} has no presets: leave out --preset")

@@ -14,6 +14,8 @@ is refused by name, and so is one that joins later, at its first unit.
 from __future__ import annotations
 
 import logging
+import queue
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ from vcm_plugin import environment
 from vcm_plugin.ctc.run_folder import TOKEN, differences
 from vcm_plugin.ctc.workers import ATTEMPTS, interrupts_ignored
 from vcm_plugin.errors import InputError, one_line
+from vcm_plugin.files import read_json
 
 try:
     import dask
@@ -52,10 +55,17 @@ UNITS_AHEAD = 2  # of work for each thread of a worker, so that none waits for t
 class Cluster:
     """An Engine of the workers of a Dask scheduler; `plan` has the run's `folder` and `condition`.
 
-    Raises InputError where no scheduler answers, no worker joins, or workers differ.
+    notice(line) is told where it has to wait for a worker. Raises InputError where no scheduler
+    answers, no worker joins, or workers differ.
     """
 
-    def __init__(self, where: str, make_worker: Callable[[Any], Any], plan: Any):
+    def __init__(
+        self,
+        where: str,
+        make_worker: Callable[[Any], Any],
+        plan: Any,
+        notice: Callable[[str], None],
+    ):
         for logger in LOGGERS:
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         self.where, self._local = where, None
@@ -67,6 +77,8 @@ class Cluster:
         self._token.write_text(self._key)
         try:
             with self._answering():
+                if not self._client.nthreads():
+                    notice(f"{where}: no worker has joined yet, waiting for the first")
                 self._client.wait_for_workers(1, timeout=JOIN_SECONDS)
                 self._client.get_versions(check=True)
                 plugin = _Planned(self._key, make_worker, plan)
@@ -118,20 +130,16 @@ class Cluster:
     def _connected(self) -> Client:
         kind, _, count = self.where.partition(":")
         if kind == "local":
-            if not count.isdigit() or int(count) < 1:
+            if not re.fullmatch("[1-9][0-9]*", count):
                 raise InputError(f"--cluster: expected local:N, N from 1 on, found {self.where!r}")
             dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1})
             dask.config.set({f"distributed.nanny.pre-spawn-environ.{TRIMMED}": None})
             self._local = self._started(int(count))
             return Client(self._local)
-        file = None if "://" in self.where else self.where
-        if file and not Path(file).is_file():
-            raise InputError(
-                f"--cluster: expected local:N, tcp://host:port or a scheduler file, found {file!r}"
-            )
+        address = self.where if "://" in self.where else _address_in(self.where)
         try:
-            return Client(None if file else self.where, scheduler_file=file, timeout=ANSWER_SECONDS)
-        except (OSError, TimeoutError, ValueError) as error:
+            return _client(address)
+        except Exception as error:  # of Dask, of its event loop, of whatever answers at the address
             raise InputError(
                 f"--cluster {self.where}: no scheduler answers within {ANSWER_SECONDS} s "
                 f"({one_line(error, 100)}); start one with `dask scheduler`, or give its address"
@@ -210,6 +218,43 @@ class Cluster:
         )
 
 
+def _address_in(file: str) -> str:
+    """The address in the file that a scheduler has written; raises InputError for another file."""
+    if not Path(file).is_file():
+        raise InputError(
+            f"--cluster: expected local:N, tcp://host:port or a scheduler file, found {file!r}"
+        )
+    said = read_json(Path(file))
+    address = said.get("address") if isinstance(said, dict) else None
+    if not isinstance(address, str):
+        raise InputError(
+            f"--cluster {file}: expected the file that `dask scheduler --scheduler-file` writes, "
+            "with an address, found none in it; give that file, or tcp://host:port"
+        )
+    return address
+
+
+def _client(address: str) -> Client:
+    """A client of a scheduler. Raises what Dask raises, and TimeoutError where something listens at
+    the address that is no scheduler: Dask itself then waits without an end."""
+    made: queue.SimpleQueue[Client | Exception] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            made.put(Client(address, timeout=ANSWER_SECONDS))
+        except Exception as error:
+            made.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        found = made.get(timeout=ANSWER_SECONDS + LOOK_SECONDS)
+    except queue.Empty:
+        raise TimeoutError("something else than a scheduler listens there") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
 def _repeated(work: Callable[[], Any], death: type[Exception]) -> Any:
     """What the work gives, tried ATTEMPTS times: the error may be that of a worker that died of
     itself meanwhile; where the scheduler is gone it comes again."""
@@ -247,7 +292,8 @@ class _Planned(distributed.WorkerPlugin):
 
 
 def _unit(key: str, expected: dict[str, Any], method: str, call: tuple) -> list[Any]:
-    """One call of a worker object, in a worker process. Raises InputError with its address."""
+    """One call of a worker object, in a worker process. Raises InputError and OSError with its
+    address."""
     address = get_worker().address
     planned = get_worker().vcm_plugin_plans[key]
     with planned.lock:
@@ -263,6 +309,11 @@ def _unit(key: str, expected: dict[str, Any], method: str, call: tuple) -> list[
             return list(getattr(planned.worker, method)(*call))
         except InputError as error:
             raise InputError(f"worker {address}: {error}") from error
+        except OSError as error:  # a full disk, a folder that cannot be written
+            if error.errno is None:
+                raise
+            reason = f"{error.strerror} (worker {address})"
+            raise OSError(error.errno, reason, error.filename) from error
 
 
 def _require_folder(folder: Path, key: str) -> None:

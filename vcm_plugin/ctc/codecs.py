@@ -29,6 +29,7 @@ from vcm_plugin.conditions import override as override_unchecked
 from vcm_plugin.ctc.qp_tables import index_of, is_label, load_qp_table
 from vcm_plugin.diff_fchm.human.config import HumanSettings, PictureSettings
 from vcm_plugin.diff_fchm.machine.config import MachineSettings
+from vcm_plugin.environment import cfg_folder, require_device
 from vcm_plugin.errors import BitstreamError, InputError, brief
 from vcm_plugin.metrics.rate import bpp
 from vcm_plugin.rate_points import Grammar
@@ -98,6 +99,14 @@ CODECS: dict[str, type[Settings]] = {
     "simulcast_learned": SimulcastLearnedSettings,
     "vtm_feature": VtmFeatureSettings,
     "vtm_remote": VtmRemoteSettings,
+}
+
+
+# Unit of a layer for a person -> the codec that writes it.
+LAYERS = {
+    "human": "diff_fchm_human",
+    "auxiliary_picture": "diff_fchm_picture",
+    "learned_picture": "diff_fchm_learned",
 }
 
 
@@ -187,8 +196,32 @@ def settings_class(name: str) -> type[Settings]:
 
 
 def make_codec(name: str, condition: TestCondition, device: str = "cpu") -> Codec:
-    """A codec as a condition sets it up; raises InputError where it does not say what is needed."""
-    return condition.settings_of(settings_class(name)).make(Context(condition, device))
+    """A codec as a condition sets it up; raises InputError where it does not say what is needed, or
+    torch does not have the device here."""
+    if device != "cpu":
+        require_device(device)
+    known = settings_class(name)
+    try:
+        return condition.settings_of(known).make(Context(condition, device))
+    except InputError as error:
+        elsewhere = _with_weights_of(known, condition)
+        if elsewhere is None:
+            raise
+        raise InputError(f"{error}; the condition {elsewhere} names bundled ones") from error
+
+
+def _with_weights_of(known: type[Settings], condition: TestCondition) -> str | None:
+    """A bundled condition of the same detector that names weights of a codec, where this condition
+    lacks some."""
+    keys = getattr(known, "weights_keys", {})
+    if all(condition.value(key) is not None for key in keys):
+        return None
+    for path in sorted((cfg_folder() / "ctc").glob("*.yaml")):
+        other = read_condition(path.stem)
+        same = condition.weights in (None, other.weights)
+        if same and all(other.value(key) is not None for key in keys):
+            return path.stem
+    return None
 
 
 def load_codec(
@@ -235,7 +268,13 @@ def codec_rate_points(name: str, condition: TestCondition) -> list[str]:
 
 def default_rate_point(name: str, codec: Codec, condition: TestCondition) -> str:
     """The middle one of the presets in a codec's weights, else of those that a condition lists."""
-    presets = getattr(codec, "rate_points", None) or codec_rate_points(name, condition)
+    presets = getattr(codec, "rate_points", None)
+    if not presets and condition.value(settings_class(name).points_key) is None:
+        raise InputError(
+            f"codec {name}: expected a rate point, found none, and none in the test condition "
+            f"{condition.name}; give one with --rate-point"
+        )
+    presets = presets or codec_rate_points(name, condition)
     return presets[(len(presets) - 1) // 2]
 
 
@@ -317,14 +356,17 @@ def codec_of(data: bytes) -> str:
 def human_codec_of(data: bytes, condition: TestCondition) -> str:
     """The name of the codec that decodes what an .fcm file of profile diff_fchm has for a person;
     where it has nothing, of one that says so."""
-    kinds = {unit.type for unit in bitstream.read(data).units}
-    named = {
-        "human": "diff_fchm_human",
-        "auxiliary_picture": "diff_fchm_picture",
-        "learned_picture": "diff_fchm_learned",
-    }
-    found = [codec for kind, codec in named.items() if kind in kinds]
+    found = [codec for kind, codec in LAYERS.items() if kind in _unit_types(data)]
     return found[0] if found else default_human_codec(condition)
+
+
+def shows_picture(data: bytes) -> bool:
+    """Whether an .fcm file of profile diff_fchm has a layer for a person."""
+    return bool(_unit_types(data) & LAYERS.keys())
+
+
+def _unit_types(data: bytes) -> set[str]:
+    return {unit.type for unit in bitstream.read(data).units}
 
 
 def default_human_codec(condition: TestCondition) -> str:

@@ -59,13 +59,14 @@ class Kind:
     """What a kind of codec takes and gives.
 
     suffix: of its files. takes_features: whether NN-Part1 comes before the encoder; otherwise it
-    comes after the decoder, where it holds no features. gives_picture: whether there is a decoded
-    picture to look at.
+    comes after the decoder, unless the file holds features: gives_features. gives_picture: whether
+    there is a decoded picture to look at.
     """
 
     suffix: str
     takes_features: bool
     gives_picture: bool
+    gives_features: bool
     encode: Callable[[Any, Sequence[Source], str], list[bytes]]
     decode: Callable[[Any, Sequence[bytes]], list[Decoded]]
 
@@ -94,21 +95,28 @@ def _each(codec: Any, method: str, items: Sequence[Any], *more: str) -> list[Any
 
 
 _PICTURE = Kind(
-    "vvc", False, True,
+    "vvc", False, True, False,
     lambda codec, sources, point: _each(codec, "encode", [s.picture for s in sources], point),
     lambda codec, files: [Decoded(picture=one) for one in _each(codec, "decode", files)],
 )  # fmt: skip
 KINDS = {
     "feature": Kind(
-        "fcm", True, False,
+        "fcm", True, False, True,
         _encode_features,
         lambda codec, files: [Decoded(features=one) for one in _each(codec, "decode", files)],
     ),
     "picture": _PICTURE,
     "learned_picture": replace(_PICTURE, suffix="fcm"),
-    "heads": replace(_PICTURE, suffix="fcm", decode=_decode_human),
-    "human": Kind("fcm", True, True, _encode_human, _decode_human),
+    "heads": replace(_PICTURE, suffix="fcm", gives_features=True, decode=_decode_human),
+    "human": Kind("fcm", True, True, True, _encode_human, _decode_human),
 }  # fmt: skip
+
+
+def check_rate_points(codec: Codec, points: Iterable[str]) -> None:
+    """Raise InputError for a rate point that the weights of a codec do not know, before it codes:
+    its `check_rate_point`, where it has one."""
+    for point in points if hasattr(codec, "check_rate_point") else ():
+        codec.check_rate_point(point)
 
 
 def kind_of(codec: Codec) -> Kind:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 ELEMENTWISE = (
     "add", "add_", "sub", "rsub", "mul", "mul_", "div", "neg", "exp", "exp2", "log2", "pow",
-    "reciprocal", "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu",
+    "reciprocal", "rsqrt", "sin", "cos", "sigmoid", "silu", "leaky_relu", "addcmul",
 )  # fmt: skip
 REDUCTIONS = ("avg_pool2d", "mean", "std", "sum")
 # fvcore itself passes over views, clamp, floor, ReLU, max and most comparisons.

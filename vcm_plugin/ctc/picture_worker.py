@@ -20,7 +20,7 @@ from PIL import Image
 from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition
 from vcm_plugin.ctc import coding, complexity
-from vcm_plugin.ctc.codecs import make_codec
+from vcm_plugin.ctc.codecs import codec_rate_points, make_codec
 from vcm_plugin.ctc.coding import Decoded, Source
 from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.ctc.feature_cache import FeatureCache
@@ -102,6 +102,7 @@ class Worker:
         self.plan = plan
         self.model = load_detector(condition, plan.device)
         self.codec = make_codec(plan.codec_name, condition)
+        coding.check_rate_points(self.codec, codec_rate_points(plan.codec_name, condition))
         self.kind = coding.kind_of(self.codec)
         self.versions = environment.describe(plan.device)
         self.cache = None
@@ -153,7 +154,10 @@ class Worker:
 
     def _measurable(self, entry: PictureEntry, watch: Watch) -> tuple[np.ndarray, FeaturePyramid]:
         """A picture and its features; raises PictureError for what the detector cannot take too."""
-        picture = read_entry(entry)
+        try:
+            picture = read_entry(entry)
+        except PictureError as error:
+            raise PictureError(f"{error}, or pass over it with --keep-going") from error
         try:
             return picture, self._features(picture, watch)
         except InputError as error:  # too thin for the network's input

@@ -96,7 +96,7 @@ def run(
     the data or the folder do not allow a run.
     """
     started = time.perf_counter()
-    if options.cluster:
+    if options.cluster is not None:
         folder = folder.absolute()  # workers start somewhere else
     if options.shard:
         folder = shard_folder(folder, options.shard)
@@ -107,7 +107,7 @@ def run(
         with (
             locked(folder),
             SessionLog(folder, options.jobs, threads, elsewhere) as log,
-            Workers(options.jobs, worker, plan, options.cluster) as workers,
+            Workers(options.jobs, worker, plan, options.cluster, notice) as workers,
         ):
             if workers.dashboard:
                 notice(f"dashboard of the cluster: {workers.dashboard}")
@@ -202,7 +202,7 @@ class _Test:
                 skipped[record.image_id] = record.file_name
             else:
                 journal.append(record)
-        if len(skipped) == len(entries):
+        if len(skipped) == len(entries) and not self.options.shard:
             raise InputError(
                 f"none of the {len(entries)} pictures is readable: repair them, or leave out "
                 "--keep-going to see what is wrong with the first"

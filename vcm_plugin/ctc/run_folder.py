@@ -49,11 +49,15 @@ def claim(
     """
     path, inputs = folder / "run.json", json.loads(json.dumps(inputs))
     for draft in folder.rglob(".*.[0-9]*"):  # what a kill left of a file that was being written
-        draft.unlink(missing_ok=True)
+        if SHARDS not in draft.relative_to(folder).parts:  # a shard may be at work there
+            draft.unlink(missing_ok=True)
     if overwrite and path.is_file():
+        other = _inputs_of(path) != inputs
         path.rename(folder / "run.json.old")  # a kill from here on leaves a folder that is refused
         for item in folder.iterdir():
-            if item.is_dir():
+            if item.name == SHARDS and other:
+                _delete_other_shards(item, inputs)
+            elif item.is_dir():
                 shutil.rmtree(item)
             elif item.name not in (".lock", TOKEN, "run.json.old"):
                 item.unlink()
@@ -85,11 +89,12 @@ def adopt_shards(folder: Path, points: Sequence[str]) -> None:
     """
     shards = [path.parent for path in sorted((folder / SHARDS).glob("*/run.json"))]
     for shard in shards:
-        differing = differences(read_json(shard / "run.json"), read_json(folder / "run.json"))
+        inputs = read_json(folder / "run.json")
+        differing = _other_test(shard, read_json(shard / "run.json"), inputs, None)
         if differing:
             raise InputError(
                 f"{shard} holds results of another test: {differing}; delete it, or repeat its "
-                "shard with the settings of this run"
+                "shard with the settings of this run and --overwrite"
             )
     for point in points if shards else ():
         journal = Journal(folder / point)
@@ -108,6 +113,21 @@ def _adopt(shard: Path, folder: Path, journal: Journal) -> None:
                 (folder / kind).mkdir(exist_ok=True)
                 file.replace(folder / kind / file.name)
         journal.append(record)
+
+
+def _delete_other_shards(shards: Path, inputs: dict[str, Any]) -> None:
+    """Delete the shards of other tests; what those of this one have coded is not lost."""
+    for shard in shards.iterdir():
+        if _inputs_of(shard / "run.json") != inputs:
+            shutil.rmtree(shard)
+
+
+def _inputs_of(path: Path) -> Any:
+    """What a run.json says; None where it says nothing."""
+    try:
+        return read_json(path)
+    except InputError:
+        return None
 
 
 class Journal:
@@ -187,7 +207,7 @@ def check_bitstream(path: Path, data: bytes) -> None:
     """Raise BitstreamError where a bitstream lies in a run folder and is not the one that its
     picture was coded to: changed, or changed places with that of another picture."""
     folder = path.absolute().parents[1] if len(path.absolute().parents) > 1 else path.parent
-    if path.absolute().parent.name != "bitstreams" or not path.stem.isdigit():
+    if path.absolute().parent.name != "bitstreams" or not path.stem.isdecimal():
         return
     for record in read_records(folder, [int(path.stem)]):
         if hashlib.sha256(data).hexdigest() != record.file_sha256:

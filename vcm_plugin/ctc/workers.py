@@ -61,8 +61,9 @@ class Workers:
     process itself.
 
     make_worker(plan) makes a worker object; both must be picklable. Its methods are generators.
-    cluster: "local:N", a scheduler's address or file (cluster.py), or None. Leaving the `with`
-    block ends the processes; they also end when this process is killed.
+    cluster: "local:N", a scheduler's address or file (cluster.py), or None. notice(line) is told
+    what a user should know. Leaving the `with` block ends the processes; they also end when this
+    process is killed.
     """
 
     def __init__(
@@ -71,12 +72,13 @@ class Workers:
         make_worker: Callable[[Any], Any],
         plan: Any,
         cluster: str | None = None,
+        notice: Callable[[str], None] = lambda line: None,
     ):
         self._own, self._engine = None, None
         if cluster is not None:
             from vcm_plugin.ctc.cluster import Cluster  # only here: distributed may be missing
 
-            self._engine: Engine | None = Cluster(cluster, make_worker, plan)
+            self._engine: Engine | None = Cluster(cluster, make_worker, plan, notice)
         elif jobs > 1:
             self._engine = ProcessPool(jobs, make_worker, plan)
         else:

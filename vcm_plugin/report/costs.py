@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from vcm_plugin.ctc.codecs import CODECS
 from vcm_plugin.ctc.coding import KINDS
-from vcm_plugin.ctc.results import UNCOMPRESSED, StageSeconds
+from vcm_plugin.ctc.results import UNCOMPRESSED
+from vcm_plugin.report.curves import Point
 from vcm_plugin.report.document import Column, Footnotes, Table
 from vcm_plugin.report.made import busy_runs
 from vcm_plugin.report.runs import Run
@@ -42,6 +41,7 @@ def complexity(report: Report) -> Table:
         costs = run.timings and run.timings.complexity
         if costs is not None:
             kmac = {key: getattr(costs, key) for key in KMAC}
+            kmac["nn_part1_kmac"] = costs.nn_part1_kmac if _runs_first_part(run) else None
             marks = {key: notes.mark(text) for key, text in kmac.items() if isinstance(text, str)}
             rows.append({
                 "codec": run.name,
@@ -77,7 +77,7 @@ def seconds(report: Report) -> Table:
             rows.append({
                 "codec": run.name,
                 "rate_point": point.rate_point,
-                **seconds_per_picture(run.timings.points, point.rate_point, point.pictures),
+                **_seconds_of(run, point),
                 "machine": state,
             })  # fmt: skip
     return Table("Seconds per picture", columns, tuple(rows), _machine_notes(report))
@@ -116,25 +116,32 @@ def against_anchors(report: Report) -> Table:
         "EncT and DecT: time of the encoder and of the decoder in percent of the anchor's, means "
         "over the pictures and the rate points at full size. With NN-Part1 and NN-Part2: all that "
         "the sender and all that the receiver computes; remote inference runs both parts at the "
-        "receiver.",
+        "receiver, a codec that makes features of a picture's latents runs no NN-Part1.",
     )
     return Table("Time against the anchors", columns, tuple(rows), notes, "Time against anchors")
 
 
-def seconds_per_picture(
-    seconds: Mapping[str, Mapping[str, StageSeconds]], rate_point: str, pictures: int
-) -> dict[str, float | None]:
-    """Mean seconds of each stage; NN-Part1 of split inference runs once for all rate points."""
-    spent = {**seconds.get(UNCOMPRESSED, {}), **seconds.get(rate_point, {})}
-    return {name: spent[name].sum / pictures if name in spent else None for name in STAGES}
+def _seconds_of(run: Run, point: Point) -> dict[str, float | None]:
+    """Mean seconds of each stage that a codec's sender or receiver runs, at a rate point; NN-Part1
+    of split inference runs once for all rate points."""
+    of_point = run.timings.points.get(point.rate_point, {})
+    spent = {**run.timings.points.get(UNCOMPRESSED, {}), **of_point}
+    if not _runs_first_part(run):
+        spent.pop("nn_part1", None)
+    return {name: spent[name].sum / point.pictures if name in spent else None for name in STAGES}
+
+
+def _runs_first_part(run: Run) -> bool:
+    """Whether NN-Part1 runs before the encoder or behind the decoder; where a picture is coded and
+    its file holds features, neither end has it."""
+    kind = KINDS[run.result.kind]
+    return kind.takes_features or not kind.gives_features
 
 
 def _mean_seconds(run: Run) -> dict[str, float]:
     """Of encoder, decoder, and of all that the sender and that the receiver computes."""
     full = [point for point in run.points if point.percent == 100] or list(run.points)
-    of_points = [
-        seconds_per_picture(run.timings.points, point.rate_point, point.pictures) for point in full
-    ]
+    of_points = [_seconds_of(run, point) for point in full]
     mean = {
         stage: sum(values) / len(values)
         for stage in STAGES

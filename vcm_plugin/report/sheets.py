@@ -160,7 +160,7 @@ def with_numbers(table: Table) -> Table:
         first, percent = value_and_percent(machine)
         second, human_percent = value_and_percent(human)
         size = percent or human_percent
-        more = {"human": as_number(second), "size": int(size) if size.isdigit() else None}
+        more = {"human": as_number(second), "size": int(size) if size.isdecimal() else None}
         rows.append({**row, "rate_point": as_number(first), **more})
     columns: list[Column] = []
     for column in table.columns:

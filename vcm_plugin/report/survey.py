@@ -129,11 +129,13 @@ def points_of(
     points = all_points()
     given = {"class": coding_class, "task": task, "data set": data_set}
     keys = {"class": "coding_class", "task": "task", "data set": "data_set"}
+    taken: list[str] = []
     for what, wanted in given.items():
         if wanted is not None:
             known = [getattr(point, keys[what]) for point in points]
-            _require(what, wanted, [name for name in known if name], CLASSES)
+            _require(what, wanted, [name for name in known if name], CLASSES, taken)
             points = [p for p in points if _same(getattr(p, keys[what]), wanted)]
+            taken.append(f"{what} {wanted}")
     return points
 
 
@@ -150,19 +152,24 @@ def methods_of(coding_class: str | None = None, task: str | None = None) -> list
         known = sorted({name for m in methods for name in m.tasks})
         found = [m for m in methods if any(_plain(task) in _plain(name) for name in m.tasks)]
         if not found:
-            raise InputError(f"task {task}: no method has it; nearest: {_nearest(task, known)}")
+            which = "no method" if coding_class is None else f"no method of class {coding_class}"
+            raise InputError(f"task {task}: {which} has it; nearest: {_nearest(task, known)}")
         methods = found
     return methods
 
 
-def _require(what: str, wanted: str, known: Sequence[str], classes: Sequence[str]) -> None:
-    """Raise InputError unless one of the known names is the one that is wanted."""
+def _require(
+    what: str, wanted: str, known: Sequence[str], classes: Sequence[str], taken: Sequence[str] = ()
+) -> None:
+    """Raise InputError unless one of the known names is the one that is wanted; taken: what they
+    are known of, in words."""
     if any(_same(name, wanted) for name in known):
         return
     if what == "class" and not any(_same(name, wanted) for name in classes):
         raise InputError(f"class {wanted}: expected one of {', '.join(classes)}")
     nearest = _nearest(wanted, dict.fromkeys(known))
-    raise InputError(f"{what} {wanted}: nothing published matches it; nearest: {nearest}")
+    of = f" together with {' and '.join(taken)}" if taken else ""
+    raise InputError(f"{what} {wanted}: nothing published matches it{of}; nearest{of}: {nearest}")
 
 
 def _nearest(wanted: str, known: Iterable[str]) -> str:

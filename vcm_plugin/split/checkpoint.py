@@ -9,7 +9,6 @@ training on several GPUs leaves them; Detectron2's checkpointer takes these off 
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from vcm_plugin.errors import InputError, brief, one_line
+from vcm_plugin.files import refuse_other_downloads
 from vcm_plugin.safe_pickle import read_pickle
 
 # Entries of Detectron2 checkpoints that are no weights: they follow from the configuration.
@@ -52,7 +52,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise InputError(f"{path}: expected a checkpoint named {', '.join(readers)}")
     try:
         with path.open("rb") as file:
-            _refuse_other_downloads(file.read(512), path)
+            refuse_other_downloads(file.read(512), path, "a checkpoint")
             file.seek(0)
             digest = hashlib.sha256()
             while chunk := file.read(1 << 20):
@@ -76,7 +76,8 @@ def fit_weights(
 ) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint for a model that expects these names and shapes, all of them.
 
-    Raises InputError that names the first tensors that are missing, left over or misshapen.
+    Raises InputError that names the first tensors that are missing, left over or misshapen, or
+    hold what is no number.
     """
     found = {k: v for k, v in checkpoint.weights.items() if not k.startswith(_DERIVED)}
     wrong = [
@@ -94,6 +95,12 @@ def fit_weights(
                 f"{len(names)} tensors are {what}: {listed}; "
                 f"{_wrapped(expected, found) or 'give the configuration that it was trained with'}"
             )
+    unsound = [name for name in expected if not found[name].isfinite().all()]
+    if unsound:
+        raise InputError(
+            f"{checkpoint.name}: the checkpoint is damaged: {unsound[0]} holds NaN or infinite "
+            "weights; copy it again"
+        )
     return {name: found[name] for name in expected}
 
 
@@ -145,19 +152,6 @@ def _wrapped(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     if starts:
         return f"their names begin with {starts[0]}: take that off and save them again"
     return ""
-
-
-def _refuse_other_downloads(start: bytes, path: Path) -> None:
-    """Raise InputError for what a download leaves where it did not get the file itself."""
-    text = start.removeprefix(codecs.BOM_UTF8).lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path}: expected a checkpoint, found a Git LFS pointer: fetch the file "
-                         "itself, with git lfs pull")  # fmt: skip
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise InputError(f"{path}: expected a checkpoint, found a web page: download the file "
-                         "itself, where its page asks for a click or a login")  # fmt: skip
-    if not start:
-        raise InputError(f"{path}: expected a checkpoint, found an empty file; download it again")
 
 
 def _fault(error: Exception) -> str:

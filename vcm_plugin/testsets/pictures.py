@@ -23,7 +23,7 @@ def read_picture(path: Path) -> np.ndarray:
 
     EXIF orientation is applied; grey, palette, RGBA and 16-bit pictures become 8-bit RGB as Pillow
     converts them (16-bit samples are cut at 255, in Detectron2 too). Raises PictureError, which
-    names the file, where it is unreadable or truncated.
+    names the file, where it is unreadable or truncated, and InputError where there is none.
     """
     try:
         with Image.open(path) as image:
@@ -47,11 +47,14 @@ def picture_size(path: Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> PictureError:
+def _unreadable(path: Path, error: Exception) -> InputError:
+    """PictureError; a file that is not there is no PictureError: test sets are opened only where
+    all pictures are, so it is a worker of a cluster that does not see them."""
     reason = getattr(error, "strerror", None) or one_line(error)  # without the path once more
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: expected a picture, found: {reason}; give the right path")
     return PictureError(
-        f"{path}: expected a readable picture, found: {reason}; repair or remove the "
-        "file, or pass over it with --keep-going"
+        f"{path}: expected a readable picture, found: {reason}; repair or remove the file"
     )
 
 
