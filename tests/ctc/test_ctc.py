@@ -259,7 +259,7 @@ def test_a_picture_that_a_worker_does_not_see_is_not_passed_over(damaged_set, tm
 
 def test_a_run_that_is_refused_leaves_no_folder(tiny_condition, tmp_path):
     condition = load_condition(tiny_condition)
-    with pytest.raises(InputError, match="msfc needs weights"):
+    with pytest.raises(InputError, match="msfc_weights: expected weights, found none"):
         run(condition, "msfc", tmp_path / "deep" / "run", RunOptions())
     assert not list(tmp_path.iterdir())
 
