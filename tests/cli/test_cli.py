@@ -169,7 +169,7 @@ def test_wrong_options_are_one_line_and_exit_code_2(typed, capsys, words, messag
 
 def test_doctor_fits_one_screen(typed):
     code, out, _ = typed("doctor")
-    assert "bccd_vfcn.safetensors, id 682b8b42, --condition bccd" in out
+    assert "bccd_vfcn.safetensors, id 96309f29, --condition bccd" in out
     assert code == 0 and len(out.splitlines()) <= 40
     for name in ("torch", "Detectron2", "VVC in FFmpeg", "VMAF", "VTM", "weights", "cache"):
         assert name in out

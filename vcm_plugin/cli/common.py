@@ -199,7 +199,7 @@ def conditions_of_weights(weights_id: str, key: str = "diff_fchm_weights") -> li
     """The bundled conditions that name the bundled weights of this id in a key, shortest name
     first.
 
-    >>> conditions_of_weights("682b8b42")
+    >>> conditions_of_weights("96309f29")
     ['bccd']
     """
     index = yaml.safe_load((PACKAGE / "weights" / "index.yaml").read_text(encoding="utf-8"))
