@@ -13,6 +13,7 @@ from vcm_plugin.report.classes import (
     CLASSES,
     LEARNED,
     VVC,
+    _shown_shares,
     accuracy_at,
     class_table,
     write_class_plots,
@@ -78,3 +79,12 @@ def test_rates_are_interpolated_over_their_logarithm():
     for bpp in (0.15, 0.4):
         logs = np.log([0.1, 0.2, 0.8])
         assert accuracy_at(one, bpp) == pytest.approx(np.interp(np.log(bpp), logs, [40, 45, 60]))
+
+
+@pytest.mark.parametrize(
+    "shares, shown",
+    [([], None), ([-7.9, -0.2], "never"), ([1.2, 3.0], "always"),
+     ([-0.5, 0.4], (0.0, 0.4)), ([0.3, 1.7], (0.3, 1.0))],
+)  # fmt: skip
+def test_break_even_shares_are_shares(shares, shown):
+    assert _shown_shares(shares) == shown

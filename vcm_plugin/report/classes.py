@@ -83,7 +83,12 @@ def class_table(human: Report, machine: Report | None, anchor: str) -> Table:
         if _codec_of(human, curve.run) in CLASSES
     ]
     rows.sort(key=lambda row: (row["family"], row["class"], row["curve"]))
-    notes = (f"against {anchor}; negative: fewer bits at the same value",)
+    notes = (
+        f"against {anchor}; negative: fewer bits at the same value",
+        "break-even share: up to it, of the pictures that are ever looked at, the machine's bits "
+        "and that share of the others are fewer than one picture for both; never: the machine's "
+        "bits alone are more; always: all of them together are fewer",
+    )
     return Table("Classes of human-machine codecs", columns, tuple(rows), notes)
 
 
@@ -178,8 +183,17 @@ def _row(human: Report, machine: Report | None, curve: HumanCurve, anchor: Human
         if (equal.test, equal.anchor, equal.metric) == (curve.name, anchor.name, "psnr")
         and equal.break_even_share is not None
     ]
-    row["break_even"] = (min(shares), max(shares)) if shares else None
+    row["break_even"] = _shown_shares(shares)
     return row | _costs(run, curve)
+
+
+def _shown_shares(shares: list[float]) -> tuple[float, float] | str | None:
+    """Break-even shares over a range of qualities, as far as they are shares."""
+    if not shares:
+        return None
+    if max(shares) <= 0.0:
+        return "never"
+    return "always" if min(shares) >= 1.0 else (max(min(shares), 0.0), min(max(shares), 1.0))
 
 
 def _costs(run: Run, curve: HumanCurve) -> dict[str, Any]:
