@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vcm_plugin.errors import BitstreamError, InputError
 from vcm_plugin.rate_points import parse_qp
 
+HEADS = ("latent_scalable", "multi_head")  # codecs with a transform
 MIDDLE_QP = 32  # where the entropy networks are told of 0 octaves
 
 

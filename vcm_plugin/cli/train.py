@@ -14,7 +14,7 @@ from pathlib import Path
 
 from anchors.fctm_config import FctmConfig
 from anchors.msfc_config import MsfcConfig
-from anchors.picture_config import PictureConfig, TransformConfig
+from anchors.picture_config import HEADS, PictureConfig, TransformConfig
 from vcm_plugin.cli.options import command
 from vcm_plugin.conditions import bundled_weights, model_path
 from vcm_plugin.diff_fchm.human.config import HvcnConfig, RestorerConfig
@@ -55,8 +55,6 @@ from vcm_plugin.training.schedules import (
 )
 
 # torch, and all that needs it, is imported where it is used: --help and wrong options do without.
-
-HEADS = ("latent_scalable", "multi_head")  # codecs with a transform
 
 
 def add(commands) -> None:

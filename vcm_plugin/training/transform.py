@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from anchors.latent_transform import LatentTransform
-from anchors.picture_config import PictureConfig, TransformConfig
+from anchors.picture_config import HEADS, PictureConfig, TransformConfig
 from anchors.picture_networks import LEVELS, Coded, PictureNetworks
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec
 from vcm_plugin.files import sha256_of_file
@@ -34,7 +34,6 @@ from vcm_plugin.training.schedules import TransformTraining
 
 STATISTICS_CROPS = 64
 RIDGE = 1e-3  # of the mean square of an input
-CODECS = ("latent_scalable", "multi_head")
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Heads(nn.Module):
         self.picture = PictureNetworks(config.picture)
         sizes = (config.transform, replace(config.transform, latents=config.picture.latents))
         self.each = nn.ModuleDict(
-            {name: LatentTransform(size) for name, size in zip(CODECS, sizes, strict=True)}
+            {name: LatentTransform(size) for name, size in zip(HEADS, sizes, strict=True)}
         )
 
     def forward(
