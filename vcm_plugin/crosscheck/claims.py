@@ -18,6 +18,7 @@ from vcm_plugin.ctc.codecs import codec_rate_points, load_condition
 from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
+    DatasetSummary,
     Evaluation,
     PointResult,
     Record,
@@ -214,9 +215,7 @@ def check_digest(claims: Claims) -> Iterator[Finding]:
     tested = len(claims.dataset.pictures)
     if stated.pictures != tested:
         problems.append(f"{stated.pictures} pictures claimed, {tested} tested")
-    pixels = sum(picture.pixels for picture in claims.dataset.pictures)
-    if stated.pixels != pixels:
-        problems.append(f"{stated.pixels} pixels claimed, the pictures have {pixels}")
+    problems += _pixels(claims, stated)
     yield finding("data", problems, "ground truth and pictures as claimed", claims.name)
 
 
@@ -304,11 +303,15 @@ def _sizes(claims: Claims, point: str, suffix: str) -> Iterator[str]:
     tested = len(claims.dataset.pictures)
     if len(listed) != tested or stated.pictures != tested:
         yield f"{stated.pictures} pictures claimed, {tested} tested"
+    yield from _pixels(claims, stated)
+    if to_json(stated) != read_json(claims.folder / point / "point.json"):
+        yield "point.json and result.json differ"
+
+
+def _pixels(claims: Claims, stated: PointResult | DatasetSummary) -> Iterator[str]:
     pixels = sum(picture.pixels for picture in claims.dataset.pictures)
     if stated.pixels != pixels:
         yield f"{stated.pixels} pixels claimed, the pictures have {pixels}"
-    if to_json(stated) != read_json(claims.folder / point / "point.json"):
-        yield "point.json and result.json differ"
 
 
 def _compare_with_bundled(claims: Claims) -> Iterator[Finding]:

@@ -88,8 +88,8 @@ def adopt_shards(folder: Path, points: Sequence[str]) -> None:
     Raises InputError where a shard is of another test.
     """
     shards = [path.parent for path in sorted((folder / SHARDS).glob("*/run.json"))]
+    inputs = read_json(folder / "run.json")
     for shard in shards:
-        inputs = read_json(folder / "run.json")
         differing = _other_test(shard, read_json(shard / "run.json"), inputs, None)
         if differing:
             raise InputError(
