@@ -12,17 +12,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from vcm_plugin.ctc.codecs import codec_rate_points, integer_qp, load_condition, override
 from vcm_plugin.ctc.coding import Source, decode, encode
-from vcm_plugin.ctc.picture_worker import Plan
+from vcm_plugin.ctc.plan import Plan, make_worker
 from vcm_plugin.ctc.results import UNCOMPRESSED, load_result, load_timings
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.ctc.run_folder import Journal, read_seconds
-from vcm_plugin.ctc.sequence_worker import worker_class
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.coco import CocoDataset, read_entry
 from vcm_plugin.testsets.open import open_test_set
@@ -52,7 +53,9 @@ def main() -> None:
             os.environ["VCM_CACHE"] = str(Path(folder, f"cache {way}"))
             open_test_set(condition, options.data_root)  # drawn before the clock starts
             run_options = RunOptions(data_root=options.data_root, check_expected=False, **changes)
-            measured[way] = timed_run(condition, options.codec, Path(folder, way), run_options)
+            with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # as the command begins
+                call = (timed_run, condition, options.codec, Path(folder, way), run_options)
+                measured[way] = fresh.submit(*call).result()
             results.add(Path(folder, way, "result.json").read_bytes())
         alone = Path(folder, "--jobs 1")
         print_stages(alone, peak_memory(condition, options, Path(folder, "memory")))
@@ -81,7 +84,7 @@ def timed_run(condition, codec: str, folder: Path, options: RunOptions) -> dict[
 def peak_memory(condition, options: argparse.Namespace, folder: Path) -> dict[str, float]:
     """MB at the peak of each stage, encoder and decoder processes included."""
     dataset = open_test_set(condition, options.data_root)
-    worker = worker_class(dataset)(Plan(condition, options.codec, folder, dataset))
+    worker = make_worker(Plan(condition, options.codec, folder, dataset))
     picture, codec, peaks = largest_picture(dataset), worker.codec, {}
     with peak_of("nn_part1", peaks):
         features = worker.model.nn_part1(picture)

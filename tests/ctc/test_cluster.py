@@ -151,7 +151,7 @@ def test_something_else_answers(plan):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
     server.RequestHandlerClass.log_message = lambda *_: None
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with pytest.raises(InputError, match="no scheduler answers within 10 s"):
+    with pytest.raises(InputError, match="no scheduler answers within 8 s"):
         Workers(1, Traced, plan, f"tcp://127.0.0.1:{server.server_port}")
     server.shutdown()
 
@@ -162,7 +162,7 @@ def test_no_scheduler_answers(plan):
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(InputError, match="no scheduler answers within 10 s"):
+        with pytest.raises(InputError, match="no scheduler answers within 8 s"):
             Workers(1, Traced, plan, address)
 
 

@@ -18,7 +18,8 @@ import pytest
 from changed import changed
 
 from vcm_plugin.ctc.codecs import load_condition
-from vcm_plugin.ctc.picture_worker import Plan, Worker
+from vcm_plugin.ctc.picture_worker import Worker
+from vcm_plugin.ctc.plan import Plan
 from vcm_plugin.ctc.results import Skipped, load_result
 from vcm_plugin.ctc.run import RunOptions, run
 from vcm_plugin.errors import InputError
@@ -143,7 +144,7 @@ def test_pictures_that_share_processes_have_the_same_files(
     run(condition, codec, tmp_path / "alone", RunOptions())
     monkeypatch.setattr("vcm_plugin.ctc.run.UNITS_EACH", 1)
     run(condition, codec, tmp_path / "together", RunOptions())
-    assert together == [1, 1, 1, 1, 2, 1, 1]  # the last of each: what the codec costs
+    assert together == [1, 1, 1, 1, 1, 2, 1]  # the first of each: what the codec costs
     files = [tmp_path / name / "result.json" for name in ("alone", "together")]
     assert files[0].read_bytes() == files[1].read_bytes()
 

@@ -11,10 +11,9 @@ import numpy as np
 from pycocotools import mask as rle
 
 from vcm_plugin.crosscheck.package import Limits
-from vcm_plugin.ctc.picture_worker import Plan
+from vcm_plugin.ctc.plan import Plan, make_worker
 from vcm_plugin.ctc.results import UNCOMPRESSED, Record
 from vcm_plugin.ctc.run_folder import bitstream_path
-from vcm_plugin.ctc.sequence_worker import worker_class
 from vcm_plugin.errors import InputError
 
 
@@ -53,7 +52,7 @@ class Decoder:
 
     def __init__(self, plan: DecodingPlan):
         self.plan = plan
-        self.worker = worker_class(plan.run.dataset)(plan.run)
+        self.worker = make_worker(plan.run)
         self.entries = {entry.image_id: entry for entry in plan.run.dataset.entries}
 
     def identify(self) -> Iterator[dict[str, Any]]:

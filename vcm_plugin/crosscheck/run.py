@@ -30,7 +30,7 @@ from vcm_plugin.crosscheck.findings import (
 from vcm_plugin.crosscheck.human import check_human_vision
 from vcm_plugin.crosscheck.package import Limits, Package
 from vcm_plugin.crosscheck.weights import check_weights_ids, with_weights
-from vcm_plugin.ctc.picture_worker import Plan
+from vcm_plugin.ctc.plan import Plan
 from vcm_plugin.ctc.results import UNCOMPRESSED, PointResult, Record
 from vcm_plugin.ctc.workers import Workers
 from vcm_plugin.errors import InputError

@@ -27,7 +27,7 @@ from typing import Any
 
 from vcm_plugin import environment
 from vcm_plugin.ctc.run_folder import TOKEN, differences
-from vcm_plugin.ctc.workers import ATTEMPTS, interrupts_ignored
+from vcm_plugin.ctc.workers import ATTEMPTS, import_beforehand, interrupts_ignored
 from vcm_plugin.errors import InputError, one_line
 from vcm_plugin.files import read_json
 
@@ -43,7 +43,8 @@ except ImportError as error:
 
 # Each has a level of its own; what goes wrong is said by an error, in one line.
 LOGGERS = ("distributed", "distributed.client", "tornado.application")
-ANSWER_SECONDS = 10  # within which a scheduler must answer
+ANSWER_SECONDS = 8  # within which a scheduler must answer
+GRACE_SECONDS = 0.5  # after which Dask, which should have said so, is not waited for any more
 JOIN_SECONDS = 3600  # within which the first worker must join; a batch system may let it wait
 LOOK_SECONDS = 5  # after which it is seen whether a worker that has not spoken is still there
 # With what Dask sets it to for its workers, every tensor's memory is given back to the system and
@@ -134,6 +135,7 @@ class Cluster:
                 raise InputError(f"--cluster: expected local:N, N from 1 on, found {self.where!r}")
             dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS - 1})
             dask.config.set({f"distributed.nanny.pre-spawn-environ.{TRIMMED}": None})
+            dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
             self._local = self._started(int(count))
             return Client(self._local)
         address = self.where if "://" in self.where else _address_in(self.where)
@@ -154,6 +156,7 @@ class Cluster:
                 dashboard_address=":0", silence_logs=logging.CRITICAL,
             )  # fmt: skip
 
+        import_beforehand()
         try:
             with interrupts_ignored():
                 return _repeated(start, RuntimeError)
@@ -247,7 +250,7 @@ def _client(address: str) -> Client:
 
     threading.Thread(target=connect, daemon=True).start()
     try:
-        found = made.get(timeout=ANSWER_SECONDS + LOOK_SECONDS)
+        found = made.get(timeout=ANSWER_SECONDS + GRACE_SECONDS)
     except queue.Empty:
         raise TimeoutError("something else than a scheduler listens there") from None
     if isinstance(found, Exception):

@@ -18,12 +18,12 @@ import numpy as np
 from PIL import Image
 
 from vcm_plugin import environment
-from vcm_plugin.conditions import TestCondition
 from vcm_plugin.ctc import coding, complexity
 from vcm_plugin.ctc.codecs import codec_rate_points, make_codec
 from vcm_plugin.ctc.coding import Decoded, Source
 from vcm_plugin.ctc.detector import load_detector
 from vcm_plugin.ctc.feature_cache import FeatureCache
+from vcm_plugin.ctc.plan import Plan
 from vcm_plugin.ctc.results import UNCOMPRESSED, Complexity, Evaluation, Record, Skipped
 from vcm_plugin.ctc.run_folder import (
     bitstream_path,
@@ -41,19 +41,6 @@ from vcm_plugin.testsets.coco import CocoDataset, PictureEntry, read_entry
 from vcm_plugin.testsets.pictures import PictureError
 
 TOGETHER_BYTES = 1 << 26  # of pictures and features that a codec is given at once
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a worker process must know."""
-
-    condition: TestCondition
-    codec_name: str
-    folder: Path
-    dataset: CocoDataset
-    device: str = "cpu"
-    keep_going: bool = False
-    feature_cache_bytes: int = 0
 
 
 @dataclass

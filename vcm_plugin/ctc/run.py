@@ -10,13 +10,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from vcm_plugin import environment
 from vcm_plugin.conditions import TestCondition, write_condition
 from vcm_plugin.ctc.codecs import codec_rate_points, settings_class
 from vcm_plugin.ctc.coding import KINDS
 from vcm_plugin.ctc.machine import SessionLog
+from vcm_plugin.ctc.plan import Plan, make_worker
 from vcm_plugin.ctc.results import (
     UNCOMPRESSED,
     Complexity,
@@ -40,15 +41,11 @@ from vcm_plugin.ctc.run_folder import (
     shard_folder,
 )
 from vcm_plugin.ctc.typed_json import from_json, to_json
-from vcm_plugin.ctc.workers import Workers
+from vcm_plugin.ctc.workers import Call, Workers, import_beforehand
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import locked, read_json, sha256_of, write_json
-from vcm_plugin.testsets.coco import CocoDataset
 from vcm_plugin.testsets.open import open_test_set
 from vcm_plugin.vvc.vvenc import TOGETHER
-
-if TYPE_CHECKING:
-    from vcm_plugin.ctc.picture_worker import Plan
 
 # Of the pictures of a unit of work: larger ones gain nothing by sharing processes, and a run that
 # is killed loses its units.
@@ -96,18 +93,23 @@ def run(
     the data or the folder do not allow a run.
     """
     started = time.perf_counter()
+    if options.cluster is None and options.jobs > 1:
+        import_beforehand()
     if options.cluster is not None:
         folder = folder.absolute()  # workers start somewhere else
     if options.shard:
         folder = shard_folder(folder, options.shard)
     try:
         dataset = open_test_set(condition, options.data_root)
-        worker, plan = _planned(condition, codec_name, folder, dataset, options)
+        plan = Plan(
+            condition, codec_name, folder, dataset, options.device, options.keep_going,
+            options.feature_cache_bytes,
+        )  # fmt: skip
         threads, elsewhere = condition.threads_per_job, options.cluster is not None
         with (
             locked(folder),
             SessionLog(folder, options.jobs, threads, elsewhere) as log,
-            Workers(options.jobs, worker, plan, options.cluster, notice) as workers,
+            Workers(options.jobs, make_worker, plan, options.cluster, notice) as workers,
         ):
             if workers.dashboard:
                 notice(f"dashboard of the cluster: {workers.dashboard}")
@@ -116,8 +118,7 @@ def run(
             if result is None:
                 return None
             wall_seconds = time.perf_counter() - started
-            complexity = test.complexity(result.skipped)
-            timings = Timings(wall_seconds, complexity, options.jobs, test.seconds())
+            timings = Timings(wall_seconds, test.complexity, options.jobs, test.seconds())
             write_json(folder / "timings.json", to_json(timings))
             return result
     except OSError as error:
@@ -127,27 +128,6 @@ def run(
             f"{str(error.filename or folder)[-200:]}: {error.strerror}; {repair}, then repeat the "
             "same command: nothing that was finished is lost"
         ) from error
-
-
-def _planned(
-    condition: TestCondition,
-    codec_name: str,
-    folder: Path,
-    dataset: CocoDataset,
-    options: RunOptions,
-) -> tuple[type, Plan]:
-    """The class of the workers and what they must know.
-
-    torch is imported here: a test set that is refused does not wait for it.
-    """
-    from vcm_plugin.ctc.picture_worker import Plan
-    from vcm_plugin.ctc.sequence_worker import worker_class
-
-    plan = Plan(
-        condition, codec_name, folder, dataset, options.device, options.keep_going,
-        options.feature_cache_bytes,
-    )  # fmt: skip
-    return worker_class(dataset), plan
 
 
 class _Test:
@@ -165,6 +145,7 @@ class _Test:
         self.log = log
         self.points = codec_rate_points(plan.codec_name, plan.condition)
         self.evaluations: dict[str, float] = {}  # seconds
+        self.complexity: Complexity | None = None
 
     def run(self) -> RunResult | None:
         plan = self.plan
@@ -193,11 +174,11 @@ class _Test:
         """Measure what the uncompressed point lacks; returns the unreadable pictures by id."""
         entries, skipped = self._entries({}), {}
         journal = Journal(self.plan.folder / UNCOMPRESSED)
-        todo = [(entry,) for entry in entries if entry.image_id not in journal.records]
+        todo = [("measure", (entry,)) for entry in entries if entry.image_id not in journal.records]
         done = len(entries) - len(todo)
         if todo:
             journal.reopen()
-        for record in self._counted(UNCOMPRESSED, "measure", todo, done, len(entries)):
+        for record in self._counted(UNCOMPRESSED, todo, done, len(entries)):
             if isinstance(record, Skipped):
                 skipped[record.image_id] = record.file_name
             else:
@@ -210,7 +191,7 @@ class _Test:
         return skipped
 
     def _code(self, skipped: dict[int, str], suffix: str) -> None:
-        """Code what the rate points lack."""
+        """Code what the rate points lack, and measure the complexity beside it."""
         entries = self._entries(skipped)
         journals = {point: Journal(self.plan.folder / point) for point in self.points}
         lacking = []
@@ -223,7 +204,8 @@ class _Test:
             journals[point].reopen()
         total = len(entries) * len(self.points)
         done = total - sum(len(points) for _, points in lacking)
-        for point, record in self._counted("rate points", "code", todo, done, total):
+        calls = self._complexity(skipped) + [("code", unit) for unit in todo]
+        for point, record in self._counted("rate points", calls, done, total):
             journals[point].append(record)
 
     def _units(self, lacking: list[tuple[Any, list[str]]]) -> list[tuple[list, list[str]]]:
@@ -246,10 +228,10 @@ class _Test:
     def _evaluate(self, points: list[str], skipped: dict[int, str]) -> None:
         """Write point.json of the points that lack it."""
         files = {point: self.plan.folder / point / "point.json" for point in points}
-        todo = [(point, list(skipped)) for point, file in files.items() if not file.is_file()]
+        todo = [point for point, file in files.items() if not file.is_file()]
+        calls: list[Call] = [("evaluate", (point, list(skipped))) for point in todo]
         done, stage = len(points) - len(todo), "evaluation"
-        for evaluated in self._counted(stage, "evaluate", todo, done, len(points)):
-            point, measured, seconds = evaluated
+        for point, measured, seconds in self._counted(stage, calls, done, len(points)):
             self.evaluations[point] = seconds
             whole = self._point(point, measured, skipped) if point != UNCOMPRESSED else measured
             write_json(files[point], to_json(whole))
@@ -258,14 +240,15 @@ class _Test:
         path = self.plan.folder / point / "point.json"
         return from_json(kind, read_json(path), path)
 
-    def _counted(
-        self, stage: str, method: str, todo: list[tuple], done: int, total: int
-    ) -> Iterator[Any]:
-        """What the workers yield, each counted as progress."""
-        if todo:
+    def _counted(self, stage: str, calls: list[Call], done: int, total: int) -> Iterator[Any]:
+        """What the workers yield, each counted as progress but for a complexity, which is kept."""
+        if calls:
             self.log.begin()
         self.progress(stage, done, total)
-        for value in self.workers.run(method, todo):
+        for value in self.workers.calls(calls):
+            if isinstance(value, Complexity):
+                self.complexity = value
+                continue
             done += 1
             self.progress(stage, done, total)
             yield value
@@ -356,17 +339,17 @@ class _Test:
         )
         return tuple(described) if sequences else None
 
-    def complexity(self, skipped: tuple[Skipped, ...]) -> Complexity | None:
-        """What codec and detector cost on the first picture, at the last rate point, which takes an
-        encoder the least time; measured once, not for sequences."""
-        if self.plan.dataset.sequences:
-            return None
+    def _complexity(self, skipped: dict[int, str]) -> list[Call]:
+        """The call, where one is needed, that measures what codec and detector cost: once a run, on
+        the first picture, at the last rate point, which takes an encoder the least time."""
+        if self.options.shard or self.plan.dataset.sequences:
+            return []
         known = load_timings(self.plan.folder)
         if known and known.complexity and known.complexity.nn_part1_kmac is not None:
-            return known.complexity
-        (entry, *_) = self.plan.dataset.without({s.image_id for s in skipped}).pictures
-        (measured,) = self.workers.run("complexity", [(entry, self.points[-1])])
-        return measured
+            self.complexity = known.complexity
+            return []
+        (entry, *_) = self.plan.dataset.without(skipped).pictures
+        return [("complexity", (entry, self.points[-1]))]
 
     def seconds(self) -> dict[str, dict[str, StageSeconds]]:
         """Seconds of each stage and point: the sum and the median of the pictures."""

@@ -17,7 +17,8 @@ import numpy as np
 from vcm_plugin.bitstream import Timing
 from vcm_plugin.ctc import coding
 from vcm_plugin.ctc.coding import Decoded
-from vcm_plugin.ctc.picture_worker import Plan, Watch, Worker
+from vcm_plugin.ctc.picture_worker import Watch, Worker
+from vcm_plugin.ctc.plan import Plan
 from vcm_plugin.ctc.qp_tables import is_label, load_qp_table
 from vcm_plugin.ctc.results import Evaluation, Record
 from vcm_plugin.ctc.run_folder import bitstream_path
@@ -28,7 +29,7 @@ from vcm_plugin.metrics import point_miou
 from vcm_plugin.metrics.accuracy import judge_parts
 from vcm_plugin.split import Detections
 from vcm_plugin.split.tracker import Tracker, Tracks
-from vcm_plugin.testsets.coco import CocoDataset, PictureEntry, SequenceEntry
+from vcm_plugin.testsets.coco import PictureEntry, SequenceEntry
 from vcm_plugin.testsets.points import read_points
 from vcm_plugin.testsets.sequences import read_frames
 from vcm_plugin.testsets.tracking import CATEGORY
@@ -198,11 +199,6 @@ class SequenceWorker(Worker):
             condition.require("semantic_of_class"),
             condition.require("semantic_of_label"),
         )
-
-
-def worker_class(dataset: CocoDataset) -> type[Worker]:
-    """The worker that the entries of a test set want: pictures or sequences."""
-    return SequenceWorker if dataset.sequences else Worker
 
 
 def _tracked(tracks: Tracks, frame: PictureEntry) -> list[dict]:

@@ -5,6 +5,9 @@ Units of work go through the interface of concurrent.futures, to processes of th
 cluster.py, to those of Dask. A process pool breaks as a whole when one of its processes dies: the
 pool is made anew, and the units that were lost are handed out again, each alone, so that one that
 kills its process is told from those that ran beside it.
+
+The processes of a pool are copies of one that has imported what all need (Python's fork server),
+and does so while the main process imports the same and reads the test set.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -24,12 +27,15 @@ from concurrent.futures import (
     wait,
 )
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.connection import wait as wait_for
 from typing import Any, Protocol
 
 from vcm_plugin.errors import InputError
 
 ATTEMPTS = 3  # of a unit whose process dies
+IMPORTED = ["vcm_plugin.ctc.sequence_worker", "vcm_plugin.diff_fchm.machine.codec"]  # beforehand
+Call = tuple[str, tuple]  # a method of a worker object, and its arguments
 
 
 class Engine(Protocol):
@@ -102,18 +108,22 @@ class Workers:
             self._engine.close()
 
     def run(self, method: str, arguments: Sequence[tuple]) -> Iterator[Any]:
-        """Call `method` once for each tuple of arguments; yields what the calls yield.
+        """What `calls` says, of one method for each tuple of arguments."""
+        return self.calls([(method, each) for each in arguments])
+
+    def calls(self, calls: Sequence[Call]) -> Iterator[Any]:
+        """Yields what the calls yield.
 
         With one job, as it comes; else once a call is done, and the order between calls is open.
         Raises what a call raises, and InputError, naming the call, where its process died
         ATTEMPTS times.
         """
         if self._engine is None:
-            for call in arguments:
-                yield from getattr(self._own, method)(*call)
+            for method, arguments in calls:
+                yield from getattr(self._own, method)(*arguments)
             return
         engine = self._engine
-        waiting, suspects = deque(range(len(arguments))), deque()
+        waiting, suspects = deque(range(len(calls))), deque()
         busy: dict[Future, int] = {}
         deaths: Counter[int] = Counter()
         while waiting or suspects or busy:
@@ -122,7 +132,7 @@ class Workers:
                 if len(busy) >= (1 if alone else engine.slots):
                     break
                 unit = suspects.popleft() if suspects else waiting.popleft()
-                busy[engine.submit(method, arguments[unit])] = unit
+                busy[engine.submit(*calls[unit])] = unit
             done, _ = wait(busy, return_when=FIRST_COMPLETED)
             if any(map(engine.deaths, done)):
                 done, _ = wait(busy)  # all that a broken pool was at end with it
@@ -134,7 +144,7 @@ class Workers:
             if lost:
                 suspects.extend(lost)
                 deaths.update(lost)
-                _refuse_deadly(method, arguments, deaths)
+                _refuse_deadly(calls, deaths)
                 engine.renew()
 
 
@@ -169,20 +179,30 @@ class ProcessPool:
         self._pool.shutdown(cancel_futures=True)
 
     def _new_pool(self) -> Executor:
-        pool = ProcessPoolExecutor(
-            self.slots, multiprocessing.get_context("spawn"), _start, self._made_by
-        )
+        import_beforehand()
+        context = multiprocessing.get_context("forkserver")
+        made_by = (*self._made_by, dict(os.environ))
+        pool = ProcessPoolExecutor(self.slots, context, _start, made_by)
         with interrupts_ignored():  # by the processes from their start on: this one decides
             for _ in range(self.slots):  # so that all make their worker objects at the same time
                 pool.submit(_ready)
         return pool
 
 
-def _refuse_deadly(method: str, arguments: Sequence[tuple], deaths: Counter) -> None:
+def import_beforehand() -> None:
+    """Start the process whose copies those of a ProcessPool are, unless it runs: the sooner, the
+    less they have to wait for it. It ends with this one."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(IMPORTED)
+    with interrupts_ignored():
+        forkserver.ensure_running()
+
+
+def _refuse_deadly(calls: Sequence[Call], deaths: Counter) -> None:
     for unit, count in deaths.items():
         if count >= ATTEMPTS:
+            method, arguments = calls[unit]
             raise InputError(
-                f"{method} {_shown(arguments[unit])}: its process ended {count} times, for "
+                f"{method} {_shown(arguments)}: its process ended {count} times, for "
                 "instance killed for lack of memory; what was finished is kept, repeat the "
                 "same command to go on, with fewer --jobs where memory is short"
             )
@@ -192,10 +212,15 @@ _worker: Any = None  # the worker object of this process, or the exception that 
 _made = False
 
 
-def _start(make_worker: Callable[[Any], Any], plan: Any) -> None:
+def _start(make_worker: Callable[[Any], Any], plan: Any, environment: Mapping[str, str]) -> None:
     """Make the worker object of this process; an exception waits for the first call, since one
-    that is raised here would break the pool without saying why."""
+    that is raised here would break the pool without saying why.
+
+    environment: of the main process now; what this one is a copy of has that of its own start.
+    """
     global _worker, _made
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=_end_with_the_main_process, daemon=True).start()
     try:
         _worker, _made = make_worker(plan), True
