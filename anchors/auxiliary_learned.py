@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from vcm_plugin.entropy.latent_coder import Latents
     from vcm_plugin.features import FeaturePyramid
 
-# The restorer is told so much less than the QP: at QP Q picture_learned is about as close to the
-# source as VVC at Q - 5, and the bundled restorer knows VVC. On eight pictures of val that saves
-# 1.3 (s = 1.4) and 1.7 points (s = 4) of the total bits at equal PSNR; 8 does as well as 5.
+# The restorer is told so much less than the QP, also in its training: at QP Q picture_learned is
+# about as close to the source as VVC at Q - 5, and a restorer begins as one of VVC's pictures, to
+# which that is worth 1.3 (s = 1.4) and 1.7 points (s = 4) of the total bits at equal PSNR on eight
+# pictures of val; 8 does as well as 5.
 TOLD_LESS = 5
 
 
