@@ -25,6 +25,9 @@ class Echo:
         yield self.plan, value
         yield self.plan, value
 
+    def told(self, name):
+        yield os.environ.get(name)
+
     def refuse(self):
         raise InputError("expected nothing")
         yield
@@ -64,6 +67,24 @@ def test_workers_yield_everything_in_both_ways(jobs):
         found = sorted(workers.run("twice", [(n,) for n in range(5)]))
         assert found == sorted([("plan", n) for n in range(5)] * 2)
         assert list(workers.run("twice", [])) == []
+
+
+def test_workers_have_the_environment_of_now(monkeypatch):
+    for value in ("early", "late"):  # what they are copies of has started by the second
+        monkeypatch.setenv("VCM_TOLD", value)
+        with Workers(2, Echo, "plan") as workers:
+            assert list(workers.run("told", [("VCM_TOLD",)])) == [value]
+
+
+def test_different_methods_go_side_by_side():
+    with Workers(2, Echo, "plan") as workers:
+        found = list(workers.calls([("told", ("VCM_NOTHING",)), ("twice", (1,))]))
+    assert sorted(found, key=str) == [("plan", 1), ("plan", 1), None]
+
+
+def test_a_runner_of_several_processes_imports_no_networks():
+    code = "import sys, vcm_plugin.ctc.run, vcm_plugin.cli.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ cluster.py, to those of Dask. A process pool breaks as a whole when one of its p
 pool is made anew, and the units that were lost are handed out again, each alone, so that one that
 kills its process is told from those that ran beside it.
 
-The processes of a pool are copies of one that has imported what all need (Python's fork server),
-and does so while the main process imports the same and reads the test set.
+The processes of a pool are copies of one (Python's fork server) that imports what all of them need
+while the main process, which needs no networks, reads the test set.
 """
 
 from __future__ import annotations
