@@ -10,7 +10,7 @@ from interrupted import interrupted
 from vfcn_tiny import CONFIG
 
 from vcm_plugin.diff_fchm.machine.codec import MachineCodec, export
-from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
+from vcm_plugin.diff_fchm.machine.vfcn import GAIN_OCTAVES, Vfcn, gains_of_ivn
 from vcm_plugin.errors import InputError
 from vcm_plugin.testsets.pictures import read_picture
 from vcm_plugin.training.feature_loss import near_objects
@@ -62,6 +62,19 @@ def test_every_trained_parameter_gets_a_gradient(store, variant):
     sum(loss_terms(model, store, SCHEDULE, 0, with_task=True).values()).backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_gain_units_that_start_from_ivn_are_it_at_their_levels(store, tmp_path):
+    ivn = train(CONFIG, store, replace(SCHEDULE, iterations=2), tmp_path / "ivn")
+    gain = Vfcn(replace(CONFIG, variant="gain"))
+    gain.load_state_dict(ivn.state_dict() | {"log_gains": gains_of_ivn(ivn.shrink)})
+    width = ivn.typical_width * 2.0 ** GAIN_OCTAVES
+    ranges = torch.stack((torch.zeros(8), width), dim=1)
+    for what in ("done", "undone"):
+        expected = getattr(ivn, what)(ranges).expand(8, CONFIG.latents, 1, 1)
+        torch.testing.assert_close(getattr(gain, what)(ranges), expected, rtol=0.01, atol=0)
+    init, config = tmp_path / "ivn" / "vfcn_state.pth", gain.config
+    train(config, store, replace(SCHEDULE, iterations=1), tmp_path / "gain", init)
 
 
 def test_a_folder_of_another_training_is_refused(store, tmp_path):

@@ -26,7 +26,7 @@ import torch
 
 from vcm_plugin.diff_fchm.machine import ivn
 from vcm_plugin.diff_fchm.machine.config import VfcnConfig
-from vcm_plugin.diff_fchm.machine.vfcn import Vfcn
+from vcm_plugin.diff_fchm.machine.vfcn import Vfcn, gains_of_ivn
 from vcm_plugin.errors import InputError
 from vcm_plugin.files import sha256_of_file
 from vcm_plugin.training import loop
@@ -49,7 +49,7 @@ def train(
     A checkpoint in `folder` is resumed at the last multiple of schedule.checkpoint_every with the
     same batches, scales and noise as without the interruption. Started by `accelerate launch`,
     every process takes other batches, and the first one writes. init: a checkpoint or a
-    weights file to start from.
+    weights file to start from; gain units may start from IVN, which they then are at their levels.
     """
     accelerator = loop.start(schedule, folder, report)
     store.detector.model.to(accelerator.device)
@@ -112,8 +112,11 @@ def _new_model(
     if init is None:
         set_statistics(model, store, schedule)
     else:
+        weights = loop.starting_weights(init, "vfcn")
+        if config.variant == "gain" and "log_gains" not in weights and "shrink" in weights:
+            weights["log_gains"] = gains_of_ivn(weights["shrink"])
         try:
-            model.load_state_dict(loop.starting_weights(init, "vfcn"))
+            model.load_state_dict(weights)
         except RuntimeError as error:
             raise InputError(
                 "--init: expected weights of networks of the same sizes, found others"

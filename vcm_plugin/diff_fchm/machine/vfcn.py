@@ -62,8 +62,7 @@ class Vfcn(nn.Module):
             torch.zeros(2, config.latents), requires_grad=config.variant == "robust"
         )
         if config.variant == "gain":
-            start = math.log(2.0) * GAIN_OCTAVES[:, None].expand(-1, config.latents)
-            self.log_gains = nn.Parameter(torch.stack((-start, start)))  # (2, levels, C)
+            self.log_gains = nn.Parameter(gains_of_ivn(self.shrink))
 
     def analysis(self, layers: dict[str, torch.Tensor], ranges: torch.Tensor) -> torch.Tensor:
         """Normalised p2..p5 -> y, at the grid of p4."""
@@ -129,6 +128,14 @@ class Vfcn(nn.Module):
         """(N, C, 1, 1): gains (0) or inverse gains (1) of the level nearest to the range."""
         distance = (self.octaves(ranges).flatten()[:, None] - GAIN_OCTAVES.to(ranges)).abs()
         return torch.exp(self.log_gains[which, distance.argmin(dim=1)])[:, :, None, None]
+
+
+def gains_of_ivn(shrink: torch.Tensor) -> torch.Tensor:
+    """(2, levels, C): logarithms of the gains and inverse gains that do at their levels what IVN does
+    with these terms of `undone`, (2, C)."""
+    octaves = GAIN_OCTAVES[:, None]
+    start = math.log(2.0) * octaves.expand(-1, shrink.shape[1])
+    return torch.stack((-start, start + octaves * (shrink[0] + shrink[1] * octaves))).detach()
 
 
 class Analysis(nn.Module):
