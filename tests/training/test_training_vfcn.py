@@ -68,7 +68,7 @@ def test_gain_units_that_start_from_ivn_are_it_at_their_levels(store, tmp_path):
     ivn = train(CONFIG, store, replace(SCHEDULE, iterations=2), tmp_path / "ivn")
     gain = Vfcn(replace(CONFIG, variant="gain"))
     gain.load_state_dict(ivn.state_dict() | {"log_gains": gains_of_ivn(ivn.shrink)})
-    width = ivn.typical_width * 2.0 ** GAIN_OCTAVES
+    width = ivn.typical_width * 2.0**GAIN_OCTAVES
     ranges = torch.stack((torch.zeros(8), width), dim=1)
     for what in ("done", "undone"):
         expected = getattr(ivn, what)(ranges).expand(8, CONFIG.latents, 1, 1)

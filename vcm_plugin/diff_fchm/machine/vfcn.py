@@ -131,8 +131,8 @@ class Vfcn(nn.Module):
 
 
 def gains_of_ivn(shrink: torch.Tensor) -> torch.Tensor:
-    """(2, levels, C): logarithms of the gains and inverse gains that do at their levels what IVN does
-    with these terms of `undone`, (2, C)."""
+    """(2, levels, C): logarithms of the gains and inverse gains that do at their levels what IVN
+    does with these terms of `undone`, (2, C)."""
     octaves = GAIN_OCTAVES[:, None]
     start = math.log(2.0) * octaves.expand(-1, shrink.shape[1])
     return torch.stack((-start, start + octaves * (shrink[0] + shrink[1] * octaves))).detach()
