@@ -13,6 +13,7 @@ families it is picture codecs that differ.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,42 +130,51 @@ def write_class_plots(
             ("human", lambda axes: _draw_human(axes, report, accuracy),
              f"Picture where the detector has box AP {accuracy:g} or more"),
         ):  # fmt: skip
-            figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+            figure = Figure(figsize=(6.4, 5.2), layout="constrained")
             axes = figure.subplots()
             draw(axes)
             axes.set_title(title, fontsize=11)
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(fontsize=8)
+                figure.legend(fontsize=8, loc="outside lower center", ncols=2)
             for form in formats:
                 figure.savefig(out / f"classes_{name}.{form}", dpi=150, metadata=NO_DATES[form])
 
 
 def _draw_machine(axes, report: Report, psnr: float) -> None:
-    for number, point in enumerate(at_quality(report, "psnr", psnr)):
-        coding_class, family, _ = CLASSES[point.codec]
-        label = legend_label(f"{point.curve}: {coding_class}, {family}")
-        colour, marker, _ = STYLES[number % len(STYLES)]
-        axes.plot([point.bpp], [point.accuracy], marker, color=colour, label=label)
+    points = defaultdict(list)
+    for point in at_quality(report, "psnr", psnr):
+        points[point.codec].append((point.bpp, point.accuracy))
+    for codec, rates in points.items():  # the machine rates of one codec are joined
+        axes.plot(*zip(*sorted(rates)), label=_label(codec, codec), **_style(codec))
     axes.set_ylabel("box AP@[.5:.95] (%)")
     bits_axis(axes)
 
 
 def _draw_human(axes, report: Report, accuracy: float) -> None:
-    shown = 0
     for curve in report.human_vision.curves:
         codec = _codec_of(report, curve.run)
         points = [p for p in curve.points if p.accuracy is not None and p.accuracy >= accuracy]
         if not points or codec not in CLASSES:
             continue
-        coding_class, family, _ = CLASSES[codec]
-        label = legend_label(f"{curve.name}: {coding_class}, {family}")
         values = [point.values["psnr"] for point in points]
-        colour, marker, line = STYLES[shown % len(STYLES)]
         rates = [point.bpp for point in points]
-        axes.plot(rates, values, color=colour, marker=marker, linestyle=line, label=label)
-        shown += 1
+        axes.plot(rates, values, label=_label(curve.name, codec), **_style(codec))
     axes.set_ylabel("PSNR (dB)")
     bits_axis(axes)
+
+
+def _label(name: str, codec: str) -> str:
+    coding_class, family, _ = CLASSES[codec]
+    return legend_label(f"{name}: {coding_class}, {family}")
+
+
+def _style(codec: str) -> dict[str, Any]:
+    """A colour and marker of its own within a family, hollow where a picture is a network's."""
+    family = CLASSES[codec][1]
+    number = [name for name, known in CLASSES.items() if known[1] == family].index(codec)
+    colour, marker, line = STYLES[number]
+    face = "white" if family == LEARNED else colour
+    return {"color": colour, "marker": marker, "linestyle": line, "markerfacecolor": face}
 
 
 def _row(human: Report, machine: Report | None, curve: HumanCurve, anchor: HumanCurve) -> dict:
