@@ -16,10 +16,12 @@ from vcm_plugin.report.classes import (
     _shown_shares,
     accuracy_at,
     class_table,
+    class_tables,
     write_class_plots,
 )
 from vcm_plugin.report.human_vision import HumanCurve, HumanPoint
 from vcm_plugin.report.tables import build_report
+from vcm_plugin.report.views import all_tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,6 +56,8 @@ def test_the_table_holds_every_machine_rate_and_its_costs(human_runs, tmp_path):
     assert rows["diff_fchm_human 1"]["parameters"] > 0
     assert rows["vvc_remote"]["parameters"] is None
     assert all(row["encode_seconds"] > 0 for row in rows.values())
+    assert table.title in {shown.title for shown in all_tables(report)}
+    assert class_tables(build_report(runs[1:2], [])) == []  # one class is no comparison
     write_class_plots(report, tmp_path, ["png"], psnr=20.0, accuracy=0.0)
     for name in ("classes_machine.png", "classes_human.png"):
         assert (tmp_path / name).stat().st_size > 5000

@@ -61,6 +61,17 @@ class Operating:
     accuracy: float
 
 
+def class_tables(report: Report) -> list[Table]:
+    """Those of a report whose runs show people pictures and are of two classes or more: one table
+    for each anchor that is one picture for both."""
+    curves = report.human_vision.curves if report.human_vision else ()
+    both = {curve.run for curve in curves if not curve.machine}
+    shown = {run.result.codec for run in report.runs if run.name in {c.run for c in curves}}
+    if len({CLASSES[codec][0] for codec in shown & CLASSES.keys()}) < 2:
+        return []
+    return [class_table(report, None, anchor) for anchor in report.anchors if anchor in both]
+
+
 def class_table(human: Report, machine: Report | None, anchor: str) -> Table:
     """A row for every machine rate of every run of a human condition whose codec has a class.
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from vcm_plugin.metrics.bd_rate import Interval
 from vcm_plugin.report import costs, made
 from vcm_plugin.report.categories import category_points, losses
+from vcm_plugin.report.classes import class_tables
 from vcm_plugin.report.curves import Curve
 from vcm_plugin.report.document import Column, Footnotes, Table
 from vcm_plugin.report.human_tables import human_tables
@@ -136,7 +137,7 @@ def all_tables(report: Report) -> list[Table]:
     """Every table that has rows, what is proposed first and the appendix last."""
     tables = [
         bd_rates(report), near_lossless(report), *human_tables(report.human_vision),
-        *losses(report), *(points(report, task) for task in tasks(report)),
+        *class_tables(report), *losses(report), *(points(report, task) for task in tasks(report)),
         *sequence_tables(report), *costs.tables(report),
         *made.tables(report), anchor_bd_rates(report), published(report),
         surveyed(report),
